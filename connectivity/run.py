@@ -1,0 +1,55 @@
+"""The unit that crosses every hot interface: a run of equal segments in one contiguous buffer.
+
+A run is what one ``UDP_SEGMENT`` send or one ``UDP_GRO`` receive moves: every segment has ``segment_size`` bytes, the
+last may be shorter (never empty). A single packet is a run of one.
+
+Ownership: a run *borrows* the buffer of whoever handed it out. It is valid until that object is called again; whoever
+wants to keep it longer copies it (``bytes(run.data)``). This is what keeps the hot path free of allocation.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from connectivity.endpoint import Endpoint
+
+
+class Run(NamedTuple):
+    """``data`` is contiguous and holds ``count`` segments of ``segment_size`` bytes, the last one possibly shorter."""
+
+    data: memoryview
+    segment_size: int
+
+    @classmethod
+    def single(cls, packet: bytes | bytearray | memoryview) -> "Run":
+        """A run of one."""
+        view = memoryview(packet)
+        return cls(view, len(view))
+
+    @property
+    def count(self) -> int:
+        """How many segments the run has."""
+        return -(-len(self.data) // self.segment_size) if self.segment_size else 0
+
+    def segments(self) -> Iterator[memoryview]:
+        """Each segment in turn, as a view into ``data``."""
+        data, size = self.data, self.segment_size
+        for offset in range(0, len(data), size or 1):
+            yield data[offset : offset + size]
+
+
+class Received(NamedTuple):
+    """Datagrams that arrived from one ``remote`` at one ``local`` address, equal in all 8 bits of ``tos``."""
+
+    local: Endpoint
+    remote: Endpoint
+    run: Run
+    tos: int = 0
+
+
+class Transmit(NamedTuple):
+    """Datagrams to send; ``source`` None lets the kernel choose. ``tos`` is the whole TOS or traffic class byte."""
+
+    source: Endpoint | None
+    destination: Endpoint
+    run: Run
+    tos: int = 0

@@ -1,0 +1,221 @@
+"""Settings from environment variables and flags, validated once, all problems reported together.
+
+A service declares each setting while reading it::
+
+    reader = SettingsReader("relay", arguments, environ)
+    config = Config(api_url=reader.required("FIREZONE_API_URL", "--api-url", url), ...)
+    reader.finish()
+
+``finish`` raises ``SettingsError`` naming every problem, or ``HelpRequested``. Until it has returned, values may be
+placeholders: build plain dataclasses with them, start nothing.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, cast
+
+T = TypeVar("T")
+
+# Names under our prefix that any service accepts, because a shared env file configures several of them.
+KNOWN_POSTERN_NAMES: Final = frozenset(
+    {
+        "POSTERN_DRAIN_SECONDS",
+        "POSTERN_EBPF",
+        "POSTERN_EBPF_GENERIC_FROM_PEER",
+        "POSTERN_EBPF_INTERFACES",
+        "POSTERN_PEERS_ALLOW",
+        "POSTERN_PEERS_DENY",
+        "POSTERN_PORTAL_CONFIG",
+        "POSTERN_STATUS_ADDR",
+        "POSTERN_TUN_OFFLOADS",
+        "POSTERN_UDP_OFFLOADS",
+    }
+)
+_KUBERNETES_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$")
+_KUBERNETES_PORT_LINK = re.compile(r"_PORT(_[A-Z0-9_]+)?$")
+
+
+class SettingsError(Exception):
+    """All that is wrong with the settings, in one line. A usage error: exit code 2."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+class HelpRequested(Exception):
+    """``--help`` was given; the text is the answer. Exit code 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    name: str | None
+    flag: str | None
+    help: str
+    default: str
+
+
+class SettingsReader:
+    """Reads one service's settings; flags win over the environment, an empty variable counts as unset."""
+
+    def __init__(self, service: str, arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
+        self._service = service
+        self._environ = os.environ if environ is None else environ
+        self._declared: list[_Declared] = []
+        self._problems: list[str] = []
+        self._flags, self._switches, self._positional, self._help = _split_arguments(arguments)
+
+    def required(self, name: str, flag: str | None, parse: Callable[[str], T], text: str = "") -> T:
+        """A setting without a default. ``parse`` raises ValueError with the expectation as its text."""
+        found = self._lookup(name, flag, text, "required")
+        if found is None:
+            where = f"{name} (or {flag})" if flag else name
+            self._problems.append(f"{where} is not set: expected {text or 'a value'}")
+            return cast(T, None)
+        return self._parse(found, parse, cast(T, None))
+
+    def optional(self, name: str, flag: str | None, parse: Callable[[str], T], default: T, text: str = "") -> T:
+        """A setting with a default; ``default`` is returned as it is, unparsed."""
+        found = self._lookup(name, flag, text, "" if default is None else str(default))
+        return default if found is None else self._parse(found, parse, default)
+
+    def switch(self, name: str | None, flag: str | None, text: str = "", default: bool = False) -> bool:
+        """A boolean: ``--flag`` or ``NAME=true|false``."""
+        self._declared.append(_Declared(name, flag, text, str(default).lower()))
+        if flag is not None and flag in self._switches:
+            self._switches.discard(flag)
+            return True
+        value = self._flags.pop(flag, None) if flag is not None else None
+        if value is not None:
+            try:
+                return boolean(value)
+            except ValueError:
+                self._positional.insert(0, value)  # the word behind a bare switch was not its value
+                return True
+        value = self._environ.get(name, "") if name is not None else ""
+        return self._parse((str(name), value), boolean, default) if value else default
+
+    def positional(self) -> list[str]:
+        """The arguments that belong to no flag, in order; a service that takes none must not call this."""
+        taken, self._positional = self._positional, []
+        return taken
+
+    def problem(self, text: str) -> None:
+        """Report a problem that spans several settings."""
+        self._problems.append(text)
+
+    def finish(self) -> None:
+        """Raise what was found.
+
+        Raises:
+            HelpRequested: ``--help`` or ``-h`` was given.
+            SettingsError: at least one problem, among them flags and ``POSTERN_`` variables that nobody knows.
+        """
+        if self._help:
+            raise HelpRequested(self._usage())
+        leftover = [*self._flags, *self._switches]
+        self._problems += [f"{flag} is not a flag of postern {self._service}" for flag in leftover]
+        self._problems += [f"{word!r} is not expected here" for word in self._positional]
+        known = KNOWN_POSTERN_NAMES | {entry.name for entry in self._declared if entry.name}
+        for name, value in self._environ.items():
+            if name.startswith("POSTERN_") and name not in known and not _foreign(name, value):
+                self._problems.append(f"{name} is not a known setting")
+        if self._problems:
+            raise SettingsError(self._problems)
+
+    def _lookup(self, name: str, flag: str | None, text: str, default: str) -> tuple[str, str] | None:
+        self._declared.append(_Declared(name, flag, text, default))
+        if flag is not None and flag in self._flags:
+            return flag, self._flags.pop(flag)
+        if flag is not None and flag in self._switches:
+            self._switches.discard(flag)
+            self._problems.append(f"{flag} needs a value")
+            return None
+        value = self._environ.get(name, "")
+        return (name, value) if value else None
+
+    def _parse(self, found: tuple[str, str], parse: Callable[[str], T], fallback: T) -> T:
+        name, value = found
+        try:
+            return parse(value)
+        except ValueError as error:
+            shown = "(hidden)" if "TOKEN" in name.upper() or "SECRET" in name.upper() else repr(value)
+            self._problems.append(f"{name} is {shown}: {error}")
+            return fallback
+
+    def _usage(self) -> str:
+        rows = [f"usage: postern {self._service} [flags]", ""]
+        for entry in self._declared:
+            names = " or ".join(part for part in (entry.flag, entry.name) if part)
+            default = f" [{entry.default}]" if entry.default else ""
+            rows.append(f"  {names}{default}\n      {entry.help}".rstrip())
+        return "\n".join(rows)
+
+
+def boolean(text: str) -> bool:
+    """``true`` or ``false`` (also 1/0, yes/no, on/off)."""
+    lowered = text.lower()
+    if lowered in {"true", "1", "yes", "on"}:
+        return True
+    if lowered in {"false", "0", "no", "off"}:
+        return False
+    raise ValueError("expected true or false")
+
+
+def integer(lowest: int, highest: int) -> Callable[[str], int]:
+    """A parser for a decimal integer in a closed range."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and lowest <= int(text) <= highest):
+            raise ValueError(f"expected an integer from {lowest} to {highest}")
+        return int(text)
+
+    return parse
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """A parser for one of a few words."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"expected one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def text_value(text: str) -> str:
+    """Any non-empty text, as it is."""
+    return text
+
+
+def _split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], set[str], list[str], bool]:
+    """Split ``--flag value``, ``--flag=value``, ``--switch`` and the rest."""
+    flags: dict[str, str] = {}
+    switches: set[str] = set()
+    positional: list[str] = []
+    wants_help = False
+    pending = list(arguments)
+    while pending:
+        word = pending.pop(0)
+        if word in {"-h", "--help"}:
+            wants_help = True
+        elif word.startswith("-") and "=" in word:
+            flag, _, value = word.partition("=")
+            flags[flag] = value
+        elif word.startswith("-") and pending and not pending[0].startswith("-"):
+            flags[word] = pending.pop(0)
+        elif word.startswith("-"):
+            switches.add(word)
+        else:
+            positional.append(word)
+    return flags, switches, positional, wants_help
+
+
+def _foreign(name: str, value: Any) -> bool:
+    """Names under our prefix that others put there: tests, and Kubernetes for a Service called postern-something."""
+    if name.startswith("POSTERN_TEST_") or _KUBERNETES_SERVICE_LINK.search(name):
+        return True
+    return bool(_KUBERNETES_PORT_LINK.search(name)) and str(value).startswith(("tcp://", "udp://"))

@@ -1,0 +1,1 @@
+"""The command line of Postern; every service lives in its own package."""
