@@ -14,7 +14,7 @@ from connectivity.endpoint import Endpoint
 
 
 class Run(NamedTuple):
-    """``data`` is contiguous and holds ``count`` segments of ``segment_size`` bytes, the last one possibly shorter."""
+    """``data`` is contiguous and holds ``segment_count`` segments of ``segment_size`` bytes, the last one possibly shorter."""
 
     data: memoryview
     segment_size: int
@@ -26,7 +26,7 @@ class Run(NamedTuple):
         return cls(view, len(view))
 
     @property
-    def count(self) -> int:
+    def segment_count(self) -> int:
         """How many segments the run has."""
         return -(-len(self.data) // self.segment_size) if self.segment_size else 0
 
