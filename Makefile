@@ -1,0 +1,23 @@
+# Every target sets up what it needs first; the second time that takes a moment.
+.PHONY: demo test check bench lock setup clean
+
+demo: setup
+	.venv/bin/postern demo $(ARGS)
+
+test: setup
+	.venv/bin/python -m pytest $(ARGS)
+
+check: setup
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
+
+bench: setup
+	.venv/bin/postern bench $(ARGS)
+
+lock: setup
+	.venv/bin/uv pip compile --python-version 3.11 --extra dev --generate-hashes --allow-unsafe --output-file requirements.lock pyproject.toml
+
+setup:
+	@lab/setup.sh
+
+clean:
+	rm -rf .venv build .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
