@@ -1,0 +1,58 @@
+"""Keys, HMACs and the checksum of STUN messages (RFC 8489 §9.2.2, §14.5 to §14.7).
+
+Each is computed over the message up to its own attribute, with the header's length field as if the message ended
+behind that attribute; what follows it on the wire does not matter. Padding and unknown attributes enter verbatim.
+"""
+
+import hashlib
+import hmac
+import zlib
+from typing import Final
+
+from connectivity.stun.protocol import HEADER_BYTES
+
+SHA1_BYTES: Final = 20
+SHA256_BYTES: Final = 32
+SHA256_SHORTEST_BYTES: Final = 16  # §14.6: truncation down to 16 bytes, in steps of 4
+FINGERPRINT_BYTES: Final = 4
+_ATTRIBUTE_HEADER_BYTES: Final = 4
+_FINGERPRINT_XOR: Final = 0x5354554E
+
+
+def long_term_key(username: str, realm: str, password: str) -> bytes:
+    """The MD5 key of the long-term credential mechanism.
+
+    The texts enter as they are: the peers that we must agree with do not apply SASLprep.
+    """
+    return hashlib.md5(f"{username}:{realm}:{password}".encode(), usedforsecurity=False).digest()
+
+
+def long_term_key_sha256(username: str, realm: str, password: str) -> bytes:
+    """The key where the client chose the password algorithm SHA-256 (RFC 8489 §18.5.1.2)."""
+    return hashlib.sha256(f"{username}:{realm}:{password}".encode()).digest()
+
+
+def integrity_sha1(message: bytes, offset: int, key: bytes) -> bytes:
+    """The value of a MESSAGE-INTEGRITY attribute whose header stands (or will stand) at ``offset``."""
+    return hmac.digest(key, _adjusted(message, offset, SHA1_BYTES), "sha1")
+
+
+def integrity_sha256(message: bytes, offset: int, key: bytes, length: int = SHA256_BYTES) -> bytes:
+    """The value of a MESSAGE-INTEGRITY-SHA256 attribute of ``length`` bytes at ``offset``."""
+    return hmac.digest(key, _adjusted(message, offset, length), "sha256")[:length]
+
+
+def fingerprint(message: bytes, offset: int) -> bytes:
+    """The value of a FINGERPRINT attribute at ``offset``."""
+    checksum = zlib.crc32(_adjusted(message, offset, FINGERPRINT_BYTES)) ^ _FINGERPRINT_XOR
+    return checksum.to_bytes(FINGERPRINT_BYTES, "big")
+
+
+def equal(left: bytes, right: bytes) -> bool:
+    """Compare two MACs in constant time."""
+    return hmac.compare_digest(left, right)
+
+
+def _adjusted(message: bytes, offset: int, value_bytes: int) -> bytes:
+    length = offset + _ATTRIBUTE_HEADER_BYTES + value_bytes - HEADER_BYTES
+    return message[:2] + length.to_bytes(2, "big") + message[4:offset]

@@ -1,0 +1,234 @@
+"""STUN messages: bytes to values and back (RFC 8489 §5, §6.3, §14).
+
+What the decoder promises:
+
+- Any bytes give a ``Message`` or raise ``DecodeError``; the message is complete and nobody needs to check it again.
+- ``attributes`` holds what we know, in wire order, up to the first MESSAGE-INTEGRITY or MESSAGE-INTEGRITY-SHA256.
+  What stands behind one is not protected by it and is ignored, except FINGERPRINT and, behind MESSAGE-INTEGRITY,
+  MESSAGE-INTEGRITY-SHA256 (§14.5).
+- Of several attributes of one kind the first counts (``get``); kinds that may repeat are read with ``get_all``.
+- Types that demand comprehension and that we do not know are collected, other unknown ones are skipped.
+- Integrity and fingerprint are computed over the received bytes, not over a re-encoding.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from connectivity.stun import integrity
+from connectivity.stun.attribute_table import ROW_BY_KIND, ROW_BY_TYPE
+from connectivity.stun.attributes import Attribute
+from connectivity.stun.errors import DecodeError, DecodeReason
+from connectivity.stun.protocol import HEADER_BYTES, MAGIC_COOKIE, TRANSACTION_ID_BYTES, MessageClass
+
+A = TypeVar("A", bound=Attribute)
+
+_MESSAGE_INTEGRITY: Final = 0x0008
+_MESSAGE_INTEGRITY_SHA256: Final = 0x001C
+_FINGERPRINT: Final = 0x8028
+_FIRST_OPTIONAL_TYPE: Final = 0x8000
+_COOKIE: Final = MAGIC_COOKIE.to_bytes(4, "big")
+_METHOD_LIMIT: Final = 1 << 12
+_ABSENT: Final = 0  # no attribute stands at offset 0: the header does
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the attributes stand that depend on the bytes before them; ``_ABSENT`` where there is none."""
+
+    sha1: int = _ABSENT
+    sha256: int = _ABSENT
+    sha256_bytes: int = 0
+    fingerprint: int = _ABSENT
+    fingerprint_is_last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A decoded message. Equality ignores how it was written: padding, unknown optional types, integrity."""
+
+    method: int
+    message_class: MessageClass
+    transaction_id: bytes
+    attributes: tuple[Attribute, ...]
+    unknown_required: tuple[int, ...] = ()
+    _raw: bytes = field(default=b"", compare=False, repr=False)
+    _layout: _Layout = field(default_factory=_Layout, compare=False, repr=False)
+
+    @property
+    def has_integrity(self) -> bool:
+        """Whether MESSAGE-INTEGRITY is present; whether it is right is ``verify_integrity``."""
+        return self._layout.sha1 != _ABSENT
+
+    @property
+    def has_integrity_sha256(self) -> bool:
+        """Whether MESSAGE-INTEGRITY-SHA256 is present."""
+        return self._layout.sha256 != _ABSENT
+
+    @property
+    def has_fingerprint(self) -> bool:
+        """Whether FINGERPRINT is present."""
+        return self._layout.fingerprint != _ABSENT
+
+    def get(self, kind: type[A]) -> A | None:
+        """The first attribute of this kind."""
+        for attribute in self.attributes:
+            if isinstance(attribute, kind):
+                return attribute
+        return None
+
+    def get_all(self, kind: type[A]) -> tuple[A, ...]:
+        """All attributes of this kind, in wire order."""
+        return tuple(attribute for attribute in self.attributes if isinstance(attribute, kind))
+
+    def verify_integrity(self, key: bytes) -> bool:
+        """Whether MESSAGE-INTEGRITY is present and made with ``key`` (RFC 8489 §14.5)."""
+        at = self._layout.sha1
+        if at == _ABSENT:
+            return False
+        expected = integrity.integrity_sha1(self._raw, at, key)
+        return integrity.equal(expected, self._value(at, integrity.SHA1_BYTES))
+
+    def verify_integrity_sha256(self, key: bytes) -> bool:
+        """Whether MESSAGE-INTEGRITY-SHA256, possibly truncated, is present and made with ``key`` (§14.6)."""
+        at, length = self._layout.sha256, self._layout.sha256_bytes
+        if at == _ABSENT:
+            return False
+        return integrity.equal(integrity.integrity_sha256(self._raw, at, key, length), self._value(at, length))
+
+    def verify_fingerprint(self) -> bool:
+        """Whether FINGERPRINT is the last attribute and its checksum is right (§14.7)."""
+        at = self._layout.fingerprint
+        if at == _ABSENT or not self._layout.fingerprint_is_last:
+            return False
+        return integrity.fingerprint(self._raw, at) == self._value(at, integrity.FINGERPRINT_BYTES)
+
+    def _value(self, at: int, length: int) -> bytes:
+        return self._raw[at + 4 : at + 4 + length]
+
+
+def decode(data: bytes | memoryview) -> Message:
+    """Read one message that fills ``data`` exactly. Copies: the buffer may be reused.
+
+    Raises:
+        DecodeError: the bytes are not a well-formed STUN message.
+    """
+    raw = bytes(data)
+    method, message_class, transaction_id = _decode_header(raw)
+    try:
+        return _decode_attributes(raw, method, message_class, transaction_id)
+    except DecodeError as error:
+        raise DecodeError(
+            error.reason,
+            error.offset,
+            method=method,
+            message_class=message_class,
+            transaction_id=transaction_id,
+        ) from error
+
+
+def encode(
+    method: int,
+    message_class: MessageClass,
+    transaction_id: bytes,
+    attributes: Iterable[Attribute],
+    *,
+    integrity_key: bytes | None = None,
+    integrity_sha256_key: bytes | None = None,
+    fingerprint: bool = False,
+) -> bytes:
+    """Write a message: the attributes in the order given, then the integrity attributes asked for, then FINGERPRINT.
+
+    Raises:
+        ValueError: a value does not fit its field.
+    """
+    if not 0 <= method < _METHOD_LIMIT:
+        raise ValueError(f"method {method} does not fit into 12 bits")
+    if len(transaction_id) != TRANSACTION_ID_BYTES:
+        raise ValueError(f"a transaction id has {TRANSACTION_ID_BYTES} bytes, not {len(transaction_id)}")
+    raw = bytearray(_message_type(method, message_class).to_bytes(2, "big") + bytes(2) + _COOKIE + transaction_id)
+    for attribute in attributes:
+        row = ROW_BY_KIND[type(attribute)]
+        _append(raw, row.number, row.write(attribute, transaction_id))
+    if integrity_key is not None:
+        _append(raw, _MESSAGE_INTEGRITY, integrity.integrity_sha1(bytes(raw), len(raw), integrity_key))
+    if integrity_sha256_key is not None:
+        value = integrity.integrity_sha256(bytes(raw), len(raw), integrity_sha256_key)
+        _append(raw, _MESSAGE_INTEGRITY_SHA256, value)
+    if fingerprint:
+        _append(raw, _FINGERPRINT, integrity.fingerprint(bytes(raw), len(raw)))
+    raw[2:4] = _length(len(raw) - HEADER_BYTES)
+    return bytes(raw)
+
+
+def _message_type(method: int, message_class: MessageClass) -> int:
+    """The class bits sit at positions 4 and 8 between the method's bits (RFC 8489 §5)."""
+    spread = (method & 0xF80) << 2 | (method & 0x070) << 1 | method & 0x00F
+    return spread | (message_class & 2) << 7 | (message_class & 1) << 4
+
+
+def _length(value: int) -> bytes:
+    if value > 0xFFFF:
+        raise ValueError(f"{value} bytes do not fit into a 16-bit length field")
+    return value.to_bytes(2, "big")
+
+
+def _append(raw: bytearray, number: int, value: bytes) -> None:
+    raw += number.to_bytes(2, "big") + _length(len(value)) + value + bytes(-len(value) % 4)
+
+
+def _decode_header(raw: bytes) -> tuple[int, MessageClass, bytes]:
+    if len(raw) < HEADER_BYTES:
+        raise DecodeError(DecodeReason.TOO_SHORT, len(raw))
+    if raw[0] & 0xC0 or raw[4:8] != _COOKIE:
+        raise DecodeError(DecodeReason.NOT_STUN, 0 if raw[0] & 0xC0 else 4)
+    length = int.from_bytes(raw[2:4], "big")
+    if length % 4 or length != len(raw) - HEADER_BYTES:
+        raise DecodeError(DecodeReason.LENGTH, 2)
+    number = int.from_bytes(raw[:2], "big")
+    method = (number & 0x3E00) >> 2 | (number & 0x00E0) >> 1 | number & 0x000F
+    return method, MessageClass((number >> 7 & 2) | (number >> 4 & 1)), raw[8:HEADER_BYTES]
+
+
+def _decode_attributes(raw: bytes, method: int, message_class: MessageClass, transaction_id: bytes) -> Message:
+    attributes: list[Attribute] = []
+    unknown: list[int] = []
+    sha1 = sha256 = sha256_bytes = fingerprint = _ABSENT
+    at, end = HEADER_BYTES, len(raw)
+    while at < end:
+        # The message is a multiple of four bytes, so a whole attribute header is here.
+        number = int.from_bytes(raw[at : at + 2], "big")
+        size = int.from_bytes(raw[at + 2 : at + 4], "big")
+        start, following = at + 4, at + 4 + size + -size % 4
+        if following > end:
+            raise DecodeError(DecodeReason.TRUNCATED_ATTRIBUTE, at)
+        if fingerprint:
+            pass  # nothing may follow FINGERPRINT; ``fingerprint_is_last`` tells
+        elif number == _FINGERPRINT:
+            _expect(size == integrity.FINGERPRINT_BYTES, at)
+            fingerprint = at
+        elif sha256:
+            pass
+        elif number == _MESSAGE_INTEGRITY_SHA256:
+            _expect(integrity.SHA256_SHORTEST_BYTES <= size <= integrity.SHA256_BYTES and size % 4 == 0, at)
+            sha256, sha256_bytes = at, size
+        elif sha1:
+            pass
+        elif number == _MESSAGE_INTEGRITY:
+            _expect(size == integrity.SHA1_BYTES, at)
+            sha1 = at
+        elif (row := ROW_BY_TYPE.get(number)) is not None:
+            try:
+                attributes.append(row.read(raw[start : start + size], transaction_id))
+            except DecodeError as error:
+                raise DecodeError(error.reason, start + error.offset) from error
+        elif number < _FIRST_OPTIONAL_TYPE and number not in unknown:
+            unknown.append(number)
+        at = following
+    layout = _Layout(sha1, sha256, sha256_bytes, fingerprint, fingerprint > 0 and fingerprint + 8 == end)
+    return Message(method, message_class, transaction_id, tuple(attributes), tuple(unknown), raw, layout)
+
+
+def _expect(holds: bool, at: int) -> None:
+    if not holds:
+        raise DecodeError(DecodeReason.ATTRIBUTE_LENGTH, at)
