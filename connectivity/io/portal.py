@@ -1,0 +1,370 @@
+"""The portal link: drives a ``PhoenixChannel`` over WebSockets, dials again by the rules of the back-off.
+
+Use, inside a TaskGroup::
+
+    link = PortalLink(login, topic="gateway", join_payload=None, mark=0xFD002021, max_partition_seconds=900)
+    group.create_task(link.run())
+    async for event in link.events():
+        match event:
+            case Joined(): ...                          # init follows as a MessageReceived
+            case MessageReceived(name, payload): ...    # payload is JSON
+            case Disconnected(reason, retry_in_ns): ...
+    link.send("create_flow", {...})                     # at any time: waits for the join
+    link.reconnect(login.with_public_key(key))          # roaming; also without argument, for a fresh init
+    await link.close()                                  # closing handshake within 1 s, then events() and run() end
+
+With ``on_event`` given, it is called with each event in the loop's thread instead, and ``events()`` stays empty.
+``run`` raises ``PortalFatal``, whose text is one line, when the portal refuses us for good, when the back-off is
+exhausted, or when the host does not resolve at start. ``events()`` ends then too.
+
+The upgrade request has the headers Host (name only), Connection, Upgrade, Sec-WebSocket-Version, Sec-WebSocket-Key and
+User-Agent, nothing else. The host is resolved anew for each attempt; where that fails, the addresses known from before
+are used, because the resolver may itself live behind the tunnel that is down.
+"""
+
+import asyncio
+import logging
+import os
+import platform
+import socket
+import ssl
+import struct
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+import aiohttp
+from yarl import URL
+
+from connectivity.clock import SECOND, Duration, Instant
+from connectivity.errors import chain
+from connectivity.io.portal_resolver import PortalResolver
+from connectivity.phoenix.backoff import Backoff
+from connectivity.phoenix.channel import Joined, LoginFailed, Lost, MessageReceived, PhoenixChannel
+from connectivity.phoenix.failure import PortalFatal, Transient, classify_status
+from connectivity.phoenix.login import PortalLogin, SystemInfo, three_number_version
+from connectivity.phoenix.message import Json
+
+TCP_CONNECT_SECONDS: Final = 5.0  # all addresses together
+ATTEMPT_SECONDS: Final = 15.0  # name, TCP, TLS and upgrade together
+CLOSE_SECONDS: Final = 1.0
+EVENT_QUEUE_LIMIT: Final = 128  # a slow reader stops us reading from the socket
+MAXIMUM_MESSAGE_BYTES: Final = 64 << 20
+
+_logger = logging.getLogger("connectivity.phoenix")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection is lost or was not made; the next attempt starts after ``retry_in_ns``."""
+
+    reason: str
+    retry_in_ns: Duration
+
+
+PortalEvent: TypeAlias = Joined | MessageReceived | Disconnected
+
+
+class PortalLink:
+    """One component's link to its portal, over as many connections as it takes."""
+
+    def __init__(
+        self,
+        login: PortalLogin,
+        topic: str,
+        join_payload: Json = None,
+        *,
+        mark: int | None = None,
+        max_partition_seconds: float | None = None,
+        on_event: Callable[[PortalEvent], None] | None = None,
+        rng: Callable[[int], bytes] = os.urandom,
+        clock: Callable[[], Instant] = time.monotonic_ns,
+    ) -> None:
+        maximum_ns = None if max_partition_seconds is None else int(max_partition_seconds * SECOND)
+        self._login = login
+        self._mark = mark
+        self._on_event = on_event
+        self._clock = clock
+        self._channel = PhoenixChannel(topic, join_payload, clock())
+        self._backoff = Backoff(maximum_ns=maximum_ns, rng=rng)
+        self._resolver = PortalResolver()
+        self._events: asyncio.Queue[PortalEvent | None] = asyncio.Queue(EVENT_QUEUE_LIMIT)
+        self._wake = asyncio.Event()
+        self._interrupt = asyncio.Event()
+        self._finished = asyncio.Event()
+        self._closing = False
+        self._dialling = False
+        self._running = False
+        self.joined = False
+
+    async def run(self) -> None:
+        """Keep the link up until ``close``.
+
+        Raises:
+            PortalFatal: see the module's text.
+        """
+        self._running = True
+        try:
+            await self._run()
+        finally:
+            self.joined = False
+            self._channel.handle_disconnected()
+            self._finished.set()
+            if self._on_event is None:
+                await self._events.put(None) if not self._events.full() else self._end_full_queue()
+
+    async def events(self) -> AsyncIterator[PortalEvent]:
+        """Each event in turn; ends with the link."""
+        while (event := await self._events.get()) is not None:
+            yield event
+
+    def send(self, event: str, payload: Json) -> None:
+        """Queue an application message; it leaves as soon as the topic is joined."""
+        self._channel.send(event, payload)
+        self._wake.set()
+
+    def reconnect(self, login: PortalLogin | None = None) -> None:
+        """Replace the connection without a closing handshake, forget the back-off and what waits to be sent."""
+        unchanged = login is None or login == self._login
+        if unchanged and self._dialling:
+            return
+        self._login = login or self._login
+        self._channel.clear_queue()
+        self._interrupt.set()
+
+    async def close(self) -> None:
+        """Close the WebSocket in good form, within a second, and end ``run`` and ``events``."""
+        self._closing = True
+        self._interrupt.set()
+        if self._running:
+            await self._finished.wait()
+
+    async def _run(self) -> None:
+        if not self._closing and not await self._resolver.refresh(self._login.host, self._login.port):
+            raise PortalFatal(f"Failed to resolve portal host '{self._login.host}'")
+        while not self._closing:
+            self._interrupt.clear()
+            failure = await self._until_interrupted(self._attempt())
+            self.joined = False
+            self._channel.handle_disconnected()
+            if failure is None:
+                self._backoff.reset()
+                continue
+            delay = self._backoff.next_delay(self._clock())
+            if delay is None:
+                raise PortalFatal(f"Giving up on the portal: {failure.reason}")
+            delay = max(delay, failure.retry_after_ns)
+            _logger.info(
+                "Portal is away",
+                extra={"fields": {"error": failure.reason, "retry_in_ms": delay // 1_000_000}},
+            )
+            await self._deliver(Disconnected(failure.reason, delay))
+            await self._until_interrupted(asyncio.sleep(delay / SECOND))
+            if self._interrupt.is_set():
+                self._backoff.reset()
+
+    async def _attempt(self) -> Transient:
+        """Dial and serve one connection; returns why it ended."""
+        self._dialling = True
+        async with self._session() as session:
+            try:
+                websocket = await self._dial(session)
+            except _Redirected as redirect:
+                return Transient(f"Failed to establish WebSocket connection: {redirect.status} redirect")
+            except aiohttp.WSServerHandshakeError as error:
+                return self._refused(error)
+            except aiohttp.ClientConnectorCertificateError as error:
+                raise PortalFatal(f"invalid peer certificate: {error.certificate_error}") from None
+            except ssl.SSLCertVerificationError as error:
+                raise PortalFatal(f"invalid peer certificate: {error.verify_message}") from None
+            except TimeoutError:
+                return Transient("Failed to establish WebSocket connection: timed out")
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                return Transient(f"Failed to establish WebSocket connection: {chain(error)}")
+            finally:
+                self._dialling = False
+            self._backoff.reset()
+            _logger.info("Portal answered", extra={"fields": {"host": self._login.host}})
+            return await self._serve(websocket)
+
+    async def _serve(self, websocket: "_WebSocket") -> Transient:
+        self._channel.handle_connected(self._clock())
+        reason, fatal = "", None
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(websocket))
+                group.create_task(self._write(websocket))
+        except* PortalFatal as refusal:
+            fatal = refusal.exceptions[0]
+        except* (_ConnectionOver, aiohttp.ClientError, OSError) as over:
+            reason = chain(over.exceptions[0])
+        finally:
+            if self._closing:
+                await websocket.close()
+            websocket.abort()
+        if fatal is not None:
+            raise fatal
+        return Transient(reason)
+
+    async def _read(self, websocket: "_WebSocket") -> None:
+        async for frame in websocket:  # pings are answered below us; close and error frames end the loop
+            if frame.type is aiohttp.WSMsgType.TEXT:
+                text = str(frame.data)
+            elif frame.type is aiohttp.WSMsgType.BINARY:
+                text = bytes(frame.data).decode("utf-8", "replace")
+            else:
+                continue
+            if text:
+                self._channel.handle_text(text)
+            await self._drain_events()
+            self._wake.set()
+        reason = websocket.exception() or f"close code {websocket.close_code}"
+        raise _ConnectionOver(f"The portal closed the connection: {reason}")
+
+    async def _write(self, websocket: "_WebSocket") -> None:
+        while True:
+            self._wake.clear()
+            while (text := self._channel.poll_transmit(self._clock())) is not None:
+                await websocket.send_str(text)
+            deadline = self._channel.poll_timeout()
+            try:
+                async with asyncio.timeout(None if deadline is None else max(0, deadline - self._clock()) / SECOND):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._channel.handle_timeout(self._clock())
+                await self._drain_events()
+
+    async def _drain_events(self) -> None:
+        while (event := self._channel.poll_event()) is not None:
+            match event:
+                case Lost(reason):
+                    raise _ConnectionOver(reason)
+                case LoginFailed(reason, is_authentication):
+                    raise PortalFatal(f"Failed to login to portal: {reason}", is_authentication=is_authentication)
+                case Joined():
+                    self.joined = True
+                    _logger.info("Joined the portal", extra={"fields": {"host": self._login.host}})
+                    await self._deliver(event)
+                case MessageReceived():
+                    await self._deliver(event)
+
+    async def _deliver(self, event: PortalEvent) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+        else:
+            await self._events.put(event)
+
+    def _end_full_queue(self) -> None:
+        # Whoever reads so slowly learns of the end at the price of the newest event; it is over anyway.
+        self._events.get_nowait()
+        self._events.put_nowait(None)
+
+    async def _dial(self, session: aiohttp.ClientSession) -> "_WebSocket":
+        login = self._login
+        async with asyncio.timeout(ATTEMPT_SECONDS):
+            await self._resolver.refresh(login.host, login.port)
+            websocket = await session.ws_connect(
+                URL(login.url, encoded=True),
+                headers={"Host": login.host, "User-Agent": login.user_agent},
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
+                compress=0,
+                max_msg_size=MAXIMUM_MESSAGE_BYTES,
+            )
+        assert isinstance(websocket, _WebSocket), "the session makes WebSockets of our class"
+        return websocket
+
+    def _session(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            resolver=self._resolver, use_dns_cache=False, force_close=True, socket_factory=self._open_socket
+        )
+        trace = aiohttp.TraceConfig()
+        trace.on_request_redirect.append(_refuse_redirect)
+        return aiohttp.ClientSession(
+            connector=connector,
+            skip_auto_headers=("Accept", "Accept-Encoding"),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=TCP_CONNECT_SECONDS),
+            trace_configs=[trace],
+            cookie_jar=aiohttp.DummyCookieJar(),
+            ws_response_class=_WebSocket,
+        )
+
+    def _open_socket(self, address: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol = address[0], address[1], address[2]
+        opened = socket.socket(family, kind, protocol)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._mark is not None:
+            try:
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", self._mark))
+            except PermissionError:
+                _logger.debug("No permission to mark the portal socket")
+        return opened
+
+    def _refused(self, error: aiohttp.WSServerHandshakeError) -> Transient:
+        if error.status == 101:
+            return Transient(f"Failed to establish WebSocket connection: {error.message}")
+        retry_after = error.headers.get("Retry-After") if error.headers else None
+        outcome = classify_status(error.status, retry_after, time.time_ns())
+        if isinstance(outcome, PortalFatal):
+            raise outcome from None
+        return outcome
+
+    async def _until_interrupted(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of ``work``, or None when ``reconnect`` or ``close`` asked to stop it."""
+
+        async def watch() -> None:
+            await self._interrupt.wait()
+            raise _Interrupted
+
+        result: T | None = None
+        fatal = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                watcher = group.create_task(watch())
+                result = await work
+                watcher.cancel()
+        except* PortalFatal as refusal:
+            fatal = refusal.exceptions[0]
+        except* _Interrupted:
+            result = None
+        if fatal is not None:
+            raise fatal
+        return result
+
+
+def read_system_info() -> SystemInfo:
+    """What this machine says about itself in the User-Agent."""
+    kernel = os.uname()
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    name = release.get("NAME", kernel.sysname).removesuffix(" GNU/Linux")
+    return SystemInfo(name, three_number_version(release.get("VERSION_ID", "")), kernel.machine, kernel.release)
+
+
+class _WebSocket(aiohttp.ClientWebSocketResponse[Literal[True]]):
+    """One that can also be dropped."""
+
+    def abort(self) -> None:
+        """Drop the TCP connection without a closing handshake; harmless after one."""
+        self._response.close()
+
+
+class _Interrupted(Exception):
+    """``reconnect`` or ``close`` was called."""
+
+
+class _ConnectionOver(Exception):
+    """This connection is of no more use; the text says why."""
+
+
+class _Redirected(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+async def _refuse_redirect(_session: object, _context: object, parameters: aiohttp.TraceRequestRedirectParams) -> None:
+    raise _Redirected(parameters.response.status)

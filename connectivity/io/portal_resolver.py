@@ -1,0 +1,60 @@
+"""Name resolution for the portal link: asks the system anew for each attempt, falls back on what it said before.
+
+The system's resolver may be our own stub behind the tunnel that is down, so a slow or failing answer must not keep the
+link from dialling an address that worked.
+"""
+
+import asyncio
+import logging
+import socket
+from typing import Final
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from connectivity.errors import chain
+
+RESOLVE_SECONDS: Final = 3.0  # before the addresses known from before are used
+
+_logger = logging.getLogger("connectivity.phoenix")
+
+
+class PortalResolver(AbstractResolver):
+    """Remembers the addresses of each host; ``resolve`` answers from memory, ``refresh`` asks the system."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[ResolveResult]] = {}
+
+    async def refresh(self, host: str, port: int) -> bool:
+        """Look ``host`` up; False if it has no known address now."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS if host in self._known else None):
+                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError, UnicodeError) as error:
+            _logger.debug("Failed to resolve portal host", extra={"fields": {"error": chain(error)}})
+        else:
+            self._known[host] = [
+                ResolveResult(
+                    hostname=host,
+                    host=str(address[0]),
+                    port=port,
+                    family=family,
+                    proto=protocol,
+                    flags=socket.AI_NUMERICHOST,
+                )
+                for family, _kind, protocol, _name, address in found
+            ]
+        return bool(self._known.get(host))
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """The connector's question. ``port`` and ``family`` are those of ``refresh``."""
+        del port, family
+        known = self._known.get(host)
+        if not known:
+            raise OSError(f"no address known for {host}")
+        return known
+
+    async def close(self) -> None:
+        """Nothing is open. The memory outlives the connectors."""
