@@ -1,0 +1,117 @@
+"""Who owns which namespaces: one locked file per lab, so that what a dead process left behind can be told and removed.
+
+The lock lives as long as the process that built the lab. A record without a lock is an orphan, unless it says that it
+was kept on purpose.
+"""
+
+import fcntl
+import os
+import secrets
+import select
+import signal
+import time
+from pathlib import Path
+from typing import Final
+
+from pyroute2 import netns
+
+from lab.network import remove
+
+DIRECTORY: Final = Path("/run/postern-lab")
+_KEPT: Final = "kept"
+_KILL_AFTER_SECONDS: Final = 3.0
+
+
+class Record:
+    """The claim on one lab's names."""
+
+    def __init__(self, directory: Path = DIRECTORY) -> None:
+        directory.mkdir(mode=0o755, exist_ok=True)
+        self.run_id = secrets.token_hex(3)
+        self._path = directory / self.run_id
+        self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    @property
+    def prefix(self) -> str:
+        return f"postern-{self.run_id}-"
+
+    def keep(self) -> None:
+        """The lab stays although this process goes; ``sweep(kept=True)`` removes it."""
+        os.write(self._lock, _KEPT.encode())
+        os.close(self._lock)
+
+    def drop(self) -> None:
+        self._path.unlink(missing_ok=True)
+        os.close(self._lock)
+
+
+def sweep(*, kept: bool = False, directory: Path = DIRECTORY) -> int:
+    """Remove the labs whose process is gone, with ``kept`` also those that were left up on purpose; say how many."""
+    count = 0
+    for path in sorted(directory.glob("*")):
+        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue  # its process lives
+        else:
+            if os.read(lock, len(_KEPT)) == _KEPT.encode() and not kept:
+                continue
+            clear(f"postern-{path.name}-")
+            path.unlink(missing_ok=True)
+            count += 1
+        finally:
+            os.close(lock)
+    return count
+
+
+def clear(prefix: str) -> None:
+    """End every process in the namespaces of one lab, then remove them."""
+    names = [name for name in netns.listnetns() if name.startswith(prefix)]
+    _end([pid for pid, name in _processes().items() if name in names])
+    remove(names)
+
+
+def _processes() -> dict[int, str]:
+    return {pid: name for name, pids in netns.ns_pids().items() for pid in pids}
+
+
+def _end(pids: list[int]) -> None:
+    """SIGTERM, and SIGKILL for what is still there; by the kernel's handles, so that no reused number is hit."""
+    handles = []
+    for pid in pids:
+        try:
+            handles.append(os.pidfd_open(pid))
+        except ProcessLookupError:
+            continue  # ended by itself
+    try:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            _signal(handles, number)
+            if _wait(handles):
+                return
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def _signal(handles: list[int], number: signal.Signals) -> None:
+    for handle in handles:
+        try:
+            signal.pidfd_send_signal(handle, number)
+        except ProcessLookupError:
+            continue  # ended by itself
+
+
+def _wait(handles: list[int]) -> bool:
+    """Wait until all have ended; a handle becomes readable when its process ends."""
+    poller = select.poll()
+    for handle in handles:
+        poller.register(handle, select.POLLIN)
+    deadline = time.monotonic() + _KILL_AFTER_SECONDS
+    waiting = set(handles)
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        for handle, _ in poller.poll(left * 1000):
+            poller.unregister(handle)
+            waiting.discard(handle)
+    return not waiting

@@ -1,0 +1,73 @@
+"""The topology as data: what each kind of router, underlay and relay count asks for."""
+
+import pytest
+
+from lab.plan import (
+    CLIENT,
+    CLIENT_ROUTER,
+    GATEWAY,
+    LabSettings,
+    Nat,
+    Route,
+    Underlay,
+    make_plan,
+    network,
+    network6,
+    relay_site,
+)
+from lab.rules import router_rules
+
+
+def test_network_behind_no_nat_is_routed_by_everybody() -> None:
+    routes = make_plan(LabSettings()).routes
+    for role in ("portal", "relay", "gateway-nat"):
+        assert Route(role, network(CLIENT), CLIENT_ROUTER.address) in routes
+
+
+def test_network_behind_a_nat_is_unknown_outside() -> None:
+    for kind in (Nat.FULL_CONE, Nat.SYMMETRIC):
+        routes = make_plan(LabSettings(client_nat=kind)).routes
+        assert not [route for route in routes if route.destination == network(CLIENT)]
+        assert [route for route in routes if route.destination == network(GATEWAY)]
+
+
+def test_ipv6_is_routed_behind_every_nat_but_only_in_a_dual_underlay() -> None:
+    dual = make_plan(LabSettings(Nat.SYMMETRIC, Nat.SYMMETRIC, Underlay.DUAL)).routes
+    assert Route("relay", network6(CLIENT), CLIENT_ROUTER.address6) in dual
+    assert not [route for route in make_plan(LabSettings()).routes if route.destination == network6(CLIENT)]
+
+
+def test_blocking_direct_ipv6_concerns_both_routers_and_directions() -> None:
+    plan = make_plan(LabSettings(underlay=Underlay.DUAL, direct_ipv6=False))
+    for router in ("client-nat", "gateway-nat"):
+        for one, other in ((CLIENT, GATEWAY), (GATEWAY, CLIENT)):
+            assert f"ip6 saddr {network6(one)} ip6 daddr {network6(other)} drop" in plan.rules[router]
+
+
+def test_only_links_of_relays_are_switched() -> None:
+    plan = make_plan(LabSettings(relay_count=2))
+    assert {(role, interface) for role, interface, _ in plan.switches} == {
+        ("internet", "relay"),
+        ("relay", "eth0"),
+        ("internet", "relay-2"),
+        ("relay-2", "eth0"),
+    }
+    assert relay_site(2).address == "203.0.113.102"
+
+
+def test_symmetric_router_maps_at_random_and_lets_only_answers_in() -> None:
+    rules = router_rules("symmetric", "203.0.113.20", "172.30.0.100", None)
+    assert "masquerade random,fully-random" in rules
+    assert 'iifname "outside" drop' in rules
+    assert "dnat" not in rules
+
+
+def test_unknown_kind_of_nat_is_refused() -> None:
+    with pytest.raises(ValueError, match="no such kind of NAT: port-restricted"):
+        router_rules("port-restricted", "203.0.113.20", "172.30.0.100", None)
+
+
+@pytest.mark.parametrize("count", [0, 51])
+def test_relay_count_is_bounded(count: int) -> None:
+    with pytest.raises(ValueError, match="expected 1 to 50 relays"):
+        LabSettings(relay_count=count)
