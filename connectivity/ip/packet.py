@@ -1,0 +1,247 @@
+"""The strict parser: the only way from bytes to a packet (connectivity facts §7.1).
+
+Strict on every length, so that later header edits cannot fail; lenient on values: no checksum, hop limit, address or
+flag is judged, and fragments are not special (the L4 check runs on whatever follows the IP header). Other protocols
+than TCP, UDP, ICMP and ICMPv6 are accepted unparsed. Any bytes give a ``Packet`` or an ``IpError``, nothing else.
+"""
+
+import struct
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, NamedTuple
+
+from connectivity.endpoint import IPAddress
+from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
+
+MAX_PACKET_BYTES: Final = 1280
+IPV4_HEADER_BYTES: Final = 20
+IPV6_HEADER_BYTES: Final = 40
+UDP_HEADER_BYTES: Final = 8
+TCP_HEADER_BYTES: Final = 20
+ICMP_HEADER_BYTES: Final = 8
+
+# IPv6 extension headers, RFC 8200 §4.1 and RFC 4302.
+HOP_BY_HOP: Final = 0
+ROUTING: Final = 43
+FRAGMENT: Final = 44
+AUTHENTICATION: Final = 51
+DESTINATION_OPTIONS: Final = 60
+
+ICMP_ECHO_REPLY: Final = 0
+ICMP_ECHO_REQUEST: Final = 8
+ICMP_TIMESTAMP: Final = 13
+ICMP_TIMESTAMP_REPLY: Final = 14
+ICMP_TIMESTAMP_BYTES: Final = 20
+ICMPV6_ECHO_REQUEST: Final = 128
+ICMPV6_ECHO_REPLY: Final = 129
+
+_CHECKED: Final = frozenset({PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ICMPV6})
+_U16: Final = struct.Struct(">H")
+_PORTS: Final = struct.Struct(">HH")
+_UDP: Final = struct.Struct(">HHHH")
+_TCP: Final = struct.Struct(">HHIIBBHHH")
+
+
+class IpError(ValueError):
+    """These bytes are not a packet; the text names source, destination and L4 header as far as they were read."""
+
+
+class Packet(NamedTuple):
+    """A packet whose lengths are proven. ``data`` is a view, cut to the IP length; ``l4`` is where transport starts."""
+
+    data: memoryview
+    version: int
+    protocol: int
+    l4: int
+
+    @property
+    def tos(self) -> int:
+        """The whole TOS or traffic class byte; its low two bits are ECN."""
+        data = self.data
+        return data[1] if self.version == 4 else (data[0] & 0xF) << 4 | data[1] >> 4
+
+    @property
+    def source(self) -> IPAddress:
+        """The source address."""
+        return IPv4Address(bytes(self.data[12:16])) if self.version == 4 else IPv6Address(bytes(self.data[8:24]))
+
+    @property
+    def destination(self) -> IPAddress:
+        """The destination address."""
+        return IPv4Address(bytes(self.data[16:20])) if self.version == 4 else IPv6Address(bytes(self.data[24:40]))
+
+    @property
+    def ports(self) -> bytes:
+        """Source and destination port, four bytes; an ICMP echo has its identifier in both, others have zeros."""
+        data, l4 = self.data, self.l4
+        if self.protocol in (PROTOCOL_TCP, PROTOCOL_UDP):
+            return bytes(data[l4 : l4 + 4])
+        if self.is_echo:
+            return bytes(data[l4 + 4 : l4 + 6]) * 2
+        return b"\0\0\0\0"
+
+    @property
+    def is_echo(self) -> bool:
+        """Whether this is an ICMP echo request or reply."""
+        kind = self.data[self.l4] if self.protocol in (PROTOCOL_ICMP, PROTOCOL_ICMPV6) else None
+        if self.protocol == PROTOCOL_ICMP:
+            return kind in (ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY)
+        return kind in (ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY)
+
+    @property
+    def key(self) -> bytes:
+        """The flow key: version, protocol, addresses, ports (see ``connectivity.ip.flow``)."""
+        data = self.data
+        if self.version == 4:
+            return b"\x04" + bytes((self.protocol,)) + bytes(data[12:20]) + self.ports
+        return b"\x06" + bytes((self.protocol,)) + bytes(data[8:40]) + self.ports
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {self.destination} {_describe_l4(self.data, self.l4, self.protocol)}"
+
+
+def parse(data: bytes | bytearray | memoryview) -> Packet:
+    """Check one packet.
+
+    Raises:
+        IpError: with the reason, and source, destination and transport header where they could be read.
+    """
+    view = data if type(data) is memoryview else memoryview(data)
+    size = len(view)
+    if size > MAX_PACKET_BYTES:
+        raise IpError(f"packet too large: {size} bytes, at most {MAX_PACKET_BYTES} are allowed")
+    if size == 0:
+        raise IpError("packet is empty")
+    version = view[0] >> 4
+    if version == 4:
+        packet = _parse_ipv4(view, size)
+    elif version == 6:
+        packet = _parse_ipv6(view, size)
+    else:
+        raise IpError(f"version {version} is neither IPv4 nor IPv6")
+    if packet.protocol in _CHECKED:
+        _check_transport(packet)
+    return packet
+
+
+def ip_length(data: memoryview) -> int:
+    """What the IP header says the packet's length is; 0 if that cannot be read.
+
+    Decrypted packets are cut to this before they are parsed, because padding is allowed inside a tunnel.
+    """
+    if len(data) >= IPV4_HEADER_BYTES and data[0] >> 4 == 4:
+        return data[2] << 8 | data[3]
+    if len(data) >= IPV6_HEADER_BYTES and data[0] >> 4 == 6:
+        return (data[4] << 8 | data[5]) + IPV6_HEADER_BYTES
+    return 0
+
+
+def _parse_ipv4(view: memoryview, size: int) -> Packet:
+    if size < IPV4_HEADER_BYTES:
+        raise IpError(f"IPv4 header needs {IPV4_HEADER_BYTES} bytes, {size} are there")
+    header = (view[0] & 0xF) * 4
+    total = view[2] << 8 | view[3]
+    if header < IPV4_HEADER_BYTES:
+        raise IpError(f"IPv4 header length of {header} bytes is less than {IPV4_HEADER_BYTES}")
+    if header > size:
+        raise IpError(f"IPv4 header needs {header} bytes, {size} are there")
+    if total < header:
+        raise IpError(f"IPv4 total length {total} is less than the header's {header} bytes")
+    if total > size:
+        raise IpError(f"IPv4 total length {total} exceeds the {size} bytes that are there")
+    data = view if total == size else view[:total]
+    protocol = view[9]
+    if protocol == AUTHENTICATION:
+        protocol, header = _skip_extension(data, header, protocol)
+    return Packet(data, 4, protocol, header)
+
+
+def _parse_ipv6(view: memoryview, size: int) -> Packet:
+    if size < IPV6_HEADER_BYTES:
+        raise IpError(f"IPv6 header needs {IPV6_HEADER_BYTES} bytes, {size} are there")
+    length = view[4] << 8 | view[5]
+    if length > size - IPV6_HEADER_BYTES:
+        raise IpError(f"IPv6 payload length {length} exceeds the {size - IPV6_HEADER_BYTES} bytes that are there")
+    # A payload length of zero with data behind it: the rest is the payload, as in a jumbogram (RFC 2675 §3).
+    data = view[: IPV6_HEADER_BYTES + length] if length and length + IPV6_HEADER_BYTES != size else view
+    protocol, l4 = view[6], IPV6_HEADER_BYTES
+    if protocol == HOP_BY_HOP:
+        protocol, l4 = _skip_extension(data, l4, protocol)
+    while protocol in (DESTINATION_OPTIONS, ROUTING, FRAGMENT, AUTHENTICATION, HOP_BY_HOP):
+        if protocol == HOP_BY_HOP:
+            raise IpError(f"hop-by-hop options are not first: {_addresses(data)}")
+        protocol, l4 = _skip_extension(data, l4, protocol)
+    return Packet(data, 6, protocol, l4)
+
+
+def _skip_extension(data: memoryview, offset: int, kind: int) -> tuple[int, int]:
+    """Step over one extension header; returns the next protocol and where it starts."""
+    left = len(data) - offset
+    if left < 8:
+        raise IpError(f"extension header {kind} needs 8 bytes, {left} are left: {_addresses(data)}")
+    if kind == AUTHENTICATION:
+        length = (data[offset + 1] + 2) * 4
+        if data[offset + 1] == 0:
+            raise IpError(f"authentication header has length 0: {_addresses(data)}")
+    else:
+        length = 8 if kind == FRAGMENT else (data[offset + 1] + 1) * 8
+    if length > left:
+        raise IpError(f"extension header {kind} needs {length} bytes, {left} are left: {_addresses(data)}")
+    return data[offset], offset + length
+
+
+def _check_transport(packet: Packet) -> None:
+    data, version, protocol, l4 = packet
+    left = len(data) - l4
+    if protocol == PROTOCOL_TCP:
+        if left < TCP_HEADER_BYTES:
+            raise _short(packet, "TCP", TCP_HEADER_BYTES)
+        offset = (data[l4 + 12] >> 4) * 4
+        if offset < TCP_HEADER_BYTES or offset > left:
+            raise IpError(f"TCP data offset of {offset} bytes does not fit in {left}: {_context(packet)}")
+    elif protocol == PROTOCOL_UDP:
+        if left < UDP_HEADER_BYTES:
+            raise _short(packet, "UDP", UDP_HEADER_BYTES)
+        length = data[l4 + 4] << 8 | data[l4 + 5]
+        if length and not UDP_HEADER_BYTES <= length <= left:
+            raise IpError(f"UDP length {length} does not fit in {left} bytes: {_context(packet)}")
+    else:
+        if (protocol == PROTOCOL_ICMP) != (version == 4):
+            name = "ICMP" if protocol == PROTOCOL_ICMP else "ICMPv6"
+            raise IpError(f"{name} does not belong in IPv{version}: {_addresses(data)}")
+        if left < ICMP_HEADER_BYTES:
+            raise _short(packet, "ICMP", ICMP_HEADER_BYTES)
+        timestamp = version == 4 and data[l4] in (ICMP_TIMESTAMP, ICMP_TIMESTAMP_REPLY) and data[l4 + 1] == 0
+        if timestamp and left != ICMP_TIMESTAMP_BYTES:
+            raise IpError(f"ICMP timestamp has {left} bytes instead of {ICMP_TIMESTAMP_BYTES}: {_context(packet)}")
+
+
+def _short(packet: Packet, name: str, needed: int) -> IpError:
+    left = len(packet.data) - packet.l4
+    return IpError(f"{name} header needs {needed} bytes, {left} are left: {_addresses(packet.data)}")
+
+
+def _addresses(data: memoryview) -> str:
+    packet = Packet(data, data[0] >> 4, 0, 0)
+    return f"src={packet.source} dst={packet.destination}"
+
+
+def _context(packet: Packet) -> str:
+    return f"{_addresses(packet.data)} {_describe_l4(packet.data, packet.l4, packet.protocol)}"
+
+
+def _describe_l4(data: memoryview, l4: int, protocol: int) -> str:
+    """The fields of the transport header, for people."""
+    if protocol == PROTOCOL_UDP:
+        source, destination, length, checksum = _UDP.unpack_from(data, l4)
+        return f"udp(source_port={source} destination_port={destination} length={length} checksum=0x{checksum:04x})"
+    if protocol == PROTOCOL_TCP:
+        source, destination, seq, ack, offset, flags, window, checksum, urgent = _TCP.unpack_from(data, l4)
+        return (
+            f"tcp(source_port={source} destination_port={destination} seq={seq} ack={ack} data_offset={offset >> 4} "
+            f"flags=0x{flags:02x} window={window} checksum=0x{checksum:04x} urgent={urgent})"
+        )
+    if protocol in (PROTOCOL_ICMP, PROTOCOL_ICMPV6):
+        (identifier,) = _U16.unpack_from(data, l4 + 4)
+        name = "icmp" if protocol == PROTOCOL_ICMP else "icmpv6"
+        return f"{name}(type={data[l4]} code={data[l4 + 1]} identifier={identifier})"
+    return f"protocol({protocol})"
