@@ -1,0 +1,139 @@
+"""One allocation with its permissions and channels (RFC 8656 §3.2, §9, §12).
+
+Two readings of the standard live side by side. A standard client's channel relays while both its binding (600 s) and
+the peer's permission (300 s) live. Firezone's peers never refresh a permission and know neither Send nor Data, so for
+them (``channels_only``) a live binding is permission enough for exactly its peer, and nothing else reaches them.
+
+Invariants: within an allocation, channel numbers and peers map to each other one to one, reserved bindings included;
+``ChannelBinding.relays_until`` is never later than the binding, nor than the permission where one is needed.
+"""
+
+from typing import Final
+
+from connectivity.clock import SECOND, Duration, Instant
+from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.stun import AddressFamily
+from relay.core.outputs import FiveTuple
+
+# Specification constants (RFC 8656 §9.2, §12).
+PERMISSION_LIFETIME: Final[Duration] = 300 * SECOND
+CHANNEL_LIFETIME: Final[Duration] = 600 * SECOND
+CHANNEL_RESERVATION: Final[Duration] = 300 * SECOND
+# Implementation constants: the count that RFC 8656's channel range gives. The next one is refused with 508.
+MOST_CHANNELS: Final = 4096
+MOST_PERMISSIONS: Final = 4096
+
+
+class ChannelBinding:
+    """A channel number bound to a peer.
+
+    ``relays_until`` is what the data path checks; ``is_hairpin`` says that the peer is a relayed address of ours,
+    ``is_installed`` that an offload was told about the binding.
+    """
+
+    __slots__ = (
+        "bound_until",
+        "is_bound",
+        "is_hairpin",
+        "is_installed",
+        "number",
+        "peer",
+        "relays_until",
+        "reserved_until",
+    )
+
+    def __init__(self, number: int, peer: Endpoint, *, is_hairpin: bool = False) -> None:
+        self.number = number
+        self.peer = peer
+        self.is_hairpin = is_hairpin
+        self.is_bound = False
+        self.is_installed = False
+        self.bound_until: Instant = 0
+        self.reserved_until: Instant = 0
+        self.relays_until: Instant = 0
+
+    def bind(self, now: Instant) -> None:
+        """Bind for the full life, or refresh."""
+        self.is_bound = True
+        self.bound_until = now + CHANNEL_LIFETIME
+        self.reserved_until = self.bound_until + CHANNEL_RESERVATION
+
+    @property
+    def deadline(self) -> Instant:
+        """When the next thing happens to it by itself."""
+        return self.bound_until if self.is_bound else self.reserved_until
+
+
+class Allocation:
+    """What one client holds: a port, its families, permissions and channels."""
+
+    __slots__ = (
+        "bindings_by_ip",
+        "channels",
+        "channels_by_peer",
+        "channels_only",
+        "client",
+        "expires_at",
+        "families",
+        "five_tuple",
+        "permissions",
+        "port",
+        "server",
+        "sources",
+        "username",
+    )
+
+    def __init__(
+        self,
+        five_tuple: FiveTuple,
+        port: int,
+        families: tuple[AddressFamily, ...],
+        *,
+        username: str,
+        channels_only: bool,
+        expires_at: Instant,
+        sources: dict[int, Endpoint] | None = None,
+    ) -> None:
+        self.five_tuple = five_tuple
+        self.client, self.server = five_tuple
+        self.port = port
+        self.families = families
+        self.username = username
+        self.channels_only = channels_only
+        self.expires_at = expires_at
+        # By IP version: the address to send from where that is not the kernel's choice.
+        self.sources = sources or {}
+        self.permissions: dict[IPAddress, Instant] = {}
+        self.channels: dict[int, ChannelBinding] = {}
+        self.channels_by_peer: dict[Endpoint, ChannelBinding] = {}
+        self.bindings_by_ip: dict[IPAddress, list[ChannelBinding]] = {}
+
+    def add_binding(self, binding: ChannelBinding) -> None:
+        """Enter a new binding into all indices."""
+        self.channels[binding.number] = binding
+        self.channels_by_peer[binding.peer] = binding
+        self.bindings_by_ip.setdefault(binding.peer.ip, []).append(binding)
+
+    def remove_binding(self, binding: ChannelBinding) -> None:
+        """Take a binding out of all indices."""
+        del self.channels[binding.number], self.channels_by_peer[binding.peer]
+        siblings = self.bindings_by_ip[binding.peer.ip]
+        siblings.remove(binding)
+        if not siblings:
+            del self.bindings_by_ip[binding.peer.ip]
+
+    def has_family_of(self, ip: IPAddress) -> bool:
+        """Whether peers of this IP version can be reached."""
+        return any(family.version == ip.version for family in self.families)
+
+    def is_permitted(self, ip: IPAddress, now: Instant) -> bool:
+        """Whether a live permission for this peer address exists."""
+        return self.permissions.get(ip, 0) > now
+
+    def relays_until(self, binding: ChannelBinding) -> Instant:
+        """How long this binding may relay as things stand."""
+        if not binding.is_bound:
+            return 0
+        if self.channels_only:
+            return binding.bound_until
+        return min(binding.bound_until, self.permissions.get(binding.peer.ip, 0))

@@ -1,0 +1,47 @@
+"""The last answers, so that a retransmitted request gets the same one again (RFC 8489 §6.3.1, RFC 8656 §5).
+
+Only successes of authenticated requests are kept, so nobody without credentials can fill it. Bounded twice: by age and
+by count, oldest first.
+"""
+
+from typing import Final
+
+from connectivity.clock import MILLISECOND, Duration, Instant
+from relay.core.outputs import FiveTuple
+
+# Specification constant: a client gives up after 39.5 s (RFC 8489 §6.2.1), so no copy comes later than that.
+ANSWER_LIFETIME: Final[Duration] = 39_500 * MILLISECOND
+# Implementation constant: 16 384 answers of about 200 bytes.
+MOST_ANSWERS: Final = 16_384
+
+
+class AnswerMemory:
+    """Answers by five-tuple, method and transaction id."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[FiveTuple, int, bytes], tuple[Instant, bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def recall(self, five_tuple: FiveTuple, method: int, transaction_id: bytes, now: Instant) -> bytes | None:
+        """The answer already given to this very request."""
+        expires_at, answer = self._answers.get((five_tuple, method, transaction_id), (0, b""))
+        return answer if expires_at > now else None
+
+    def remember(self, five_tuple: FiveTuple, method: int, transaction_id: bytes, answer: bytes, now: Instant) -> None:
+        """Keep an answer for as long as copies of the request may come."""
+        key = (five_tuple, method, transaction_id)
+        self._answers.pop(key, None)  # the order of insertion is the order of expiry
+        self._answers[key] = (now + ANSWER_LIFETIME, answer)
+        if len(self._answers) > MOST_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+        self.forget_expired(now)
+
+    def forget_expired(self, now: Instant) -> None:
+        """Drop what nobody will ask for again."""
+        while self._answers:
+            oldest = next(iter(self._answers))
+            if self._answers[oldest][0] > now:
+                return
+            del self._answers[oldest]

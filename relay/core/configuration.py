@@ -1,0 +1,36 @@
+"""What a server needs to know about itself and its place in the network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from connectivity.endpoint import IPAddress
+from connectivity.stun import AddressFamily
+from relay.core.peers import PeerPolicy
+
+STUN_PORT: Final = 3478
+LOWEST_RELAYED_PORT: Final = 49_152
+HIGHEST_RELAYED_PORT: Final = 65_535
+REALM: Final = "firezone"  # Firezone's peers accept no other
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """``public`` maps an IP version to the address that clients and peers see, one or both versions.
+
+    ``sources`` maps an IP version to the address that relayed datagrams must leave from, where this is not left to the
+    kernel. ``policy.own`` holds the public addresses too.
+    """
+
+    public: Mapping[int, IPAddress]
+    policy: PeerPolicy
+    software: str = "postern-relay"
+    realm: str = REALM
+    listen_port: int = STUN_PORT
+    lowest_port: int = LOWEST_RELAYED_PORT
+    highest_port: int = HIGHEST_RELAYED_PORT
+    sources: Mapping[int, IPAddress] = field(default_factory=dict)
+
+    def serves(self, family: AddressFamily) -> bool:
+        """Whether relayed addresses of this family can be given."""
+        return family.version in self.public

@@ -1,0 +1,146 @@
+"""Relayed data, both ways (RFC 8656 §10.2, §10.3, §12.6, §12.7).
+
+The unit is the run: one lookup and one copy per run of a channel, whatever number of datagrams it holds. Data that a
+client sends to a relayed address of this relay is handed to that allocation here (hairpin): no packet to ourselves
+leaves the host, and nothing else of the host can be reached that way.
+
+Permissions are checked before data moves, at every run. What goes nowhere is counted under a reason.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from connectivity.clock import Instant
+from connectivity.endpoint import Endpoint
+from connectivity.run import Run, Transmit
+from connectivity.stun import (
+    TRANSACTION_ID_BYTES,
+    Data,
+    DontFragment,
+    Message,
+    MessageClass,
+    Method,
+    XorPeerAddress,
+    encode,
+)
+from relay.core import channel_runs
+from relay.core.allocation import Allocation
+from relay.core.configuration import ServerSettings
+from relay.core.outputs import FiveTuple, Relayed, ToClient, ToPeer
+from relay.core.statistics import DropReason, Statistics
+from relay.core.table import AllocationTable
+
+# XOR-PEER-ADDRESS and DATA leave this much of the largest datagram for the payload.
+_LARGEST_INDICATED: Final = 65_000
+
+
+class DataPath:
+    """Moves data by the state of the table; changes none of it."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        table: AllocationTable,
+        statistics: Statistics,
+        rng: Callable[[int], bytes],
+    ) -> None:
+        self._settings = settings
+        self._table = table
+        self._statistics = statistics
+        self._rng = rng
+        self._stripped = memoryview(bytearray(channel_runs.SCRATCH_BYTES))
+        self._framed = memoryview(bytearray(channel_runs.SCRATCH_BYTES))
+
+    def relay_channel(
+        self, five_tuple: FiveTuple, messages: channel_runs.ChannelRun, tos: int, now: Instant
+    ) -> Iterator[Relayed]:
+        """ChannelData from a client (RFC 8656 §12.6)."""
+        allocation = self._table.get(five_tuple)
+        if allocation is None:
+            self._statistics.drops[DropReason.NO_ALLOCATION] += messages.messages
+            return
+        binding = allocation.channels.get(messages.number)
+        if binding is None or binding.relays_until <= now:
+            is_bound = binding is not None and binding.is_bound and binding.bound_until > now
+            reason = DropReason.NO_PERMISSION if is_bound else DropReason.NO_CHANNEL
+            self._statistics.drops[reason] += messages.messages
+            return
+        payloads = channel_runs.strip(messages, self._stripped)
+        if binding.is_hairpin:
+            yield from self._hairpin(allocation, binding.peer, payloads, messages.messages, tos, now)
+            return
+        self._statistics.to_peer_packets += messages.messages
+        self._statistics.to_peer_bytes += len(payloads.data)
+        source = allocation.sources.get(binding.peer.ip.version)
+        yield ToPeer(allocation.port, Transmit(source, binding.peer, payloads, tos))
+
+    def relay_send(self, five_tuple: FiveTuple, message: Message, tos: int, now: Instant) -> Iterator[Relayed]:
+        """A Send indication (RFC 8656 §10.2)."""
+        peer, data = message.get(XorPeerAddress), message.get(Data)
+        if peer is None or data is None or not peer.endpoint.port or self._not_understood(message):
+            self._statistics.drops[DropReason.MALFORMED_INDICATION] += 1
+            return
+        allocation = self._table.get(five_tuple)
+        if allocation is None:
+            self._statistics.drops[DropReason.NO_ALLOCATION] += 1
+        elif not allocation.is_permitted(peer.endpoint.ip, now):
+            self._statistics.drops[DropReason.NO_PERMISSION] += 1
+        elif self._settings.policy.is_own(peer.endpoint.ip):
+            yield from self._hairpin(allocation, peer.endpoint, Run.single(data.value), 1, tos, now)
+        else:
+            self._statistics.to_peer_packets += 1
+            self._statistics.to_peer_bytes += len(data.value)
+            source = allocation.sources.get(peer.endpoint.ip.version)
+            yield ToPeer(allocation.port, Transmit(source, peer.endpoint, Run.single(data.value), tos))
+
+    def relay_from_peer(self, port: int, peer: Endpoint, run: Run, tos: int, now: Instant) -> Iterator[Relayed]:
+        """Datagrams that arrived at a relayed address (RFC 8656 §10.3, §12.7)."""
+        datagrams = run.segment_count or 1
+        allocation = self._table.by_port.get(port)
+        if allocation is None:
+            self._statistics.drops[DropReason.NO_ALLOCATION] += datagrams
+            return
+        yield from self._deliver(allocation, peer, run, datagrams, tos, now)
+
+    def _hairpin(
+        self, sender: Allocation, peer: Endpoint, run: Run, datagrams: int, tos: int, now: Instant
+    ) -> Iterator[Relayed]:
+        """Hand data from one client to another as if it had come in at the other's relayed address."""
+        receiver = self._table.by_port.get(peer.port)
+        relayed_ip = self._settings.public.get(peer.ip.version)
+        if receiver is None or relayed_ip is None or not receiver.has_family_of(peer.ip):
+            self._statistics.drops[DropReason.PEER_REFUSED] += datagrams
+            return
+        yield from self._deliver(receiver, Endpoint(relayed_ip, sender.port), run, datagrams, tos, now)
+
+    def _deliver(
+        self, allocation: Allocation, peer: Endpoint, run: Run, datagrams: int, tos: int, now: Instant
+    ) -> Iterator[Relayed]:
+        statistics = self._statistics
+        binding = allocation.channels_by_peer.get(peer)
+        if binding is not None and binding.relays_until > now:
+            statistics.to_client_packets += datagrams
+            statistics.to_client_bytes += len(run.data)
+            framed = channel_runs.frame(run, binding.number, self._framed)
+            yield ToClient(Transmit(allocation.server, allocation.client, framed, tos))
+        elif allocation.channels_only:
+            statistics.drops[DropReason.NO_CHANNEL] += datagrams
+        elif not allocation.is_permitted(peer.ip, now):
+            statistics.drops[DropReason.NO_PERMISSION] += datagrams
+        else:
+            statistics.to_client_packets += datagrams
+            statistics.to_client_bytes += len(run.data)
+            for datagram in run.segments() if run.segment_count else (run.data,):
+                yield ToClient(
+                    Transmit(allocation.server, allocation.client, Run.single(self._indicate(peer, datagram)), tos)
+                )
+
+    def _indicate(self, peer: Endpoint, datagram: memoryview) -> bytes:
+        """A Data indication (RFC 8656 §11.5)."""
+        attributes = (XorPeerAddress(peer), Data(bytes(datagram[:_LARGEST_INDICATED])))
+        return encode(Method.DATA, MessageClass.INDICATION, self._rng(TRANSACTION_ID_BYTES), attributes)
+
+    @staticmethod
+    def _not_understood(message: Message) -> bool:
+        """Indications with what we do not understand are dropped (RFC 8489 §6.3.2); DONT-FRAGMENT is not served."""
+        return bool(message.unknown_required) or message.get(DontFragment) is not None

@@ -1,0 +1,62 @@
+"""A request on its way to a handler, and what can be known of one that does not decode."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from connectivity.clock import Instant
+from connectivity.stun import HEADER_BYTES, DontFragment, EvenPort, Message, Method, ReservationToken, Software
+from relay.core.outputs import FiveTuple
+
+_USERNAME_TYPE: Final = 0x0006
+_FIREZONE_SOFTWARE: Final = ("snownet", "firezone")
+# Known to the codec, not served here: (kind, type on the wire).
+_UNSERVED: Final = ((EvenPort, 0x0018), (DontFragment, 0x001A), (ReservationToken, 0x0022))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An authenticated request; ``key`` signs its answer."""
+
+    message: Message
+    five_tuple: FiveTuple
+    username: str
+    key: bytes
+    now: Instant
+
+    @property
+    def is_firezone(self) -> bool:
+        """Whether one of Firezone's peers sent it."""
+        return is_firezone(self.message)
+
+
+def is_firezone(message: Message) -> bool:
+    """Firezone's peers name themselves in SOFTWARE, and need some of the standard's strictness relaxed."""
+    software = message.get(Software)
+    return software is not None and software.value.lower().startswith(_FIREZONE_SOFTWARE)
+
+
+def unknown_attributes(message: Message) -> tuple[int, ...]:
+    """The types to name in a 420; never any for Firezone's peers, who take a 420 for the end."""
+    if is_firezone(message):
+        return ()
+    if message.method != Method.ALLOCATE:
+        return message.unknown_required
+    return message.unknown_required + tuple(number for kind, number in _UNSERVED if message.get(kind) is not None)
+
+
+def username_of(datagram: bytes | memoryview) -> str | None:
+    """The USERNAME of a request of which some other attribute is broken, so that its 400 can be signed."""
+    at = HEADER_BYTES
+    while at + 4 <= len(datagram):
+        number = int.from_bytes(datagram[at : at + 2], "big")
+        size = int.from_bytes(datagram[at + 2 : at + 4], "big")
+        value = bytes(datagram[at + 4 : at + 4 + size])
+        if len(value) < size:
+            return None
+        if number == _USERNAME_TYPE:
+            try:
+                return value.decode()
+            except UnicodeDecodeError:
+                return None
+        at += 4 + size + -size % 4
+    return None

@@ -1,0 +1,84 @@
+"""What the server counts: relayed data, answers, and every drop under a reason.
+
+Labels are closed enums, never addresses or users. ``DropReason`` values are the metric's ``reason`` label.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+
+class Direction(Enum):
+    """Where relayed data goes. Data between two clients of this relay leaves to a client, so it counts as that."""
+
+    TO_PEER = "to_peer"
+    TO_CLIENT = "to_client"
+
+
+class DropReason(Enum):
+    """Why a datagram went nowhere."""
+
+    NOT_TURN = "not_turn"  # neither STUN nor ChannelData
+    MALFORMED_STUN = "malformed_stun"
+    MALFORMED_CHANNEL_DATA = "malformed_channel_data"
+    BAD_FINGERPRINT = "bad_fingerprint"
+    UNEXPECTED_CLASS = "unexpected_class"  # responses, and indications that a server does not take
+    MALFORMED_INDICATION = "malformed_indication"
+    SOURCE_PORT_ZERO = "source_port_zero"
+    NO_ALLOCATION = "no_allocation"
+    NO_CHANNEL = "no_channel"
+    NO_PERMISSION = "no_permission"
+    PEER_REFUSED = "peer_refused"
+    OPENING = "opening"  # the same client is being given a port right now
+
+
+ResponseKey: TypeAlias = tuple[str, str, int]  # class ("success" or "error"), method, error code or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The counters at one moment."""
+
+    packets: dict[Direction, int]
+    bytes: dict[Direction, int]
+    drops: dict[DropReason, int]
+    responses: dict[ResponseKey, int]
+    consumed: int
+    allocations: int
+    channels: int
+
+
+class Statistics:
+    """Counted where it happens. ``consumed`` counts datagrams that were control messages for us."""
+
+    __slots__ = (
+        "consumed",
+        "drops",
+        "responses",
+        "to_client_bytes",
+        "to_client_packets",
+        "to_peer_bytes",
+        "to_peer_packets",
+    )
+
+    def __init__(self) -> None:
+        self.to_peer_packets = 0
+        self.to_peer_bytes = 0
+        self.to_client_packets = 0
+        self.to_client_bytes = 0
+        self.consumed = 0
+        self.drops: Counter[DropReason] = Counter()
+        self.responses: Counter[ResponseKey] = Counter()
+
+    def snapshot(self, *, allocations: int, channels: int) -> Snapshot:
+        """An independent copy."""
+        return Snapshot(
+            packets={Direction.TO_PEER: self.to_peer_packets, Direction.TO_CLIENT: self.to_client_packets},
+            bytes={Direction.TO_PEER: self.to_peer_bytes, Direction.TO_CLIENT: self.to_client_bytes},
+            drops=dict(self.drops),
+            responses=dict(self.responses),
+            consumed=self.consumed,
+            allocations=allocations,
+            channels=channels,
+        )

@@ -1,0 +1,158 @@
+"""All allocations, found by five-tuple and by relayed port, and everything that happens to them with time.
+
+Every change to a channel's ability to relay goes through here and comes out as ``InstallChannel`` or
+``RemoveChannel``: what an offload has been told equals what the data path would relay.
+
+Bounds: an allocation holds a port, so there are at most as many as ports; permissions and channels are bounded per
+allocation.
+"""
+
+from collections import deque
+from typing import TypeAlias
+
+from connectivity.clock import Instant
+from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.stun import AddressFamily
+from relay.core.allocation import PERMISSION_LIFETIME, Allocation, ChannelBinding
+from relay.core.outputs import CloseRelayedPort, FiveTuple, InstallChannel, Output, RemoveChannel
+from relay.core.timers import DeadlineQueue
+
+# The allocation itself, one of its permissions, one of its channels.
+Subject: TypeAlias = tuple[Allocation, IPAddress | ChannelBinding | None]
+
+
+class AllocationTable:
+    """Owns the allocations; writes what follows from a change to ``outputs``."""
+
+    def __init__(self, outputs: deque[Output]) -> None:
+        self.by_port: dict[int, Allocation] = {}
+        self._by_client: dict[Endpoint, list[Allocation]] = {}
+        self._outputs = outputs
+        self._deadlines: DeadlineQueue[Subject] = DeadlineQueue()
+        self._bound_count = 0
+
+    def __len__(self) -> int:
+        return len(self.by_port)
+
+    @property
+    def bound_channel_count(self) -> int:
+        """Channels that are bound now, reserved ones not counted."""
+        return self._bound_count
+
+    def find(self, client: Endpoint, server: Endpoint) -> Allocation | None:
+        """The allocation of a five-tuple. One hash; a client rarely talks to two addresses of ours."""
+        for allocation in self._by_client.get(client, ()):
+            if allocation.server == server:
+                return allocation
+        return None
+
+    def get(self, five_tuple: FiveTuple) -> Allocation | None:
+        """The allocation of a five-tuple."""
+        return self.find(five_tuple.client, five_tuple.server)
+
+    def add(self, allocation: Allocation) -> None:
+        """Enter a new allocation; its five-tuple and its port must be free."""
+        self.by_port[allocation.port] = allocation
+        self._by_client.setdefault(allocation.client, []).append(allocation)
+        self._deadlines.schedule((allocation, None), allocation.expires_at)
+
+    def refresh(self, allocation: Allocation, expires_at: Instant) -> None:
+        """Move the end of an allocation."""
+        allocation.expires_at = expires_at
+        self._deadlines.schedule((allocation, None), expires_at)
+
+    def free(self, allocation: Allocation) -> None:
+        """Delete an allocation with all it holds; its port closes."""
+        for binding in list(allocation.channels.values()):
+            self._delete(allocation, binding)
+        for ip in allocation.permissions:
+            self._deadlines.cancel((allocation, ip))
+        allocation.permissions.clear()
+        self._deadlines.cancel((allocation, None))
+        del self.by_port[allocation.port]
+        siblings = self._by_client[allocation.client]
+        siblings.remove(allocation)
+        if not siblings:
+            del self._by_client[allocation.client]
+        self._outputs.append(CloseRelayedPort(allocation.port, allocation.families))
+
+    def free_family(self, allocation: Allocation, family: AddressFamily) -> None:
+        """Delete one family of a dual-stack allocation (RFC 8656 §8.1)."""
+        for binding in list(allocation.channels.values()):
+            if binding.peer.ip.version == family.version:
+                self._delete(allocation, binding)
+        for ip in [ip for ip in allocation.permissions if ip.version == family.version]:
+            del allocation.permissions[ip]
+            self._deadlines.cancel((allocation, ip))
+        allocation.families = tuple(kept for kept in allocation.families if kept is not family)
+        self._outputs.append(CloseRelayedPort(allocation.port, (family,)))
+
+    def permit(self, allocation: Allocation, ip: IPAddress, now: Instant) -> None:
+        """Install or refresh a permission (RFC 8656 §9.2); channels to that peer may relay longer by it."""
+        allocation.permissions[ip] = now + PERMISSION_LIFETIME
+        self._deadlines.schedule((allocation, ip), now + PERMISSION_LIFETIME)
+        if not allocation.channels_only:
+            for binding in allocation.bindings_by_ip.get(ip, ()):
+                self._project(allocation, binding)
+
+    def bind(
+        self, allocation: Allocation, number: int, peer: Endpoint, now: Instant, *, is_hairpin: bool = False
+    ) -> None:
+        """Bind or refresh a channel and permit its peer; the caller has ruled out conflicts (RFC 8656 §12.2)."""
+        binding = allocation.channels.get(number)
+        if binding is None:
+            binding = ChannelBinding(number, peer, is_hairpin=is_hairpin)
+            allocation.add_binding(binding)
+        self._bound_count += not binding.is_bound
+        binding.bind(now)
+        self._deadlines.schedule((allocation, binding), binding.deadline)
+        self.permit(allocation, peer.ip, now)
+        if allocation.channels_only:
+            self._project(allocation, binding)
+
+    def next_deadline(self) -> Instant | None:
+        """When ``handle_timeout`` wants to be called."""
+        return self._deadlines.next_deadline()
+
+    def handle_timeout(self, now: Instant) -> list[Allocation]:
+        """Expire what is due; returns the allocations that ended."""
+        ended: list[Allocation] = []
+        for allocation, subject in self._deadlines.pop_due(now):
+            if subject is None:
+                self.free(allocation)
+                ended.append(allocation)
+            elif not isinstance(subject, ChannelBinding):
+                del allocation.permissions[subject]
+                for binding in allocation.bindings_by_ip.get(subject, ()):
+                    self._project(allocation, binding)
+            elif subject.is_bound:
+                self._unbind(allocation, subject)
+                self._deadlines.schedule((allocation, subject), subject.deadline)
+            else:
+                allocation.remove_binding(subject)
+        return ended
+
+    def _delete(self, allocation: Allocation, binding: ChannelBinding) -> None:
+        if binding.is_bound:
+            self._unbind(allocation, binding)
+        self._deadlines.cancel((allocation, binding))
+        allocation.remove_binding(binding)
+
+    def _unbind(self, allocation: Allocation, binding: ChannelBinding) -> None:
+        binding.is_bound = False
+        self._bound_count -= 1
+        self._project(allocation, binding)
+
+    def _project(self, allocation: Allocation, binding: ChannelBinding) -> None:
+        """Recompute how long the binding relays and tell the offload."""
+        binding.relays_until = allocation.relays_until(binding)
+        if binding.relays_until:
+            binding.is_installed = True
+            self._outputs.append(
+                InstallChannel(
+                    allocation.five_tuple, binding.number, binding.peer, allocation.port, binding.relays_until
+                )
+            )
+        elif binding.is_installed:
+            binding.is_installed = False
+            self._outputs.append(RemoveChannel(allocation.five_tuple, binding.number))
