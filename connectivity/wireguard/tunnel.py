@@ -1,0 +1,324 @@
+"""A WireGuard tunnel to one peer: handshakes, sessions, timers and the queue in front of them. Does no IO.
+
+::
+
+    initiate, a packet or a timer -> initiation sent -> response received: session is current, keep-alive sent
+    initiation received           -> response sent, session stored -> first data on it: session is current
+
+Invariants:
+  * At most 8 sessions, one per local index modulo 8; a session is deleted 180 s after its establishment.
+  * The current session, on which we send, is never replaced by an older one.
+  * As responder we send on a session only after the peer has.
+  * Messages that do not authenticate change nothing but counters.
+
+The drain law: after every call that takes ``now`` but ``seal`` and ``open`` of a running session, poll
+``poll_transmit`` until None, and wake up at ``poll_timeout``.
+"""
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Final
+
+from connectivity.clock import Duration, Instant, WallTime
+from connectivity.endpoint import IPAddress
+from connectivity.run import Run
+from connectivity.wireguard.errors import DropReason, HandshakeError, HandshakeReason
+from connectivity.wireguard.handshake import Established, Handshakes, read_initiator
+from connectivity.wireguard.index import format_index
+from connectivity.wireguard.keys import KEY_BYTES, KeyPair
+from connectivity.wireguard.limiter import RateLimiter
+from connectivity.wireguard.messages import (
+    DATA_OVERHEAD_BYTES,
+    INITIATION,
+    message_type,
+    receiver_index,
+)
+from connectivity.wireguard.session import Session
+from connectivity.wireguard.timers import MAX_JITTER, REKEY_ATTEMPT_TIME, Action, Timers
+from connectivity.wireguard.workspace import Workspace
+
+SESSION_COUNT: Final = 8
+QUEUE_LIMIT: Final = 256  # packets waiting for a session; later ones are dropped
+_KEEP_ALIVE: Final = Run(memoryview(b""), 0)
+
+_log = logging.getLogger("connectivity.wireguard")
+
+
+class Tunnel:
+    """One peer. ``drops`` counts what was dropped, by reason; ``expired`` tunnels do nothing any more."""
+
+    def __init__(
+        self,
+        *,
+        keys: KeyPair,
+        peer_public_key: bytes,
+        preshared_key: bytes,
+        connection_index: int,
+        limiter: RateLimiter,
+        rng: Callable[[int], bytes],
+        now: Instant,
+        rekey_attempt_time: Duration = REKEY_ATTEMPT_TIME,
+        workspace: Workspace | None = None,
+    ) -> None:
+        """Tunnels may share a ``workspace``; then runs borrowed from one end with the next call on any of them."""
+        if len(preshared_key) != KEY_BYTES or len(peer_public_key) != KEY_BYTES:
+            raise ValueError(f"keys have {KEY_BYTES} bytes")
+        self._rng = rng
+        self._limiter = limiter
+        self._handshakes = Handshakes(
+            keys=keys,
+            peer_public_key=peer_public_key,
+            preshared_key=preshared_key,
+            connection_index=connection_index,
+            rng=rng,
+        )
+        self._timers = Timers(jitter=self._jitter, attempt_time=rekey_attempt_time, now=now)
+        self._workspace = Workspace() if workspace is None else workspace
+        self._sessions: list[Session | None] = [None] * SESSION_COUNT
+        self._current: Session | None = None
+        self._outgoing: deque[bytes] = deque()
+        self._queue: deque[bytes] = deque()
+        self.expired = False
+        self.drops: Counter[DropReason] = Counter()
+
+    @property
+    def handshake_in_flight(self) -> bool:
+        """Whether an initiation of ours waits for its response."""
+        return self._timers.handshake_in_flight
+
+    @property
+    def has_session(self) -> bool:
+        """Whether there is a session to send on (it may be too old to, until the next wake-up)."""
+        return self._current is not None
+
+    def seal(self, run: Run, now: Instant, *, headroom: int = 0) -> Run | None:
+        """Data messages of a run of IP packets, each behind ``headroom`` unspecified bytes.
+
+        Without a usable session the packets are copied into the queue and a handshake becomes due: ``poll_timeout`` is
+        then ``now`` at the latest, and ``handle_timeout`` starts it.
+
+        Returns:
+            A run borrowed until the next call, or None.
+        """
+        session = self._current
+        if session is None or now >= session.send_until:
+            self._enqueue(run, now)
+            return None
+        self._timers.note_data_sent(now)
+        return session.seal(run, headroom)
+
+    def open(self, run: Run, now: Instant, *, headroom: int = 0) -> Run | None:
+        """Decrypt data messages that all have one receiver index, each behind ``headroom`` bytes to skip.
+
+        Returns:
+            The packets in order, those refused taken out, as one run with rows of (segment size - headroom - 32) bytes,
+            untrimmed and borrowed until the next call; None if there are none.
+        """
+        session = self._session_of(run, now, headroom)
+        if session is None:
+            return None
+        authentic, packets = session.open(run, headroom, self.drops)
+        if not authentic:
+            return None
+        if packets is None:
+            self._timers.note_received()
+        else:
+            self._timers.note_data_received(now)
+        if session is not self._current:
+            self._use(session, now)
+        return packets
+
+    def initiate(self, now: Instant, wall_now: WallTime) -> None:
+        """Start a handshake now, unless one is in flight or the tunnel is expired."""
+        if not self.expired and not self._timers.handshake_in_flight:
+            self._send_initiation(now, wall_now)
+
+    def handle_handshake(
+        self, data: bytes | memoryview, source_ip: IPAddress, now: Instant, wall_now: WallTime
+    ) -> bool:
+        """Handle a message of type 1, 2 or 3.
+
+        Returns:
+            True when it completed a handshake: a session is established.
+
+        Raises:
+            HandshakeError: the message was refused and changed nothing.
+        """
+        del wall_now  # timestamps of others are only compared with each other
+        if self.expired:
+            raise HandshakeError(HandshakeReason.TUNNEL_EXPIRED)
+        message = bytes(data)
+        match message_type(message):
+            case 1 | 2 as kind:
+                reply = self._limiter.admit(message, source_ip, now)
+                if reply is not None:
+                    _log.debug("Sending cookie reply under load")
+                    self._outgoing.append(reply)
+                    return False
+                if kind == INITIATION:
+                    self._respond(message, now)
+                else:
+                    self._finish(message, now)
+                return True
+            case 3:
+                self._handshakes.take_cookie(message, now)
+                return False
+            case _:
+                raise HandshakeError(HandshakeReason.MALFORMED)
+
+    def poll_transmit(self) -> bytes | None:
+        """The next message to send: handshakes, keep-alives and packets from the queue, sealed."""
+        return self._outgoing.popleft() if self._outgoing else None
+
+    def poll_timeout(self) -> Instant | None:
+        """When ``handle_timeout`` has something to do."""
+        if self.expired:
+            return None
+        deadline = self._timers.poll_timeout()
+        for session in self._sessions:
+            if session is not None and session.reject_at < deadline:
+                deadline = session.reject_at
+        return deadline
+
+    def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
+        """Do what is due: delete old sessions, start or repeat a handshake, keep alive, expire."""
+        if self.expired:
+            return
+        self._reject_old_sessions(now)
+        for action in self._timers.due(now):
+            match action:
+                case Action.EXPIRE:
+                    self._expire()
+                case Action.INITIATE:
+                    self._send_initiation(now, wall_now)
+                case Action.KEEP_ALIVE:
+                    self._send_keep_alive(now)
+
+    def _send_initiation(self, now: Instant, wall_now: WallTime) -> None:
+        _log.debug("Sending handshake initiation")
+        self._outgoing.append(self._handshakes.initiate(now, wall_now))
+        self._timers.note_initiation_sent(now)
+
+    def _respond(self, message: bytes, now: Instant) -> None:
+        response, established = self._handshakes.respond(message, now)
+        self._outgoing.append(response)
+        self._store(established, is_initiator=False, now=now)
+
+    def _finish(self, message: bytes, now: Instant) -> None:
+        session = self._store(self._handshakes.finish(message), is_initiator=True, now=now)
+        self._use(session, now, confirm=True)
+
+    def _store(self, established: Established, *, is_initiator: bool, now: Instant) -> Session:
+        session = Session(
+            keys=established.keys,
+            local_index=established.local_index,
+            remote_index=established.remote_index,
+            is_initiator=is_initiator,
+            workspace=self._workspace,
+            now=now,
+        )
+        slot = session.local_index % SESSION_COUNT
+        if self._current is not None and self._sessions[slot] is self._current:
+            self._current = None
+        self._sessions[slot] = session
+        self._timers.note_established(now, is_initiator=is_initiator)
+        _log.debug(
+            "New session",
+            extra={"fields": {"local": format_index(session.local_index), "initiator": is_initiator}},
+        )
+        return session
+
+    def _use(self, session: Session, now: Instant, *, confirm: bool = False) -> None:
+        """Send on ``session`` from now on, unless the current one is younger; then what has been waiting."""
+        current = self._current
+        if current is None or session.established_at >= current.established_at:
+            self._current = session
+        if confirm:
+            self._send_keep_alive(now)
+        usable = self._current
+        if usable is None or now >= usable.send_until or not self._queue:
+            return
+        self._timers.note_data_sent(now)
+        while self._queue:
+            self._outgoing.append(bytes(usable.seal(Run.single(self._queue.popleft())).data))
+
+    def _send_keep_alive(self, now: Instant) -> None:
+        session = self._current
+        if session is not None and now < session.send_until:
+            self._outgoing.append(bytes(session.seal(_KEEP_ALIVE).data))
+            self._timers.note_sent()
+
+    def _session_of(self, run: Run, now: Instant, headroom: int) -> Session | None:
+        """The live session that the messages name; counts them as dropped if there is none."""
+        if len(run.data) < headroom + DATA_OVERHEAD_BYTES:
+            reason = DropReason.MALFORMED
+        else:
+            index = receiver_index(run.data[headroom : headroom + 8])
+            session = self._sessions[index % SESSION_COUNT]
+            if session is None or session.local_index != index:
+                reason = DropReason.UNKNOWN_SESSION
+            elif now >= session.reject_at:
+                reason = DropReason.EXPIRED_SESSION
+            else:
+                return session
+        self.drops[reason] += run.segment_count
+        return None
+
+    def _reject_old_sessions(self, now: Instant) -> None:
+        for slot, session in enumerate(self._sessions):
+            if session is None or now < session.reject_at:
+                continue
+            self._sessions[slot] = None
+            if session is self._current:
+                self._current = None
+                if session.is_initiator:
+                    self._timers.plan_initiation(now)
+
+    def _enqueue(self, run: Run, now: Instant) -> None:
+        if self.expired:
+            self.drops[DropReason.EXPIRED_TUNNEL] += run.segment_count
+            return
+        for packet in run.segments():
+            if len(self._queue) < QUEUE_LIMIT:
+                self._queue.append(bytes(packet))
+            else:
+                self.drops[DropReason.QUEUE_FULL] += 1
+        self._timers.want_initiation(now)
+
+    def _expire(self) -> None:
+        _log.debug("Tunnel expired")
+        self.expired = True
+        self.drops[DropReason.EXPIRED_TUNNEL] += len(self._queue)
+        self._sessions = [None] * SESSION_COUNT
+        self._current = None
+        self._queue.clear()
+        self._outgoing.clear()
+
+    def _jitter(self) -> Duration:
+        return int.from_bytes(self._rng(8), "big") % (MAX_JITTER + 1)
+
+
+def peek_initiator(
+    keys: KeyPair,
+    initiation: bytes | memoryview,
+    *,
+    limiter: RateLimiter | None = None,
+    source_ip: IPAddress | None = None,
+    now: Instant = 0,
+) -> bytes:
+    """The static public key of the peer that an initiation claims to be from: finds its tunnel.
+
+    mac1 is checked first. With ``limiter``, ``source_ip`` and ``now`` the message is also counted before the costly
+    part, and the tunnel does not count it again.
+
+    Raises:
+        HandshakeError: not an initiation to ``keys``; UNDER_LOAD comes with a cookie reply for the sender.
+    """
+    if message_type(initiation) != INITIATION:
+        raise HandshakeError(HandshakeReason.MALFORMED)
+    if limiter is not None and source_ip is not None:
+        reply = limiter.admit_once(bytes(initiation), source_ip, now)
+        if reply is not None:
+            raise HandshakeError(HandshakeReason.UNDER_LOAD, reply=reply)
+    return read_initiator(keys, initiation)
