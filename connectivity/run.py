@@ -53,3 +53,8 @@ class Transmit(NamedTuple):
     destination: Endpoint
     run: Run
     tos: int = 0
+
+
+def owned(transmit: Transmit) -> Transmit:
+    """A copy that outlives the scratch memory its run was built in."""
+    return transmit._replace(run=Run(memoryview(bytes(transmit.run.data)), transmit.run.segment_size))

@@ -1,0 +1,82 @@
+"""``postern client``: settings, then the service."""
+
+import asyncio
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from client.core import ClientCore
+from client.token import DEFAULT_PATH, take_token
+from connectivity.clock import Instant
+from connectivity.io import logs
+from connectivity.io.identity import load_or_create
+from connectivity.io.portal import read_system_info
+from connectivity.io.service import Role, TunnelSettings, read_tunnel_settings, run_tunnel
+from connectivity.phoenix.login import PortalLogin, client_login, user_agent
+from connectivity.settings import SettingsReader, one_of, text_value
+from connectivity.wireguard import KeyPair
+
+DEFAULT_API_URL: Final = "wss://api.firezone.dev/"
+DEFAULT_ID_PATH: Final = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """What only the client has; ``check`` ends before the portal is contacted."""
+
+    tunnel: TunnelSettings
+    max_partition_seconds: float | None
+    check: bool
+
+
+def read_settings(arguments: list[str]) -> ClientSettings:
+    """Read and check everything; takes the token out of the environment."""
+    reader = SettingsReader("client", arguments)
+    path = reader.optional("FIREZONE_TOKEN_PATH", "--token-path", Path, Path(DEFAULT_PATH), "file with the token")
+    reader.optional(
+        "FIREZONE_DNS_CONTROL", "--dns-control", one_of("systemd-resolved", "etc-resolv-conf", "disabled"), "disabled"
+    )
+    partition = reader.optional(
+        "MAX_PARTITION_TIME", "--max-partition-time", _duration, None, "give up after this time without the portal"
+    )
+    check = reader.switch(None, "--check", "only look at the settings")
+    reader.optional("LOG_DIR", "--log-dir", text_value, "")
+    tunnel = read_tunnel_settings(reader, token="", default_api_url=DEFAULT_API_URL, raise_limits_by_default=False)
+    reader.finish()
+    token = take_token(os.environ, path)
+    return ClientSettings(replace(tunnel, token=token), partition, check)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the client until a signal."""
+    settings = read_settings(arguments)
+    logs.configure(settings.tunnel.log_filter)
+    if settings.check:
+        return 0
+
+    def make_core(keys: KeyPair, _now: Instant) -> ClientCore:
+        return ClientCore(keys=keys, rng=os.urandom)
+
+    def make_login(tunnel: TunnelSettings, keys: KeyPair) -> PortalLogin:
+        return client_login(
+            tunnel.api_url,
+            token=tunnel.token,
+            device_id=tunnel.device_id or load_or_create(DEFAULT_ID_PATH),
+            name=tunnel.name,
+            public_key=keys.public,
+            user_agent=user_agent("headless-client", read_system_info()),
+        )
+
+    role = Role("client", make_core, make_login, "gid", settings.max_partition_seconds)
+    asyncio.run(run_tunnel(settings.tunnel, role))
+    return 0
+
+
+def _duration(text: str) -> float:
+    parts = re.fullmatch(r"(\d+)([smhd])", text)
+    if parts is None:
+        raise ValueError("expected a time such as 30s, 5m, 1h or 30d")
+    return float(int(parts[1]) * _UNITS[parts[2]])

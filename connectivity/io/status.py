@@ -1,0 +1,34 @@
+"""Small HTTP answers for people and probes: ``/healthz``, and ``/status`` with the connections as JSON."""
+
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from connectivity.endpoint import Endpoint
+from connectivity.errors import FatalError
+
+
+async def serve(listen: Endpoint, status: Callable[[], dict[str, Any]]) -> web.AppRunner:
+    """Start to answer; clean up with ``runner.cleanup()``.
+
+    Raises:
+        FatalError: the address cannot be used.
+    """
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def show(_: web.Request) -> web.Response:
+        return web.json_response(status())
+
+    application = web.Application()
+    application.add_routes([web.get("/healthz", healthz), web.get("/status", show), web.get("/", show)])
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, str(listen.ip), listen.port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise FatalError(f"cannot listen on {listen} for health and status") from error
+    return runner

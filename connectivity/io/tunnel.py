@@ -1,0 +1,227 @@
+"""Runs a role's core: two UDP sockets, one TUN device, one timer, the portal's messages.
+
+Each loop iteration of asyncio takes a bounded batch from every ready source, so no busy source starves another. The
+drain law lives in ``_drain``: after any input the control path's output leaves, and the timer is set again. Bulk data
+sets no timer of its own: while data flows, timers are looked at once a second, which every WireGuard timer allows.
+"""
+
+import asyncio
+import errno
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from connectivity.clock import MILLISECOND, SECOND
+from connectivity.endpoint import Endpoint
+from connectivity.errors import FatalError, chain
+from connectivity.io.tun import Tun
+from connectivity.io.udp import UdpSocket
+from connectivity.node import UnknownConnectionError
+from connectivity.portal.values import MessageError
+from connectivity.run import Transmit
+from connectivity.tunnel import Action, TunnelCore
+
+log = logging.getLogger("connectivity.io")
+
+PREFERRED_PORT: Final = 52625
+SOCKET_MARK: Final = 0xFD002021  # policy routing keeps what carries it out of the tunnel
+_RECEIVES_PER_TURN: Final = 8
+_PACKETS_PER_TURN: Final = 100
+_LATEST_WAKE_UP: Final = SECOND
+_FLUSH_SECONDS: Final = 1.0
+_QUIET: Final = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EHOSTDOWN, errno.EINVAL}
+
+
+def bind_sockets(port: int = PREFERRED_PORT, *, offloads: frozenset[str]) -> dict[int, UdpSocket]:
+    """One socket per IP version, on the preferred port or any free one; a missing family is fine.
+
+    Raises:
+        FatalError: neither family has a socket.
+    """
+    sockets: dict[int, UdpSocket] = {}
+    problems: list[OSError] = []
+    for version, address in ((4, "0.0.0.0"), (6, "::")):
+        try:
+            sockets[version] = UdpSocket.bind(
+                address, port, any_port=True, mark=SOCKET_MARK, gso="gso" in offloads, gro="gro" in offloads
+            )
+        except OSError as error:
+            problems.append(error)
+            log.info("No socket for this family", extra={"fields": {"version": version, "error": chain(error)}})
+    if not sockets:
+        raise FatalError("no UDP socket could be bound") from problems[0]
+    return sockets
+
+
+class TunnelDriver:
+    """Owns sockets, device and timer of one core. ``act`` carries out what the core asks for beyond packets."""
+
+    def __init__(
+        self, core: TunnelCore, sockets: dict[int, UdpSocket], tun: Tun, act: Callable[[Action], None]
+    ) -> None:
+        self._core = core
+        self._sockets = sockets
+        self._tun = tun
+        self._act = act
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0
+        self._reading_tun = False
+        self._firewall_hint_given = False
+        self.failed: asyncio.Future[None] = self._loop.create_future()
+
+    def start(self) -> None:
+        """Begin to read."""
+        for socket in self._sockets.values():
+            self._loop.add_reader(socket.fileno(), self._guarded, self._socket_readable, socket)
+        self._read_tun(True)
+        self._drain()
+
+    def stop(self) -> None:
+        """Stop reading; sockets and device stay open."""
+        for socket in self._sockets.values():
+            self._loop.remove_reader(socket.fileno())
+            self._loop.remove_writer(socket.fileno())
+        self._read_tun(False)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def say_goodbye(self) -> None:
+        """Close every connection and push what is left to the network, for at most a second."""
+        self._core.close(time.monotonic_ns())
+        while (transmit := self._core.poll_transmit()) is not None:
+            self._send(transmit)
+        deadline = self._loop.time() + _FLUSH_SECONDS
+        while self._backlogged() and self._loop.time() < deadline:
+            for socket in self._sockets.values():
+                socket.flush()
+            await asyncio.sleep(0.01)
+
+    def handle_portal(self, event: str, payload: object) -> None:
+        """Hand a message of the portal to the core; one that cannot be read is a warning."""
+        try:
+            self._core.handle_portal(event, payload, time.monotonic_ns(), time.time_ns())
+        except MessageError as error:
+            log.warning("Ignoring portal message", extra={"fields": {"event": event, "reason": str(error)}})
+        self._drain()
+
+    # Inputs --------------------------------------------------------------------------------------------------------
+
+    def _guarded(self, handler: Callable[[UdpSocket], None], socket: UdpSocket) -> None:
+        """A defect in a handler ends the service in order instead of spinning."""
+        try:
+            handler(socket)
+        except Exception as error:  # noqa: BLE001  # outermost frame: reported to whoever waits for ``failed``
+            self._fail(error)
+
+    def _socket_readable(self, socket: UdpSocket) -> None:
+        errors: list[Exception] = []
+        now, wall_now = time.monotonic_ns(), time.time_ns()
+        core, tun = self._core, self._tun
+        for received in socket.receive(_RECEIVES_PER_TURN):
+            for packets in core.handle_datagrams(received, now, wall_now, errors):
+                tun.write(packets)
+        self._drain(now)
+        if errors:
+            self._report(errors)
+
+    def _tun_readable(self) -> None:
+        errors: list[Exception] = []
+        now = time.monotonic_ns()
+        waiting = False
+        try:
+            for packets in self._tun.read(_PACKETS_PER_TURN):
+                transmit = self._core.handle_packets(packets, now, errors)
+                if transmit is not None:
+                    self._send(transmit)
+                else:
+                    waiting = True
+        except Exception as error:  # noqa: BLE001  # outermost frame, as in _guarded
+            self._fail(error)
+            return
+        self._drain(None if waiting else now)  # what waits may want a handshake at once
+        if errors:
+            self._report(errors)
+        if self._backlogged():  # push back: read nothing more from the host until the network took what there is
+            self._read_tun(False)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self._core.handle_timeout(time.monotonic_ns(), time.time_ns())
+        self._drain()
+
+    def _socket_writable(self, socket: UdpSocket) -> None:
+        socket.flush()
+        if not socket.backlogged:
+            self._loop.remove_writer(socket.fileno())
+        if not self._backlogged():
+            self._read_tun(True)
+
+    # Outputs -------------------------------------------------------------------------------------------------------
+
+    def _drain(self, now: int | None = None) -> None:
+        """Send the control path's output, act, and set the timer if something other than data happened."""
+        busy = now is None
+        while (transmit := self._core.poll_transmit()) is not None:
+            busy = True
+            self._send(transmit)
+        while (action := self._core.poll_action()) is not None:
+            busy = True
+            self._act(action)
+        if busy or self._timer is None:
+            self._arm(time.monotonic_ns())
+
+    def _arm(self, now: int) -> None:
+        due = self._core.poll_timeout()
+        due = now + _LATEST_WAKE_UP if due is None else min(due, now + _LATEST_WAKE_UP)
+        if self._timer is not None:
+            if due == self._timer_due:
+                return
+            self._timer.cancel()
+        self._timer_due = due
+        # A millisecond late rather than early: an early wake-up finds nothing due and would spin.
+        self._timer = self._loop.call_later(max(due - now + MILLISECOND // 2, 0) / SECOND, self._timer_fired)
+
+    def _send(self, transmit: Transmit) -> None:
+        socket = self._sockets.get(transmit.destination.ip.version)
+        if socket is None:
+            log.debug("No socket for this family", extra={"fields": {"destination": str(transmit.destination)}})
+            return
+        error = socket.send(transmit)
+        if error is not None:
+            self._report([error])
+        if socket.backlogged:
+            self._loop.add_writer(socket.fileno(), self._guarded, self._socket_writable, socket)
+
+    def _backlogged(self) -> bool:
+        return any(socket.backlogged for socket in self._sockets.values())
+
+    def _read_tun(self, wanted: bool) -> None:
+        if wanted and not self._reading_tun:
+            self._loop.add_reader(self._tun.fileno(), self._tun_readable)
+        elif self._reading_tun and not wanted:
+            self._loop.remove_reader(self._tun.fileno())
+        self._reading_tun = wanted
+
+    def _report(self, errors: list[Exception]) -> None:
+        """Every error of a batch is looked at; the usual ones of a network that changes stay at DEBUG."""
+        for error in errors:
+            if isinstance(error, PermissionError) and error.errno is not None:
+                if not self._firewall_hint_given:
+                    self._firewall_hint_given = True
+                    log.info("Sending was not permitted: check the firewall for outbound UDP")
+            elif isinstance(error, UnknownConnectionError) or (isinstance(error, OSError) and error.errno in _QUIET):
+                log.debug("Tunnel error", extra={"fields": {"error": chain(error)}})
+            else:
+                log.warning("Tunnel error", extra={"fields": {"error": chain(error)}})
+
+    def _fail(self, error: Exception) -> None:
+        self.stop()
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    def local_endpoints(self) -> list[Endpoint]:
+        """Where the sockets are bound."""
+        return [socket.local for socket in self._sockets.values()]

@@ -1,0 +1,31 @@
+"""The node joins ICE, WireGuard and TURN: peers over connections, each on its best path."""
+
+from connectivity.node.events import (
+    CandidatesAdded,
+    CandidatesRemoved,
+    ConnectionClosed,
+    ConnectionEstablished,
+    ConnectionFailed,
+    Event,
+    Opened,
+)
+from connectivity.node.node import Node, NodeError, NoRelaysError, UnknownConnectionError
+from connectivity.node.path import PathKind, PeerSocket
+from connectivity.node.relays import RelayServer
+
+__all__ = [
+    "CandidatesAdded",
+    "CandidatesRemoved",
+    "ConnectionClosed",
+    "ConnectionEstablished",
+    "ConnectionFailed",
+    "Event",
+    "NoRelaysError",
+    "Node",
+    "NodeError",
+    "Opened",
+    "PathKind",
+    "PeerSocket",
+    "RelayServer",
+    "UnknownConnectionError",
+]

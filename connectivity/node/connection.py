@@ -1,0 +1,318 @@
+"""One connection of a node: an ICE agent, a WireGuard tunnel and the path between them.
+
+States: *connecting* (ICE has nominated nothing yet, output waits in two rings) → *connected* ⇄ *idle* (no traffic for
+20 s, checks slow down) → *failed* (removed by the node at the end of the same wake-up).
+
+Decapsulation looks only at receiver indices and keys; the source address of a data packet moves nothing. Only a
+nomination moves the path.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Final
+
+from connectivity.clock import SECOND, Instant, WallTime, earliest
+from connectivity.endpoint import Endpoint
+from connectivity.ice import Candidate, CandidateKind, IceCredentials
+from connectivity.ice.agent import Agent
+from connectivity.ice.events import AgentState, Nominated, StateChanged
+from connectivity.node.events import CandidatesAdded, CandidatesRemoved, ConnectionEstablished, Event
+from connectivity.node.path import PathKind, PeerSocket
+from connectivity.node.relays import RelaySet
+from connectivity.run import Run, Transmit, owned
+from connectivity.turn.channel_data import HEADER_BYTES, frame
+from connectivity.wireguard import Tunnel
+
+log = logging.getLogger("connectivity.node")
+
+CANDIDATE_TIMEOUT: Final = 10 * SECOND
+DISCONNECT_GRACE: Final = 2 * SECOND
+IDLE_AFTER: Final = 20 * SECOND  # must exceed the active ICE time-out
+SESSION_DEBOUNCE: Final = 20 * SECOND  # must exceed the rekey attempt time, so that the last one has ended
+_BUFFERED_PACKETS: Final = 128
+
+
+class State(Enum):
+    """Where a connection is in its life."""
+
+    CONNECTING = auto()
+    CONNECTED = auto()
+    IDLE = auto()
+    FAILED = auto()
+
+
+class Connection:
+    """Owned by the node, which calls ``handle_timeout`` and ``drain`` after every input to it."""
+
+    def __init__(
+        self,
+        *,
+        connection_id: str,
+        index: int,
+        agent: Agent,
+        tunnel: Tunnel,
+        relays: RelaySet,
+        relay_id: str,
+        parameters: tuple[bytes, bytes, IceCredentials, IceCredentials],
+        controlling: bool,
+        emit: Callable[[Event], None],
+        transmit: Callable[[Transmit], None],
+        now: Instant,
+    ) -> None:
+        self.connection_id = connection_id
+        self.index = index
+        self.agent = agent
+        self.tunnel = tunnel
+        self.relay_id = relay_id
+        self.parameters = parameters  # public key, preshared key, own and remote ICE credentials
+        self.state = State.CONNECTING
+        self.socket: PeerSocket | None = None
+        self.failure = ""
+        self._relays = relays
+        self._controlling = controlling
+        self._emit = emit
+        self._transmit = transmit
+        self._created_at = now
+        self._last_activity = now
+        self._disconnected_at: Instant | None = None
+        self._initiated_at: Instant | None = None
+        self._established = False
+        self._waiting_packets: deque[tuple[bytes, int]] = deque(maxlen=_BUFFERED_PACKETS)
+        self._waiting_messages: deque[bytes] = deque(maxlen=_BUFFERED_PACKETS)
+        self._signalled: dict[str, Candidate] = {}
+        self._to_signal: dict[str, Candidate] = {}
+        self._to_revoke: dict[str, Candidate] = {}
+
+    # Candidates ----------------------------------------------------------------------------------------------------
+
+    def add_local_candidate(self, relay_id: str, candidate: Candidate) -> None:
+        """Use and signal a candidate; relayed ones count only from the selected relay."""
+        if candidate.kind is CandidateKind.RELAY and relay_id != self.relay_id:
+            return
+        if candidate.kind is not CandidateKind.SRFLX:  # reflexive ones are sent from their base: signalled only
+            numbered = self.agent.add_local_candidate(candidate)
+            if numbered is None:
+                return
+            candidate = numbered
+        text = candidate.to_text()
+        self._to_revoke.pop(text, None)
+        self._to_signal[text] = candidate
+
+    def remove_local_candidate(self, candidate: Candidate) -> None:
+        """Stop using a candidate and tell the peer, if the peer was told of it."""
+        known = self.agent.remove_local_candidate(candidate)
+        if not known and candidate.kind is not CandidateKind.SRFLX:
+            return
+        for text, signalled in [*self._signalled.items(), *self._to_signal.items()]:
+            if signalled.kind is candidate.kind and signalled.address == candidate.address:
+                self._to_signal.pop(text, None)
+                if self._signalled.pop(text, None) is not None:
+                    self._to_revoke[text] = signalled
+
+    def signal_again(self) -> None:
+        """Repeat every live candidate: the peer may have lost its half."""
+        self._to_signal = {**self._signalled, **self._to_signal}
+
+    def add_remote_candidate(self, candidate: Candidate, now: Instant) -> None:
+        """Take a signalled candidate, bind a channel to it ahead of need, and wake up."""
+        self.agent.add_remote_candidate(candidate, now)
+        allocation = self._relays.get(self.relay_id)
+        if allocation is not None and candidate.kind is not CandidateKind.HOST:
+            allocation.bind_channel(candidate.address, now)
+        self.touch(now)
+
+    # Traffic -------------------------------------------------------------------------------------------------------
+
+    def seal(self, run: Run, tos: int, now: Instant) -> Transmit | None:
+        """Encrypt a run of IP packets; None when it waits (no path or no session yet) or was dropped (no channel)."""
+        socket = self.socket
+        if socket is None:
+            if self._controlling:  # the responder must not start sessions, its packets would only grow stale
+                self._waiting_packets.extend((bytes(packet), tos) for packet in run.segments())
+            return None
+        if self.state is State.IDLE:
+            self._wake(now)
+        self._last_activity = now
+        headroom = HEADER_BYTES if socket.relay_id is not None else 0
+        sealed = self.tunnel.seal(run, now, headroom=headroom)
+        if sealed is None:
+            return None
+        return self._addressed(socket, sealed, tos & 3, now)
+
+    def received(self, now: Instant) -> None:
+        """Call when packets of this connection were decrypted."""
+        if self.state is State.IDLE:
+            self._wake(now)
+        self._last_activity = now
+
+    def touch(self, now: Instant) -> None:
+        """Count as activity what is not traffic: an upsert, a new candidate."""
+        if self.state is State.IDLE:
+            self._wake(now)
+        if self.state is State.CONNECTED:
+            self._last_activity = now
+
+    def start_session(self, now: Instant, wall_now: WallTime) -> None:
+        """Begin a new WireGuard session, unless one was begun a moment ago or there is no path to send it on."""
+        if self.socket is None or self.tunnel.handshake_in_flight:
+            return
+        if self._initiated_at is not None and now - self._initiated_at < SESSION_DEBOUNCE:
+            return
+        self._initiated_at = now
+        self.tunnel.initiate(now, wall_now)
+
+    def handshake_completed(self) -> None:
+        """Report the first completed handshake."""
+        if not self._established:
+            self._established = True
+            log.info("Completed handshake", extra={"fields": {"cid": self.connection_id}})
+            self._emit(ConnectionEstablished(self.connection_id))
+
+    # Time ----------------------------------------------------------------------------------------------------------
+
+    def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
+        """Run whatever is due and collect the output of agent and tunnel."""
+        self.agent.handle_timeout(now)
+        self.drain(now, wall_now)
+        if self.state is State.CONNECTED and now - self._last_activity >= IDLE_AFTER and self._may_idle():
+            self.state = State.IDLE
+            self.agent.set_idle(True, now)
+            log.debug("Connection is idle", extra={"fields": {"cid": self.connection_id}})
+        if not self.agent.remote_candidates and now - self._created_at >= CANDIDATE_TIMEOUT:
+            self._fail("no candidates received")
+        if self._disconnected_at is not None and now - self._disconnected_at >= DISCONNECT_GRACE:
+            self._fail("ICE timed out")
+        if self.socket is not None:
+            self.tunnel.handle_timeout(now, wall_now)
+            if self.tunnel.expired:
+                self._fail("WireGuard session expired")
+        self.drain(now, wall_now)
+
+    def poll_timeout(self) -> Instant | None:
+        """The first deadline of this connection."""
+        return earliest(
+            self.agent.poll_timeout(),
+            self.tunnel.poll_timeout() if self.socket is not None else None,
+            None if self.agent.remote_candidates else self._created_at + CANDIDATE_TIMEOUT,
+            None if self._disconnected_at is None else self._disconnected_at + DISCONNECT_GRACE,
+            self._last_activity + IDLE_AFTER if self.state is State.CONNECTED and self._may_idle() else None,
+        )
+
+    def drain(self, now: Instant, wall_now: WallTime) -> None:
+        """Move the output of agent and tunnel on: nominations, checks, handshakes, queued packets."""
+        while (event := self.agent.poll_event()) is not None:
+            match event:
+                case Nominated(source, destination):
+                    self._nominated(source, destination, now, wall_now)
+                case StateChanged(state):
+                    self._disconnected_at = now if state is AgentState.DISCONNECTED else None
+        while (check := self.agent.poll_transmit()) is not None:
+            self._send_check(check, now)
+        self.drain_tunnel(now)
+
+    def drain_tunnel(self, now: Instant) -> None:
+        """Send what the tunnel wants sent, or keep it until there is a path."""
+        while (message := self.tunnel.poll_transmit()) is not None:
+            if self.socket is None:
+                self._waiting_messages.append(message)
+            else:
+                self._send_message(self.socket, message, now)
+
+    def drain_signalling(self) -> None:
+        """Emit candidates in one batch, highest priority first; equal priorities are ordered by their text."""
+        if self._to_revoke:
+            revoked, self._to_revoke = self._to_revoke, {}
+            self._emit(CandidatesRemoved(self.connection_id, _by_priority(revoked)))
+        if self._to_signal:
+            fresh, self._to_signal = self._to_signal, {}
+            self._signalled.update(fresh)
+            self._emit(CandidatesAdded(self.connection_id, _by_priority(fresh)))
+
+    def migrate(self, relay_id: str) -> None:
+        """Continue with another relay after the selected one is gone."""
+        log.info("Migrating connection to new relay", extra={"fields": {"cid": self.connection_id, "rid": relay_id}})
+        self.relay_id = relay_id
+        for owner, candidate in self._relays.candidates():
+            if candidate.kind is CandidateKind.RELAY:
+                self.add_local_candidate(owner, candidate)
+
+    # Private -------------------------------------------------------------------------------------------------------
+
+    def _nominated(self, source: Endpoint, destination: Endpoint, now: Instant, wall_now: WallTime) -> None:
+        socket = self._classify(source, destination)
+        if socket == self.socket:
+            return
+        fields = {"cid": self.connection_id, "old": str(self.socket), "new": str(socket)}
+        log.info("Updating remote socket", extra={"fields": fields})
+        first, self.socket = self.socket is None, socket
+        if self.state is State.CONNECTING:
+            self.state = State.CONNECTED
+            self._last_activity = now
+        if first:
+            while self._waiting_messages:
+                self._send_message(socket, self._waiting_messages.popleft(), now)
+        if self._controlling:
+            self.start_session(now, wall_now)
+        while first and self._waiting_packets:
+            packet, tos = self._waiting_packets.popleft()
+            transmit = self.seal(Run.single(packet), tos, now)
+            if transmit is not None:
+                self._transmit(owned(transmit))
+
+    def _classify(self, source: Endpoint, destination: Endpoint) -> PeerSocket:
+        relay_id = self._relays.owner_of(source)
+        to_relay = any(
+            candidate.kind is CandidateKind.RELAY and candidate.address == destination
+            for candidate in self.agent.remote_candidates
+        )
+        kinds = {
+            (False, False): PathKind.PEER_TO_PEER,
+            (False, True): PathKind.PEER_TO_RELAY,
+            (True, False): PathKind.RELAY_TO_PEER,
+            (True, True): PathKind.RELAY_TO_RELAY,
+        }
+        return PeerSocket(kinds[relay_id is not None, to_relay], source, destination, relay_id)
+
+    def _addressed(self, socket: PeerSocket, run: Run, tos: int, now: Instant) -> Transmit | None:
+        """Where a sealed run goes; over a relay its headroom becomes the channel header."""
+        if socket.relay_id is None:
+            return Transmit(socket.source, socket.destination, run, tos)
+        allocation = self._relays.get(socket.relay_id)
+        channel = None if allocation is None else allocation.send_channel(socket.destination, now)
+        if channel is None:
+            return None
+        number, server = channel
+        return Transmit(None, server, frame(run, number), tos)
+
+    def _send_message(self, socket: PeerSocket, message: bytes, now: Instant) -> None:
+        headroom = bytes(HEADER_BYTES if socket.is_relayed else 0)
+        transmit = self._addressed(socket, Run.single(bytearray(headroom + message)), 0, now)
+        if transmit is not None:
+            self._transmit(transmit)
+
+    def _send_check(self, check: Transmit, now: Instant) -> None:
+        relay_id = None if check.source is None else self._relays.owner_of(check.source)
+        if relay_id is None or check.source is None:
+            self._transmit(check)
+            return
+        socket = PeerSocket(PathKind.RELAY_TO_PEER, check.source, check.destination, relay_id)
+        self._send_message(socket, bytes(check.run.data), now)
+
+    def _wake(self, now: Instant) -> None:
+        self.state = State.CONNECTED
+        self._last_activity = now
+        self.agent.set_idle(False, now)
+
+    def _may_idle(self) -> bool:
+        return self.agent.state in {AgentState.CONNECTED, AgentState.COMPLETED}
+
+    def _fail(self, reason: str) -> None:
+        if self.state is not State.FAILED:
+            self.state = State.FAILED
+            self.failure = reason
+
+
+def _by_priority(candidates: dict[str, Candidate]) -> tuple[str, ...]:
+    return tuple(sorted(candidates, key=lambda text: (-candidates[text].priority, text)))

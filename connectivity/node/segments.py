@@ -1,0 +1,55 @@
+"""Sorting the segments of one received run: equal prefixes stay together, so one decision serves them all.
+
+A GRO run comes from one remote address, but through a relay its segments can belong to several channels, and at a
+session roll-over to several receiver indices. The fast path proves in two array comparisons that they do not differ.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from connectivity.run import Run
+from connectivity.turn.channel_data import HEADER_BYTES
+
+_PREFIX_BYTES: Final = 8  # WireGuard type and receiver index
+
+
+def uniform(run: Run, headroom: int) -> bool:
+    """Whether all segments share the 8 bytes behind ``headroom``; with headroom, also one channel."""
+    data, size = run.data, run.segment_size
+    total = len(data)
+    count = run.segment_count
+    last = total - (count - 1) * size
+    if headroom and not _framed(data, size, count, last):
+        return False
+    if count == 1:
+        return True
+    if last < headroom + _PREFIX_BYTES:
+        return False
+    heads = np.ndarray((count,), dtype="<u8", buffer=data, offset=headroom, strides=(size,))
+    return bool((heads == heads[0]).all())
+
+
+def groups(run: Run, headroom: int) -> Iterator[Run]:
+    """The run itself when it is uniform, else single segments (whole frames only, if ``headroom`` asks for frames)."""
+    if uniform(run, headroom):
+        yield run
+        return
+    for segment in run.segments():
+        if not headroom or _framed(segment, len(segment), 1, len(segment)):
+            yield Run(segment, len(segment))
+
+
+def _framed(data: memoryview, size: int, count: int, last: int) -> bool:
+    """Whether each segment is one channel data frame of the same number whose length field says exactly its size."""
+    if last < HEADER_BYTES or size - HEADER_BYTES > 0xFFFF:
+        return False
+    offset = (count - 1) * size
+    if data[offset : offset + 2] != data[0:2] or (data[offset + 2] << 8 | data[offset + 3]) != last - HEADER_BYTES:
+        return False
+    if count == 1:
+        return True
+    frames = np.ndarray((count - 1,), dtype="<u4", buffer=data, strides=(size,))
+    expected = int.from_bytes(bytes(data[0:2]) + (size - HEADER_BYTES).to_bytes(2, "big"), "little")
+    return bool((frames == expected).all())

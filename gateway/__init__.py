@@ -1,0 +1,1 @@
+"""The gateway: lets authorized clients reach the resources of its site."""

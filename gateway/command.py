@@ -1,0 +1,80 @@
+"""``postern gateway``: settings, then the service."""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from connectivity.clock import Instant
+from connectivity.endpoint import Endpoint
+from connectivity.io import logs
+from connectivity.io.identity import load_or_create
+from connectivity.io.portal import read_system_info
+from connectivity.io.service import DEVICE, Role, TunnelSettings, read_tunnel_settings, run_tunnel, token_or_file
+from connectivity.io.status import serve
+from connectivity.phoenix.login import PortalLogin, gateway_login, user_agent
+from connectivity.settings import SettingsReader
+from connectivity.wireguard import KeyPair
+from gateway.core import GatewayCore
+from gateway.masquerade import Masquerade
+
+DEFAULT_API_URL: Final = "wss://api.firezone.dev"
+DEFAULT_ID_PATH: Final = Path("/var/lib/firezone/gateway_id")
+MAX_PARTITION_SECONDS: Final = 15 * 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """What only the gateway has."""
+
+    tunnel: TunnelSettings
+    health_address: Endpoint
+
+
+def read_settings(arguments: list[str]) -> GatewaySettings:
+    """Read and check everything; the token may also be the one positional argument."""
+    reader = SettingsReader("gateway", arguments)
+    words = reader.positional()
+    for extra in words[1:]:
+        reader.problem(f"{extra!r} is not expected here")
+    token = token_or_file(words[0]) if words else None
+    health = reader.optional(
+        "HEALTH_CHECK_ADDR", "--health-check-addr", Endpoint.parse, Endpoint.parse("0.0.0.0:8080"), "address:port"
+    )
+    reader.switch(None, "--no-check", "accepted; privileges show when they are needed")
+    reader.switch("FIREZONE_VALIDATE_CHECKSUMS", "--validate-checksums", "accepted; checksums are always validated")
+    tunnel = read_tunnel_settings(reader, token=token, default_api_url=DEFAULT_API_URL, raise_limits_by_default=True)
+    reader.finish()
+    return GatewaySettings(tunnel, health)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the gateway until a signal."""
+    settings = read_settings(arguments)
+    logs.configure(settings.tunnel.log_filter)
+    asyncio.run(_serve(settings))
+    return 0
+
+
+async def _serve(settings: GatewaySettings) -> None:
+    def make_core(keys: KeyPair, now: Instant) -> GatewayCore:
+        return GatewayCore(keys=keys, rng=os.urandom, now=now)
+
+    def make_login(tunnel: TunnelSettings, keys: KeyPair) -> PortalLogin:
+        return gateway_login(
+            tunnel.api_url,
+            token=tunnel.token,
+            device_id=tunnel.device_id or load_or_create(DEFAULT_ID_PATH),
+            name=tunnel.name,
+            public_key=keys.public,
+            user_agent=user_agent("gateway", read_system_info()),
+        )
+
+    role = Role("gateway", make_core, make_login, "cid", MAX_PARTITION_SECONDS)
+    health = await serve(settings.health_address, dict)
+    try:
+        with Masquerade(DEVICE):
+            await run_tunnel(settings.tunnel, role)
+    finally:
+        await health.cleanup()

@@ -1,0 +1,108 @@
+"""What a resource lets through: protocols and port ranges.
+
+An empty filter list allows everything. A non-empty one is an allow-list, and then every protocol but TCP, UDP and ICMP
+is refused. Networks of several resources can overlap: the longest matching prefix decides, and at that prefix the
+union over *all* resources whose network contains it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from connectivity.endpoint import IPAddress
+from connectivity.portal.values import Json, MessageError, Network, text
+
+TCP: Final = 6
+UDP: Final = 17
+_ICMP: Final = frozenset({1, 58})
+_PROTOCOLS: Final = {"tcp": TCP, "udp": UDP}
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    """Ports ``first`` to ``last`` of TCP or UDP."""
+
+    protocol: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """An allow-list, or with ``everything`` no list at all."""
+
+    everything: bool
+    ports: tuple[PortRange, ...] = ()
+    icmp: bool = False
+
+    def allow(self, protocol: int, port: int) -> bool:
+        """Whether a packet of this protocol, to (or from, for answers) this port of the resource may pass."""
+        if self.everything:
+            return True
+        if protocol in _ICMP:
+            return self.icmp
+        return any(
+            entry.protocol == protocol and entry.first <= port <= entry.last  # others than TCP and UDP match nothing
+            for entry in self.ports
+        )
+
+
+ALLOW_ALL: Final = Filters(everything=True)
+
+
+def parse_filters(entries: Sequence[object]) -> Filters:
+    """The ``filters`` of a resource. Strict, because a filter misread is a door left open.
+
+    Raises:
+        MessageError: an unknown protocol, a port that is no port, a range upside down.
+    """
+    if not entries:
+        return ALLOW_ALL
+    ports: list[PortRange] = []
+    icmp = False
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise MessageError("filters: expected objects")
+        protocol = text(entry, "protocol")
+        if protocol == "icmp":
+            icmp = True
+        elif protocol in _PROTOCOLS:
+            first, last = _port(entry, "port_range_start", 0), _port(entry, "port_range_end", 0xFFFF)
+            if first > last:
+                raise MessageError(f"filters: port range {first}-{last} is empty")
+            ports.append(PortRange(_PROTOCOLS[protocol], first, last))
+        else:
+            raise MessageError(f"filters: unknown protocol {protocol!r}")
+    return Filters(everything=False, ports=tuple(ports), icmp=icmp)
+
+
+def union(several: Iterable[Filters]) -> Filters:
+    """Everything that any of them allows."""
+    ports: list[PortRange] = []
+    icmp = False
+    for filters in several:
+        if filters.everything:
+            return ALLOW_ALL
+        ports += filters.ports
+        icmp = icmp or filters.icmp
+    return Filters(everything=False, ports=tuple(ports), icmp=icmp)
+
+
+def effective(address: IPAddress, rules: Sequence[tuple[Network, Filters]]) -> Filters | None:
+    """The filters for an address by longest prefix; None where no rule covers it."""
+    covering = [network for network, _ in rules if network.version == address.version and address in network]
+    if not covering:
+        return None
+    best = max(covering, key=lambda network: network.prefixlen)
+    return union(
+        filters
+        for network, filters in rules
+        if network.version == best.version and best.subnet_of(network)  # type: ignore[arg-type]  # same version, checked
+    )
+
+
+def _port(entry: Json, name: str, default: int) -> int:
+    value = entry.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0xFFFF:
+        raise MessageError(f"filters: {name} expected a port, got {value!r}")
+    return value

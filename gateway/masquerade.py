@@ -1,0 +1,79 @@
+"""What the host must do for the gateway: forward, and give packets of clients an address that resources can answer.
+
+One nftables table of ours, replaced as a whole at start and deleted at the end, so nothing of anybody else is touched.
+Where the host cannot do this (no ``nft``, read-only sysctls) the operator may have done it already: that is a warning,
+not an end.
+"""
+
+import logging
+import subprocess
+from pathlib import Path
+from typing import Final, Self
+
+from connectivity.errors import chain
+from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6
+
+log = logging.getLogger("gateway")
+
+TABLE: Final = "postern_gateway"
+_FORWARDING: Final = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+
+
+def rules(device: str) -> str:
+    """The table as nft reads it."""
+    return f"""
+table inet {TABLE}
+delete table inet {TABLE}
+table inet {TABLE} {{
+  chain forward {{
+    type filter hook forward priority -1; policy accept;
+    iifname "{device}" accept
+    oifname "{device}" accept
+  }}
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {PEERS_IPV4} oifname != "{device}" masquerade
+    ip6 saddr {PEERS_IPV6} oifname != "{device}" masquerade
+  }}
+}}
+"""
+
+
+class Masquerade:
+    """Use as a context manager around the gateway's life."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._applied = False
+
+    def __enter__(self) -> Self:
+        for name in _FORWARDING:
+            _enable(Path("/proc/sys") / name)
+        try:
+            _nft(rules(self._device))
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("Cannot masquerade clients by nftables", extra={"fields": {"error": chain(error)}})
+        else:
+            self._applied = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._applied:
+            try:
+                _nft(f"delete table inet {TABLE}\n")
+            except (OSError, subprocess.SubprocessError) as error:
+                log.warning("Cannot remove the nftables table", extra={"fields": {"error": chain(error)}})
+
+
+def _enable(sysctl: Path) -> None:
+    try:
+        if sysctl.read_text().strip() != "1":
+            sysctl.write_text("1")
+    except OSError as error:
+        log.warning("Cannot enable forwarding", extra={"fields": {"sysctl": sysctl.name, "error": chain(error)}})
+
+
+def _nft(script: str) -> None:
+    done = subprocess.run(["nft", "-f", "-"], input=script, text=True, capture_output=True, timeout=10, check=False)
+    if done.returncode != 0:
+        raise subprocess.SubprocessError(f"nft: {done.stderr.strip() or done.returncode}")

@@ -1,0 +1,75 @@
+"""What the gateway keeps of a client, and how it judges flows."""
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import pytest
+
+from connectivity.clock import SECOND
+from connectivity.ip.flow import Flow
+from connectivity.portal.values import Interface, MessageError
+from gateway.filters import ALLOW_ALL, parse_filters
+from gateway.peers import ClientPeer, Resource, Verdict, parse_resource
+
+OWN = Interface(IPv4Address("100.64.0.1"), IPv6Address("fd00:2021:1111::1"))
+CLIENT = Interface(IPv4Address("100.64.0.2"), IPv6Address("fd00:2021:1111::2"))
+WEB = Resource(
+    "r-1", ip_network("10.0.0.0/24"), parse_filters([{"protocol": "tcp", "port_range_start": 80, "port_range_end": 80}])
+)
+
+
+def flow(source: str, destination: str, source_port: int = 1000, destination_port: int = 80, protocol: int = 6) -> Flow:
+    return Flow(4, protocol, ip_address(source), ip_address(destination), source_port, destination_port)
+
+
+def peer() -> ClientPeer:
+    client = ClientPeer("c-1", CLIENT)
+    client.grant(WEB, expires_at=100)
+    return client
+
+
+def test_flows_from_the_client_need_its_source_and_a_granted_destination() -> None:
+    client = peer()
+    assert client.judge_outgoing(flow("100.64.0.2", "10.0.0.9"), OWN) is Verdict.PASS
+    assert client.judge_outgoing(flow("100.64.0.2", "10.0.0.9", destination_port=81), OWN) is Verdict.FILTERED
+    assert client.judge_outgoing(flow("100.64.0.2", "10.0.1.9"), OWN) is Verdict.FILTERED
+    assert client.judge_outgoing(flow("100.64.0.3", "10.0.0.9"), OWN) is Verdict.SPOOFED
+    assert client.judge_outgoing(flow("100.64.0.2", "100.64.0.1", destination_port=9), OWN) is Verdict.PASS
+
+
+def test_answers_are_judged_by_their_source_port_and_icmp_errors_always_pass() -> None:
+    client = peer()
+    assert client.judge_incoming(flow("10.0.0.9", "100.64.0.2", 80, 1000), OWN, is_icmp_error=False) is Verdict.PASS
+    assert client.judge_incoming(flow("10.0.0.9", "100.64.0.2", 81, 1000), OWN, is_icmp_error=False) is Verdict.FILTERED
+    assert client.judge_incoming(flow("10.9.9.9", "100.64.0.2", 0, 0, 1), OWN, is_icmp_error=True) is Verdict.PASS
+
+
+def test_authorizations_expire_are_extended_and_are_revoked() -> None:
+    client = peer()
+    assert client.expire(99 * SECOND) == []
+    assert client.extend("r-1", 200)
+    assert not client.extend("r-2", 200)
+    assert client.expire(150 * SECOND) == []
+    assert client.expire(200 * SECOND) == ["r-1"]
+    assert client.is_empty
+    assert not client.revoke("r-1")
+
+
+def test_a_new_grant_of_the_same_resource_takes_over_its_expiry() -> None:
+    client = peer()
+    client.grant(WEB, expires_at=None)
+    assert client.expire(10**6 * SECOND) == []
+
+
+def test_an_update_changes_filters_but_never_the_network() -> None:
+    client = peer()
+    assert client.update(Resource("r-1", ip_network("0.0.0.0/0"), ALLOW_ALL))
+    assert client.judge_outgoing(flow("100.64.0.2", "10.0.0.9", destination_port=9), OWN) is Verdict.PASS
+    assert client.judge_outgoing(flow("100.64.0.2", "10.0.1.9"), OWN) is Verdict.FILTERED
+
+
+def test_only_cidr_resources_are_served_and_host_bits_are_refused() -> None:
+    good = {"type": "cidr", "id": "r", "name": "n", "address": "10.0.0.0/24", "filters": []}
+    assert parse_resource(good).network == ip_network("10.0.0.0/24")
+    for change in ({"type": "dns"}, {"address": "10.0.0.1/24"}, {"filters": None}):
+        with pytest.raises(MessageError):
+            parse_resource(good | change)
