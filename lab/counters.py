@@ -21,6 +21,11 @@ def udp_errors(namespace: str) -> dict[str, int]:
     return {name: value for name, value in found.items() if name in UDP_ERRORS and value}
 
 
+def udp_error_count(errors: dict[str, int]) -> int:
+    """Datagrams lost, each counted once: the kernel includes the other receive errors in ``InErrors``."""
+    return sum(count for name, count in errors.items() if name.endswith(("InErrors", "SndbufErrors")))
+
+
 def interface_bytes(namespace: str, interface: str) -> tuple[int, int]:
     """Bytes received and sent by an interface."""
     base = f"/sys/class/net/{interface}/statistics"

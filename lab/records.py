@@ -8,6 +8,7 @@ import fcntl
 import os
 import secrets
 import select
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -36,9 +37,9 @@ class Record:
     def prefix(self) -> str:
         return f"postern-{self.run_id}-"
 
-    def keep(self) -> None:
-        """The lab stays although this process goes; ``sweep(kept=True)`` removes it."""
-        os.write(self._lock, _KEPT.encode())
+    def keep(self, logs: Path) -> None:
+        """The lab stays although this process goes; ``sweep(kept=True)`` removes it and its logs."""
+        os.write(self._lock, f"{_KEPT} {logs}".encode())
         os.close(self._lock)
 
     def drop(self) -> None:
@@ -56,9 +57,12 @@ def sweep(*, kept: bool = False, directory: Path = DIRECTORY) -> int:
         except BlockingIOError:
             continue  # its process lives
         else:
-            if os.read(lock, len(_KEPT)) == _KEPT.encode() and not kept:
+            word, _, logs = os.read(lock, 4096).decode().partition(" ")
+            if word == _KEPT and not kept:
                 continue
             clear(f"postern-{path.name}-")
+            if logs:
+                shutil.rmtree(logs, ignore_errors=True)
             path.unlink(missing_ok=True)
             count += 1
         finally:

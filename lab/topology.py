@@ -9,14 +9,17 @@ Its logs lie in ``lab.logs``, a temporary directory that is removed only when al
 """
 
 import shutil
+import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from lab import counters, network
-from lab.plan import LabSettings, make_plan, relay_role
+from lab.plan import LabSettings, make_plan
 from lab.processes import Process, spawn, stop_all
 from lab.records import Record, clear, sweep
 
@@ -29,6 +32,7 @@ class Lab:
         self._plan = make_plan(self.settings)
         self._given_logs = logs
         self._kept = False
+        self._logs_kept = logs is not None
         self.processes: list[Process] = []
 
     def __enter__(self) -> Self:
@@ -48,11 +52,11 @@ class Lab:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._kept:
-            self._record.keep()
+            self._record.keep(self.logs)
             return
         self._remove()
         # After a failure the logs are what is left to read; an interrupted run is nobody's failure.
-        if self._given_logs is None and (kind is None or not issubclass(kind, Exception)):
+        if not self._logs_kept and (kind is None or not issubclass(kind, Exception)):
             shutil.rmtree(self.logs, ignore_errors=True)
 
     @property
@@ -95,9 +99,9 @@ class Lab:
     def gateway_nat(self) -> str:
         return self._names["gateway-nat"]
 
-    def relay_number(self, number: int) -> str:
-        """The namespace of one of several relays, counted from 1."""
-        return self._names[relay_role(number)]
+    def namespace(self, role: str) -> str:
+        """The namespace of a role by its name, such as ``relay-2``."""
+        return self._names[role]
 
     def run(self, namespace: str, argv: Sequence[str], *, timeout: float = 60) -> str:
         """Run a command to its end and return what it printed; LabError if it fails."""
@@ -121,10 +125,29 @@ class Lab:
         """Leave everything up on the way out."""
         self._kept = True
 
+    def keep_logs(self) -> None:
+        """Leave the logs on the way out."""
+        self._logs_kept = True
+
     def _remove(self) -> None:
-        try:
-            self.stop()
-        finally:
-            # Also what a program started beside itself, and what a half-built lab has.
-            clear(self._record.prefix)
-            self._record.drop()
+        with _undisturbed():
+            try:
+                self.stop()
+            finally:
+                # Also what a program started beside itself, and what a half-built lab has.
+                clear(self._record.prefix)
+                self._record.drop()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C must not leave half a lab behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not ours to handle there, nor do they interrupt us
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -142,7 +142,7 @@ def test_relay_sees_single_packets_with_whole_checksums_while_the_ends_send_supe
         lab.run(lab.relay, ["ethtool", "-K", "eth0", "gro", "off"])
         log = lab.logs / "capture.pcap"
         capture = lab.spawn(
-            "tcpdump", lab.relay, [*"tcpdump -i eth0 --immediate-mode -c 9 -w".split(), str(log), "udp"]
+            "tcpdump", lab.relay, [*["tcpdump", "-i", "eth0", "--immediate-mode", "-c", "9", "-w"], str(log), "udp"]
         )
         wait_until(lambda: "listening on" in capture.log_text(), "tcpdump listens", [capture])
         batch = (
@@ -194,7 +194,7 @@ def test_lab_of_a_killed_process_is_swept_and_a_kept_one_only_on_demand(tmp_path
         "from lab import network, records\nfrom lab.plan import LabSettings, make_plan\n"
         "record = records.Record(Path(sys.argv[1]))\nplan = make_plan(LabSettings())\n"
         "network.build(plan, {role: record.prefix + role for role in plan.roles})\n"
-        "if sys.argv[2] == 'kept': record.keep()\n"
+        "if sys.argv[2] == 'kept': record.keep(Path(sys.argv[1]) / 'logs')\n"
         "print(record.prefix, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
 

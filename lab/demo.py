@@ -1,0 +1,214 @@
+"""``postern demo``: the whole stack in network namespaces, measured, and gone again.
+
+Four runs, each in a lab of its own: relayed (both NATs symmetric, IPv6 between the ends blocked) and direct (no NAT),
+over an IPv4 underlay and over a dual-stack one. Progress goes to stderr; the table, or with ``--json`` the JSON
+object and nothing else, to stdout. Exit code 0 only if every run took the path it had to take.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from dataclasses import dataclass
+from types import FrameType
+from typing import Final, NoReturn
+
+from connectivity.errors import chain
+from connectivity.settings import SettingsReader, one_of
+from lab import measure
+from lab.counters import udp_error_count
+from lab.errors import LabError
+from lab.plan import RESOURCE, LabSettings, Nat, Underlay
+from lab.records import sweep
+from lab.report import PICTURE, Progress, RunResult, as_json, as_table
+from lab.stack import Stack
+from lab.topology import Lab
+
+_COMMANDS: Final = ("ip", "nft", "ethtool", "sysctl", "nstat", "iperf3", "curl")
+_XDP_SHARE: Final = 0.99
+_STACK_ROLES: Final = ("client", "gateway", "relay", "portal")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoRun:
+    """One of the four runs."""
+
+    name: str
+    lab: LabSettings
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} over {self.lab.underlay.value}"
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.lab.underlay.value}"
+
+
+RUNS: Final = tuple(
+    DemoRun(name, settings)
+    for underlay in Underlay
+    for name, settings in (
+        ("relayed", LabSettings(Nat.SYMMETRIC, Nat.SYMMETRIC, underlay, direct_ipv6=False)),
+        ("direct", LabSettings(underlay=underlay)),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """The demo's flags."""
+
+    json: bool
+    keep: bool
+    ebpf: bool
+    clean: bool
+    only: str | None
+
+
+def run(arguments: list[str]) -> int:
+    """Run the demo. 0: all went as it must; 1: something failed, in one line on stderr."""
+    settings = _read_settings(arguments)
+    _check_machine()
+    signal.signal(signal.SIGTERM, _leave)
+    if settings.clean:
+        print(f"removed {sweep(kept=True)} labs", file=sys.stderr)
+        return 0
+    progress = Progress()
+    print(PICTURE, file=sys.stderr)
+    results: list[RunResult] = []
+    problems: list[str] = []
+    chosen = [demo_run for demo_run in RUNS if settings.only in {None, demo_run.key}]
+    try:
+        for demo_run in chosen:
+            keep = settings.keep and demo_run is chosen[-1]
+            result, found = _one_run(demo_run, settings, progress, keep=keep)
+            results.append(result)
+            problems += found
+    except LabError as error:
+        problems.append(chain(error))
+    if settings.json:
+        print(json.dumps(as_json(results, problems)))
+    elif results:
+        print(as_table(results))
+    if problems:
+        print(f"postern demo: {'; '.join(problems)}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _read_settings(arguments: list[str]) -> DemoSettings:
+    reader = SettingsReader("demo", arguments)
+    settings = DemoSettings(
+        json=reader.switch(None, "--json", "print one JSON object on stdout and nothing else there"),
+        keep=reader.switch(None, "--keep", "leave the last run's lab up and say how to look around in it"),
+        ebpf=not reader.switch(None, "--no-ebpf", "let the relay forward everything in Python"),
+        clean=reader.switch(None, "--clean", "remove the labs that --keep left up, and nothing else"),
+        only=reader.optional(
+            "POSTERN_DEMO_ONLY", "--only", one_of(*(demo_run.key for demo_run in RUNS)), None, "one of the runs"
+        ),
+    )
+    reader.finish()
+    return settings
+
+
+def _check_machine() -> None:
+    """All that is missing, at once."""
+    missing = [] if os.geteuid() == 0 else ["root (network namespaces)"]
+    missing += [f"the command {name}" for name in _COMMANDS if shutil.which(name) is None]
+    if missing:
+        raise LabError(f"the demo needs {', '.join(missing)}")
+
+
+def _one_run(
+    demo_run: DemoRun, settings: DemoSettings, progress: Progress, *, keep: bool
+) -> tuple[RunResult, list[str]]:
+    with Lab(demo_run.lab) as lab:
+        try:
+            stack = Stack(lab, ebpf=settings.ebpf)
+            result = _measured(demo_run, lab, stack, progress)
+            problems = judge(result, ebpf=settings.ebpf)
+        except LabError as error:
+            if settings.keep:
+                lab.keep()
+            raise LabError(f"{demo_run.title} failed (logs: {lab.logs})") from error
+        if problems:
+            lab.keep_logs()
+        if keep:
+            lab.keep()
+            _say_how_to_look_around(lab)
+        return result, [f"{demo_run.title}: {problem} (logs: {lab.logs})" for problem in problems]
+
+
+def _measured(demo_run: DemoRun, lab: Lab, stack: Stack, progress: Progress) -> RunResult:
+    progress.say(f"{demo_run.title}: network is up, starting the portal")
+    stack.start_portal()
+    progress.say(f"{demo_run.title}: starting the relay")
+    stack.start_relay()
+    progress.say(f"{demo_run.title}: starting gateway, resource and client")
+    stack.start_gateway()
+    stack.start_resource()
+    stack.start_client()
+    progress.say(f"{demo_run.title}: fetching a page through the tunnel that is not there yet")
+    first = measure.first_answer_ms(lab)
+    progress.say(f"{demo_run.title}: answered after {first:.0f} ms; path {stack.path()}; iperf3, TCP")
+    tcp_up, tcp_down = measure.tcp_mbps(lab, "up"), measure.tcp_mbps(lab, "down")
+    progress.say(f"{demo_run.title}: TCP {tcp_up:,.0f} up, {tcp_down:,.0f} down; iperf3, UDP at half of it")
+    udp_up, udp_down = measure.udp_mbps(lab, "up", tcp_up / 2), measure.udp_mbps(lab, "down", tcp_down / 2)
+    counts = stack.relay_counts()
+    errors = lab.udp_errors(_STACK_ROLES)
+    return RunResult(
+        name=demo_run.name,
+        underlay=demo_run.lab.underlay.value,
+        path=stack.path(),
+        first_answer_ms=round(first, 1),
+        tcp_up_mbps=round(tcp_up, 1),
+        tcp_down_mbps=round(tcp_down, 1),
+        udp_up_mbps=round(udp_up, 1),
+        udp_down_mbps=round(udp_down, 1),
+        relayed_by_xdp=counts.xdp,
+        relayed_by_python=counts.python,
+        xdp_mode=stack.xdp_mode(),
+        udp_buffer_errors={role: udp_error_count(found) for role, found in errors.items()},
+    )
+
+
+def judge(result: RunResult, *, ebpf: bool) -> list[str]:
+    """What is not as it has to be."""
+    problems = []
+    if (result.path == "PeerToPeer") != (result.name == "direct"):
+        problems.append(f"the path is {result.path}")
+    for role, count in result.udp_buffer_errors.items():
+        if count:
+            problems.append(f"{count} UDP errors at the {role}")
+    if ebpf and result.xdp_mode == "off":
+        problems.append("the relay could not load XDP (its log says why; --no-ebpf does without)")
+    elif not ebpf and result.xdp_mode != "off":
+        problems.append(f"XDP is {result.xdp_mode} although it was to be off")
+    elif result.name == "relayed" and result.xdp_mode == "native":
+        # Generic mode leaves one direction to Python by default.
+        share = result.relayed_by_xdp / max(1, result.relayed_by_xdp + result.relayed_by_python)
+        if share < _XDP_SHARE:
+            problems.append(f"XDP forwarded {share:.1%} of the relayed packets, not {_XDP_SHARE:.0%}")
+    return problems
+
+
+def _say_how_to_look_around(lab: Lab) -> None:
+    inside = "ip netns exec"
+    lines = [
+        "The lab stays up. To look around:",
+        f"  {inside} {lab.user} curl {measure.PAGE_URL}",
+        f"  {inside} {lab.user} iperf3 -c {RESOURCE.address}",
+        f"  {inside} {lab.client} curl -s http://127.0.0.1:9100/",
+        f"  {inside} {lab.relay} curl -s http://127.0.0.1:8080/metrics",
+        f"  {inside} {lab.relay} tcpdump -ni eth0 udp",
+        f"  {inside} {lab.client_nat} nft list ruleset",
+        f"  tail -f {lab.logs}/*.log",
+        "  postern demo --clean     (removes it)",
+    ]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _leave(number: int, _: FrameType | None) -> NoReturn:
+    """A termination takes the same way out as Ctrl-C: through every clean-up."""
+    raise SystemExit(128 + number)

@@ -1,0 +1,45 @@
+"""The portal's file for a lab: one site, the resource's networks, one policy, fresh tokens."""
+
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+import yaml
+
+from lab.plan import PORTAL_PORT, RESOURCE, network, network6
+
+_TOKEN_BYTES: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What the parts log in with."""
+
+    relay: str = field(repr=False)
+    gateway: str = field(repr=False)
+    client: str = field(repr=False)
+
+    @classmethod
+    def random(cls) -> Self:
+        return cls(*(secrets.token_urlsafe(_TOKEN_BYTES) for _ in range(3)))
+
+
+def write(path: Path, tokens: Tokens) -> None:
+    """Write the file; only its owner reads it, as it holds tokens."""
+    resources = {"resources over IPv4": network(RESOURCE), "resources over IPv6": network6(RESOURCE)}
+    content = {
+        "listen": f"0.0.0.0:{PORTAL_PORT}",
+        "sites": [{"name": "lab"}],
+        "resources": [
+            {"name": name, "type": "cidr", "address": address, "sites": ["lab"]} for name, address in resources.items()
+        ],
+        "policies": [{"resource": name, "groups": ["everyone"]} for name in resources],
+        "tokens": [
+            {"type": "relay", "token": tokens.relay},
+            {"type": "gateway", "token": tokens.gateway, "site": "lab"},
+            {"type": "client", "token": tokens.client, "name": "user"},
+        ],
+    }
+    path.touch(mode=0o600)
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

@@ -1,0 +1,186 @@
+"""The five parts in a lab as separate processes: portal, relay, gateway, client and the resource.
+
+Every part but the portal and the resource may be ours or upstream's; both get the same environment variables, ours
+some of its own in addition. The order of start is what each needs: portal, relay, gateway, client.
+"""
+
+import json
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from lab import network, portal_file
+from lab.errors import LabError
+from lab.plan import PORTAL, PORTAL_PORT, TUN_NAME, Underlay, masquerading_rules, relay_site
+from lab.processes import Process, wait_until
+from lab.relay_metrics import RelayCounts, parse_counts
+from lab.topology import Lab
+
+API_URL: Final = f"ws://{PORTAL.address}:{PORTAL_PORT}"
+RELAY_HTTP: Final = "127.0.0.1:8080"
+STATUS_HTTP: Final = "127.0.0.1:9100"
+_START_SECONDS: Final = 30
+_PROGRAMS: Final = {"relay": "firezone-relay", "gateway": "firezone-gateway", "client": "firezone-headless-client"}
+
+
+class Maker(StrEnum):
+    """Whose program plays a part."""
+
+    OURS = "ours"
+    UPSTREAM = "upstream"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Who plays client, gateway and relay; ``programs`` are upstream's by name."""
+
+    client: Maker = Maker.OURS
+    gateway: Maker = Maker.OURS
+    relay: Maker = Maker.OURS
+    programs: Mapping[str, Path] = field(default_factory=dict)
+
+
+class Stack:
+    """The processes of one stack in a lab. Ended by the lab, the last started first."""
+
+    def __init__(self, lab: Lab, parts: Parts | None = None, *, ebpf: bool = True, log_filter: str = "info") -> None:
+        self.lab = lab
+        self.parts = parts or Parts()
+        self.tokens = portal_file.Tokens.random()
+        self._ebpf = ebpf
+        self._log_filter = log_filter
+
+    def start(self) -> None:
+        """Start all and wait until each is ready."""
+        self.start_portal()
+        self.start_relay()
+        self.start_gateway()
+        self.start_resource()
+        self.start_client()
+
+    def start_portal(self) -> Process:
+        path = self.lab.logs / "portal.yaml"
+        portal_file.write(path, self.tokens)
+        process = self._spawn("portal", [str(_postern()), "portal", "--config", str(path)], {})
+        probe = ["curl", "-s", "-o", str(self.lab.logs / "probe"), f"http://{PORTAL.address}:{PORTAL_PORT}/healthz"]
+        wait_until(lambda: self._succeeds("portal", probe), "the portal answers", [process], _START_SECONDS)
+        return process
+
+    def start_relay(self, number: int = 1) -> Process:
+        name = "relay" if number == 1 else f"relay-{number}"
+        site = relay_site(number)
+        env = {**self._login(self.tokens.relay, name), "PUBLIC_IP4_ADDR": site.address}
+        if self.lab.settings.underlay is Underlay.DUAL:
+            env["PUBLIC_IP6_ADDR"] = site.address6
+        env["HEALTH_CHECK_ADDR"] = "0.0.0.0:8080"
+        ours = {"POSTERN_EBPF_INTERFACES": "eth0"} if self._ebpf else {"POSTERN_EBPF": "off"}
+        process = self._spawn(name, self._command("relay", self.parts.relay), env, ours, self.parts.relay)
+        upstream = self.parts.relay is Maker.UPSTREAM
+        probe = ["curl", "-sf", f"http://{RELAY_HTTP}/{'healthz' if upstream else 'readyz'}"]
+        wait_until(lambda: self._succeeds(name, probe), f"{name} is ready", [process], _START_SECONDS)
+        if upstream:
+            # Its health says nothing about the portal; its log does.
+            wait_until(lambda: "Connected to portal" in process.log_text(), f"{name} has joined", [process])
+        return process
+
+    def start_gateway(self) -> Process:
+        maker = self.parts.gateway
+        if maker is Maker.UPSTREAM:
+            network.load_rules(self.lab.gateway, masquerading_rules())
+        env = self._login(self.tokens.gateway, "gateway")
+        ours = {"POSTERN_STATUS_ADDR": STATUS_HTTP}
+        process = self._spawn("gateway", self._command("gateway", maker), env, ours, maker)
+        wait_until(lambda: self._has_tunnel("gateway"), "the gateway is ready", [process], _START_SECONDS)
+        return process
+
+    def start_client(self) -> Process:
+        maker = self.parts.client
+        env = {**self._login(self.tokens.client, "client"), "FIREZONE_DNS_CONTROL": "disabled"}
+        ours = {"POSTERN_STATUS_ADDR": STATUS_HTTP}
+        process = self._spawn("client", self._command("client", maker), env, ours, maker)
+        wait_until(lambda: self._has_tunnel("client"), "the client is ready", [process], _START_SECONDS)
+        return process
+
+    def start_resource(self) -> None:
+        web = self.lab.spawn("web", self.lab.resource, [sys.executable, "-m", "lab.resource", "80"])
+        iperf = self.lab.spawn("iperf3", self.lab.resource, ["iperf3", "-s", "--forceflush"])
+        wait_until(lambda: "listening" in web.log_text(), "the web server listens", [web])
+        wait_until(lambda: "listening" in iperf.log_text(), "iperf3 listens", [iperf])
+
+    def status(self, role: str) -> dict[str, Any]:
+        """What our client or gateway says of itself and its connections."""
+        text = network.execute(self.lab.namespace(role), ["curl", "-sf", f"http://{STATUS_HTTP}/"])
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    def path(self) -> str:
+        """The path that our client's one connection takes.
+
+        Raises:
+            LabError: it has none.
+        """
+        connections = self.status("client")["connections"]
+        paths = [connection["path"] for connection in connections if connection["path"]]
+        if len(paths) != 1:
+            raise LabError(f"the client has {len(paths)} connections with a path, not one: {connections}")
+        return str(paths[0])
+
+    def relay_counts(self) -> RelayCounts:
+        """What our relay has relayed so far, by XDP and in Python."""
+        return parse_counts(self._relay_http("metrics"))
+
+    def xdp_mode(self) -> str:
+        return str(json.loads(self._relay_http("readyz"))["offload"]["mode"])
+
+    def _relay_http(self, page: str) -> str:
+        return network.execute(self.lab.relay, ["curl", "-sf", f"http://{RELAY_HTTP}/{page}"])
+
+    def _login(self, token: str, name: str) -> dict[str, str]:
+        return {
+            "FIREZONE_API_URL": API_URL,
+            "FIREZONE_TOKEN": token,
+            "FIREZONE_NAME": name,
+            "FIREZONE_ID": str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{name}.{self.lab.run_id}")),
+            "FIREZONE_NO_TELEMETRY": "true",
+            "RUST_LOG": self._log_filter,
+        }
+
+    def _command(self, role: str, maker: Maker) -> list[str]:
+        if maker is Maker.OURS:
+            return [str(_postern()), role]
+        return [str(self.parts.programs[_PROGRAMS[role]])]
+
+    def _spawn(
+        self,
+        name: str,
+        command: list[str],
+        env: dict[str, str],
+        ours: Mapping[str, str] | None = None,
+        maker: Maker = Maker.OURS,
+    ) -> Process:
+        extra = dict(ours or {}) if maker is Maker.OURS else {}
+        return self.lab.spawn(name, self.lab.namespace(name), command, {**env, **extra})
+
+    def _succeeds(self, role: str, command: list[str]) -> bool:
+        try:
+            network.execute(self.lab.namespace(role), command)
+        except LabError:
+            return False
+        return True
+
+    def _has_tunnel(self, role: str) -> bool:
+        """The device has its address: the program has joined the portal and set its host up."""
+        try:
+            found = network.execute(self.lab.namespace(role), ["ip", "-4", "address", "show", "dev", TUN_NAME])
+        except LabError:
+            return False  # no device yet
+        return "inet " in found
+
+
+def _postern() -> Path:
+    """The command beside the interpreter that runs us."""
+    return Path(sys.executable).with_name("postern")

@@ -1,0 +1,106 @@
+"""The demo's judgement and what it prints; the runs themselves need root, see tests/netns."""
+
+import dataclasses
+import io
+import json
+
+import pytest
+
+from connectivity.settings import SettingsError
+from lab import demo
+from lab.counters import udp_error_count
+from lab.demo import RUNS, judge
+from lab.plan import Nat, Underlay
+from lab.relay_metrics import RelayCounts, parse_counts
+from lab.report import Progress, RunResult, as_json, as_table
+
+GOOD = RunResult(
+    name="relayed",
+    underlay="dual",
+    path="PeerToRelay",
+    first_answer_ms=612.3,
+    tcp_up_mbps=1234.5,
+    tcp_down_mbps=1100.0,
+    udp_up_mbps=600.1,
+    udp_down_mbps=550.0,
+    relayed_by_xdp=99_500,
+    relayed_by_python=500,
+    xdp_mode="native",
+    udp_buffer_errors={"client": 0, "gateway": 0, "relay": 0, "portal": 0},
+)
+
+
+def test_good_run_has_no_problem() -> None:
+    assert judge(GOOD, ebpf=True) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"path": "PeerToPeer"}, "the path is PeerToPeer"),
+        ({"name": "direct", "path": "RelayToRelay"}, "the path is RelayToRelay"),
+        ({"udp_buffer_errors": {"client": 3, "relay": 0}}, "3 UDP errors at the client"),
+        ({"xdp_mode": "off"}, "the relay could not load XDP (its log says why; --no-ebpf does without)"),
+        ({"relayed_by_python": 5_000}, "XDP forwarded 95.2% of the relayed packets, not 99%"),
+    ],
+)
+def test_each_fault_is_named(change: dict[str, object], problem: str) -> None:
+    assert judge(dataclasses.replace(GOOD, **change), ebpf=True) == [problem]  # type: ignore[arg-type]  # a table of fields
+
+
+def test_without_ebpf_python_forwards_all() -> None:
+    without = dataclasses.replace(GOOD, xdp_mode="off", relayed_by_xdp=0, relayed_by_python=100_000)
+    assert judge(without, ebpf=False) == []
+    assert judge(GOOD, ebpf=False) == ["XDP is native although it was to be off"]
+
+
+def test_four_runs_two_ways_over_two_underlays() -> None:
+    assert [run.key for run in RUNS] == ["relayed-ipv4", "direct-ipv4", "relayed-dual", "direct-dual"]
+    for run in RUNS:
+        kinds = {run.lab.client_nat, run.lab.gateway_nat}
+        assert kinds == {Nat.SYMMETRIC if run.name == "relayed" else Nat.NONE}
+        assert run.lab.direct_ipv6 == (run.name == "direct")
+        assert run.lab.underlay in Underlay
+
+
+def test_json_holds_every_run_by_the_names_of_its_fields() -> None:
+    found = json.loads(json.dumps(as_json([GOOD], [])))
+    assert found["ok"] is True
+    assert found["runs"] == [dataclasses.asdict(GOOD)]
+    assert as_json([], ["the relay broke"]) == {"ok": False, "runs": [], "problems": ["the relay broke"]}
+
+
+def test_table_shows_path_speeds_and_only_the_errors_there_are() -> None:
+    lines = as_table([GOOD, dataclasses.replace(GOOD, udp_buffer_errors={"client": 7, "relay": 0})]).splitlines()
+    assert "PeerToRelay" in lines[3]
+    assert "1,234" in lines[3]
+    assert lines[3].endswith("0")
+    assert lines[4].endswith("client: 7")
+    assert len(lines) == 5
+
+
+def test_progress_is_one_line_per_step() -> None:
+    output = io.StringIO()
+    Progress(output).say("starting the relay")
+    assert output.getvalue().strip().endswith("s  starting the relay")
+
+
+def test_lost_datagrams_are_counted_once() -> None:
+    assert udp_error_count({"UdpRcvbufErrors": 5, "UdpInErrors": 5, "Udp6SndbufErrors": 2}) == 7
+
+
+def test_relayed_packets_are_summed_over_both_directions() -> None:
+    text = """# TYPE postern_relay_packets_total counter
+postern_relay_packets_total{path="xdp",direction="to_peer"} 10
+postern_relay_packets_total{path="xdp",direction="to_client"} 20
+postern_relay_packets_total{path="python",direction="to_client"} 3
+postern_relay_bytes_total{path="xdp",direction="to_client"} 9999
+postern_relay_allocations 2
+"""
+    assert parse_counts(text) == RelayCounts(xdp=30, python=3)
+
+
+def test_unknown_flags_and_runs_are_named_together() -> None:
+    with pytest.raises(SettingsError, match="--fast is not a flag") as caught:
+        demo.run(["--fast", "--only", "sideways"])
+    assert "expected one of relayed-ipv4" in str(caught.value)
