@@ -55,4 +55,6 @@ def equal(left: bytes, right: bytes) -> bool:
 
 def _adjusted(message: bytes, offset: int, value_bytes: int) -> bytes:
     length = offset + _ATTRIBUTE_HEADER_BYTES + value_bytes - HEADER_BYTES
+    if length > 0xFFFF:
+        raise ValueError(f"a message of {length} bytes does not fit into its length field")
     return message[:2] + length.to_bytes(2, "big") + message[4:offset]
