@@ -132,8 +132,7 @@ def mark_congestion(packets: PacketRun) -> PacketRun:
         return packets
     run, flow, tos = packets
     marked = tos | ECN_CE
-    rows = -(-len(run.data) // run.segment_size)
-    words: NDArray[np.uint16] = np.ndarray((rows, 6), _U16, run.data, 0, (run.segment_size, 2))
+    words: NDArray[np.uint16] = np.ndarray((run.segment_count, 6), _U16, run.data, 0, (run.segment_size, 2))
     if flow[0] == 4:
         words[:, 0] ^= (tos ^ marked) << 8
         words[:, 5] = (words[:, 5].astype(np.uint32) + (MODULUS - ((marked - tos) << 8))) % MODULUS

@@ -195,12 +195,12 @@ def _understand(header: VirtioNetHeader, kind: int, packet: memoryview) -> _Supe
     """
     protocol = {VIRTIO_NET_HDR_GSO_TCPV4: PROTOCOL_TCP, VIRTIO_NET_HDR_GSO_TCPV6: PROTOCOL_TCP}.get(kind, PROTOCOL_UDP)
     size, l4, segment = len(packet), header.csum_start, header.gso_size
-    version = packet[0] >> 4 if size >= IPV6_HEADER_BYTES else 0
+    version = packet[0] >> 4 if size > IPV4_HEADER_BYTES else 0
     if version == 4:
         right = l4 == (packet[0] & 0xF) * 4 >= IPV4_HEADER_BYTES and packet[9] == protocol
         right = right and packet[2] << 8 | packet[3] == size
     else:
-        right = version == 6 and l4 >= IPV6_HEADER_BYTES and not l4 % 4
+        right = version == 6 and size > l4 >= IPV6_HEADER_BYTES and not l4 % 4
     if kind in (VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6):
         right = right and version == (4 if kind == VIRTIO_NET_HDR_GSO_TCPV4 else 6)
     elif kind != VIRTIO_NET_HDR_GSO_UDP_L4:
