@@ -1,0 +1,38 @@
+"""Moves bytes between the user and the resource and compares checksums, both directions."""
+
+import hashlib
+import json
+from typing import Final
+
+from lab.errors import LabError
+from lab.measure import PAGE_URL
+from lab.resource import payload, payload_sha256
+from lab.topology import Lab
+
+_SECONDS: Final = 60
+
+
+def download(lab: Lab, length: int) -> None:
+    """Fetch ``length`` bytes; LabError if other bytes arrive than were sent."""
+    target = lab.logs / "downloaded"
+    lab.run(lab.user, ["curl", "-sSf", "-m", str(_SECONDS), "-o", str(target), f"{PAGE_URL}bytes/{length}"], timeout=70)
+    with target.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    size = target.stat().st_size
+    target.unlink()
+    if found != payload_sha256(length):
+        raise LabError(f"the download has another checksum: {size} of {length} bytes")
+
+
+def upload(lab: Lab, length: int) -> None:
+    """Send ``length`` bytes; LabError if the resource got others."""
+    source = lab.logs / "uploaded"
+    with source.open("wb") as file:
+        file.writelines(payload(length))
+    answer = lab.run(
+        lab.user, ["curl", "-sSf", "-m", str(_SECONDS), "-T", str(source), f"{PAGE_URL}upload"], timeout=70
+    )
+    source.unlink()
+    found = json.loads(answer)
+    if found != {"bytes": length, "sha256": payload_sha256(length)}:
+        raise LabError(f"the upload has another checksum: {found['bytes']} of {length} bytes")
