@@ -1,0 +1,273 @@
+"""A relay on a table: the core with a driver that is a few lists, and clients that speak to it.
+
+``RelayUnderTest`` copies every output (data-path ones borrow memory), answers ``OpenRelayedPort`` at once and keeps
+what a kernel would: open ports and installed channels. ``Client`` authenticates like one of Firezone's peers.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import TypeVar
+
+from connectivity.clock import SECOND, Instant
+from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.run import Received, Run, Transmit
+from connectivity.stun import (
+    AdditionalAddressFamily,
+    AddressFamily,
+    Attribute,
+    ChannelNumber,
+    ErrorCodeAttribute,
+    Message,
+    MessageClass,
+    Method,
+    Nonce,
+    Realm,
+    RequestedTransport,
+    Software,
+    Username,
+    XorPeerAddress,
+    XorRelayedAddress,
+    decode,
+    encode,
+    long_term_key,
+)
+from connectivity.turn import channel_data, credentials
+from relay.core import (
+    CloseRelayedPort,
+    InstallChannel,
+    NonceMint,
+    OpenRelayedPort,
+    Output,
+    PeerPolicy,
+    Relayed,
+    RemoveChannel,
+    Server,
+    ServerSettings,
+    StampSecretCredentials,
+    ToClient,
+    ToPeer,
+)
+from relay.core.authentication import NonceSource
+
+A = TypeVar("A", bound=Attribute)
+
+STAMP_SECRET = "00112233445566778899aabbccddeeff" * 2
+WALL = 1_700_000_000 * SECOND
+EXPIRY = 1_893_456_000
+SALT = credentials.salt("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
+PUBLIC = {4: ip_address("192.0.2.10"), 6: ip_address("2001:db8::10")}
+INTERNAL = ip_address("10.0.0.10")
+SERVER4 = Endpoint(PUBLIC[4], 3478)
+SERVER6 = Endpoint(PUBLIC[6], 3478)
+PEER4 = Endpoint.parse("198.51.100.7:40000")
+PEER6 = Endpoint.parse("[2001:db8:1::7]:40000")
+
+
+class Entropy:
+    """Deterministic random bytes."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self._random = random.Random(seed)
+
+    def __call__(self, count: int) -> bytes:
+        return self._random.randbytes(count)
+
+
+@dataclass
+class RelayUnderTest:
+    """The server, its virtual time, and the world as it left it."""
+
+    public: dict[int, IPAddress] = field(default_factory=lambda: dict(PUBLIC))
+    under_portal: bool = True
+    allow: tuple[IPv4Network | IPv6Network, ...] = ()
+    deny: tuple[IPv4Network | IPv6Network, ...] = ()
+    lowest_port: int = 49_152
+    highest_port: int = 65_535
+    software: str = "relay"
+    nonces: NonceSource = field(default_factory=lambda: NonceMint(b"nonce secret"))
+    now: Instant = 1000 * SECOND
+    wall_now: int = WALL
+    unbindable: set[int] = field(default_factory=set)  # EADDRINUSE
+    may_bind: bool = True  # otherwise out of file descriptors
+    open_ports: dict[int, set[AddressFamily]] = field(default_factory=dict)
+    installed: dict[tuple[Endpoint, Endpoint, int], InstallChannel] = field(default_factory=dict)
+    open_attempts: int = 0
+
+    def __post_init__(self) -> None:
+        own = frozenset({*self.public.values(), INTERNAL})
+        policy = PeerPolicy(self.under_portal, self.allow, self.deny, own)
+        self.server = Server(
+            ServerSettings(
+                public=self.public,
+                policy=policy,
+                software=self.software,
+                lowest_port=self.lowest_port,
+                highest_port=self.highest_port,
+            ),
+            source=StampSecretCredentials(STAMP_SECRET),
+            nonces=self.nonces,
+            rng=Entropy(),
+        )
+
+    def from_client(
+        self, client: Endpoint, data: bytes | Run, *, tos: int = 0, server: Endpoint | None = None
+    ) -> list[Relayed | Output]:
+        """Feed what a client sent; returns all outputs in order."""
+        run = data if isinstance(data, Run) else Run.single(data)
+        local = server or (SERVER4 if client.ip.version == 4 else SERVER6)
+        received = Received(local, client, run, tos)
+        relayed = [_kept(output) for output in self.server.handle_client(received, self.now, self.wall_now)]
+        return [*relayed, *self.drain()]
+
+    def from_peer(self, port: int, peer: Endpoint, data: bytes | Run, *, tos: int = 0) -> list[Relayed | Output]:
+        """Feed what a peer sent to a relayed port."""
+        run = data if isinstance(data, Run) else Run.single(data)
+        received = Received(Endpoint(PUBLIC[peer.ip.version], port), peer, run, tos)
+        relayed = [_kept(output) for output in self.server.handle_peer(port, received, self.now)]
+        return [*relayed, *self.drain()]
+
+    def advance(self, seconds: float) -> list[Relayed | Output]:
+        """Let time pass, waking the server whenever it asks for it."""
+        end = self.now + int(seconds * SECOND)
+        outputs: list[Relayed | Output] = []
+        while (deadline := self.server.poll_timeout()) is not None and deadline <= end:
+            self.now = max(self.now, deadline)
+            self.server.handle_timeout(self.now)
+            outputs += self.drain()
+            after = self.server.poll_timeout()
+            assert after is None or after > self.now, "a handled timeout must lie behind us"
+        self.wall_now += end - self.now
+        self.now = end
+        return outputs
+
+    def drain(self) -> list[Output]:
+        """Do what the server asks for, until it asks for nothing."""
+        outputs: list[Output] = []
+        while (output := self.server.poll_output()) is not None:
+            outputs.append(output)
+            match output:
+                case OpenRelayedPort(port, families):
+                    self._open(port, families)
+                case CloseRelayedPort(port, families):
+                    self.open_ports[port] -= set(families)
+                    if not self.open_ports[port]:
+                        del self.open_ports[port]
+                case InstallChannel(five_tuple, channel):
+                    self.installed[(*five_tuple, channel)] = output
+                case RemoveChannel(five_tuple, channel):
+                    del self.installed[(*five_tuple, channel)]
+                case ToClient():
+                    pass
+        return outputs
+
+    def drops(self) -> dict[str, int]:
+        """Drop counters by reason."""
+        return {reason.value: count for reason, count in self.server.statistics().drops.items()}
+
+    def _open(self, port: int, families: Iterable[AddressFamily]) -> None:
+        self.open_attempts += 1
+        if port in self.unbindable or not self.may_bind:
+            self.server.relayed_port_failed(port, may_retry=self.may_bind)
+            return
+        assert port not in self.open_ports, "a port in use was handed out"
+        self.open_ports[port] = set(families)
+        self.server.relayed_port_opened(port, self.now)
+
+
+class Client:
+    """A TURN client: Firezone's by default, a standard one with another ``software``."""
+
+    def __init__(
+        self,
+        relay: RelayUnderTest,
+        endpoint: str = "203.0.113.5:51000",
+        *,
+        software: str = "snownet; session=00",
+        expiry: int = EXPIRY,
+        salt: str = SALT,
+        secret: str = STAMP_SECRET,
+    ) -> None:
+        self.relay = relay
+        self.endpoint = Endpoint.parse(endpoint)
+        self.software = software
+        self.username = credentials.username(expiry, salt)
+        self.key = long_term_key(self.username, "firezone", credentials.password(expiry, secret, salt))
+        self.nonce: str | None = None
+        self._entropy = Entropy(int.from_bytes(hashlib.sha256(endpoint.encode()).digest()[:4], "big"))
+
+    def request(self, method: Method, *attributes: Attribute, transaction_id: bytes | None = None) -> bytes:
+        """An authenticated request with what we know now."""
+        nonce = () if self.nonce is None else (Nonce(self.nonce),)
+        block = (Software(self.software), Username(self.username), Realm("firezone"), *nonce)
+        identifier = transaction_id or self._entropy(12)
+        return encode(method, MessageClass.REQUEST, identifier, (*attributes, *block), integrity_key=self.key)
+
+    def send(self, data: bytes | Run, *, tos: int = 0) -> list[Relayed | Output]:
+        """Bytes to the relay."""
+        return self.relay.from_client(self.endpoint, data, tos=tos)
+
+    def call(self, method: Method, *attributes: Attribute) -> Message:
+        """A request and its answer, which must be signed for us; learns the nonce first if there is none."""
+        if self.nonce is None:
+            self.nonce = attribute_of(self.answer(self.request(method, *attributes)), Nonce).value
+        return self.answer(self.request(method, *attributes))
+
+    def answer(self, request: bytes) -> Message:
+        """The signed answer to a request."""
+        message = only_answer(self.send(request), self.endpoint)
+        assert message.transaction_id == request[8:20]
+        assert message.verify_integrity(self.key), "Firezone's peers ignore unsigned answers"
+        return message
+
+    def allocate(self, *attributes: Attribute) -> int:
+        """A relayed port; dual-stack without attributes."""
+        wanted = attributes or (AdditionalAddressFamily(AddressFamily.IPV6),)
+        message = self.call(Method.ALLOCATE, RequestedTransport(17), *wanted)
+        assert message.message_class is MessageClass.SUCCESS, error_code(message)
+        return attribute_of(message, XorRelayedAddress).endpoint.port
+
+    def bind(self, number: int, peer: Endpoint) -> Message:
+        """The answer to a ChannelBind."""
+        return self.call(Method.CHANNEL_BIND, XorPeerAddress(peer), ChannelNumber(number))
+
+
+def _kept(output: Relayed) -> Relayed:
+    transmit = output.transmit
+    run = Run(memoryview(bytes(transmit.run.data)), transmit.run.segment_size)
+    kept = Transmit(transmit.source, transmit.destination, run, transmit.tos)
+    return ToPeer(output.relayed_port, kept) if isinstance(output, ToPeer) else ToClient(kept)
+
+
+def only_answer(outputs: list[Relayed | Output], client: Endpoint) -> Message:
+    """The one STUN message among the outputs."""
+    answers = [output for output in outputs if isinstance(output, ToClient)]
+    assert len(answers) == 1, outputs
+    assert answers[0].transmit.destination == client
+    return decode(answers[0].transmit.run.data)
+
+
+def attribute_of(message: Message, kind: type[A]) -> A:
+    """An attribute that must be there."""
+    found = message.get(kind)
+    assert found is not None, f"{kind.__name__} is missing"
+    return found
+
+
+def error_code(message: Message) -> int:
+    """The code of an error answer, 0 for a success."""
+    found = message.get(ErrorCodeAttribute)
+    return 0 if found is None else found.code
+
+
+def channel_message(number: int, payload: bytes) -> bytes:
+    """A ChannelData message over UDP."""
+    return channel_data.encode_header(number, len(payload)) + payload
+
+
+def datagrams(output: Relayed | Output) -> list[bytes]:
+    """What goes onto the wire."""
+    assert isinstance(output, ToClient | ToPeer)
+    return [bytes(segment) for segment in output.transmit.run.segments()]
