@@ -7,7 +7,7 @@ from typing import Final
 
 from connectivity.clock import Instant, earliest
 from connectivity.endpoint import Endpoint, IPAddress
-from connectivity.ice import Candidate
+from connectivity.ice import Candidate, CandidateKind
 from connectivity.run import Transmit
 from connectivity.turn.allocation import Allocation
 from connectivity.turn.local_candidates import CandidateAdded, CandidateRemoved
@@ -161,7 +161,8 @@ class RelaySet:
         for address in [address for address, held in self._by_server.items() if held is allocation]:
             del self._by_server[address]
         for candidate in allocation.candidates():
-            self._removed(relay_id, candidate)
+            if candidate.kind is CandidateKind.RELAY:  # our own addresses do not vanish with the relay that told us
+                self._changes.append(CandidateChange(relay_id, candidate, added=False))
 
     def _removed(self, relay_id: str, candidate: Candidate) -> None:
         still_held = any(

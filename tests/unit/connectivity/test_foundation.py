@@ -41,21 +41,13 @@ def test_earliest_ignores_what_has_no_deadline() -> None:
     assert earliest(None) is None
 
 
-def raised(outer: Exception, cause: Exception, *, suppress: bool = False) -> Exception:
-    """``outer`` as it looks after it was raised while ``cause`` was handled."""
-    with pytest.raises(type(outer)) as caught:
-        try:
-            raise cause
-        except Exception as error:
-            raise outer from (None if suppress else error)
-    return caught.value
-
-
 def test_errors_chain_into_one_line() -> None:
-    error = raised(FatalError("cannot listen on\n0.0.0.0:3478"), OSError(98, "Address already in use"))
+    error = FatalError("cannot listen on\n0.0.0.0:3478")
+    error.__cause__ = OSError(98, "Address already in use")
     assert chain(error) == "cannot listen on 0.0.0.0:3478: [Errno 98] Address already in use"
 
 
 def test_a_suppressed_context_stays_out_and_a_lone_member_of_a_group_speaks_for_itself() -> None:
-    error = raised(FatalError("clear"), KeyError("secret"), suppress=True)
+    error = FatalError("clear")
+    error.__context__, error.__suppress_context__ = KeyError("secret"), True
     assert chain(ExceptionGroup("group", [error])) == "clear"
