@@ -1,0 +1,395 @@
+"""One UDP socket that moves runs: UDP_GRO in, UDP_SEGMENT out, with local addresses and TOS as ancillary data.
+
+Offloads are probed when the socket is bound. If the kernel refuses a segmented send (EIO, EINVAL) the same bytes go out
+once more as single datagrams; if that works, segmentation stays off until the socket is bound anew (connectivity facts
+§6.3). A full socket queues copies up to a bound; ``flush`` sends them when the socket is writable. Errors of sending
+are collected, never raised: one bad destination must not stop the rest of a batch.
+
+Fragmentation is forbidden: the path MTU is probed, not remembered.
+"""
+
+import errno
+import logging
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Final, NamedTuple
+
+from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.io.buffers import (
+    MAX_REMEMBERED,
+    RECEIVE_BUFFER_BYTES,
+    SEND_BUFFER_BYTES,
+    ReceiveBuffer,
+    size_buffers,
+)
+from connectivity.run import Received, Run, Transmit
+
+# asm-generic/socket.h
+SO_MARK: Final = 36
+# linux/in.h
+IP_PKTINFO: Final = 8
+IP_MTU_DISCOVER: Final = 10
+IP_RECVTOS: Final = 13
+IP_PMTUDISC_PROBE: Final = 3
+# linux/in6.h, linux/ipv6.h
+IPV6_MTU_DISCOVER: Final = 23
+IPV6_DONTFRAG: Final = 62
+IPV6_PMTUDISC_PROBE: Final = 3
+# linux/udp.h
+UDP_SEGMENT: Final = 103
+UDP_GRO: Final = 104
+
+FIREZONE_MARK: Final = 0xFD002021
+
+# UDP_MAX_SEGMENTS of linux/udp.h before Linux 6.9.
+MAX_SEGMENTS: Final = 64
+_MAX_BATCH_BYTES: Final = {4: 65535 - 68, 6: 65535 - 48}
+# Enough for pktinfo (IPv6: 20 bytes), the traffic class and the GRO segment size, each with a 16-byte header.
+_ANCILLARY_BYTES: Final = 128
+_MAX_ERRORS: Final = 64
+
+_U16: Final = struct.Struct("=H")
+_INT: Final = struct.Struct("=i")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class UdpCounters:
+    """What one socket (or several that share this object) did; read by whoever exports metrics."""
+
+    batches_received: int = 0
+    datagrams_received: int = 0
+    batches_sent: int = 0
+    datagrams_sent: int = 0
+    receive_errors: int = 0
+    received_unusable: int = 0  # truncated, empty or without a destination address
+    send_errors: int = 0
+    backlog_dropped: int = 0
+    gso_failures: int = 0
+
+
+class _Waiting(NamedTuple):
+    source: Endpoint | None
+    destination: Endpoint
+    data: bytes
+    segment: int
+    tos: int
+
+
+class UdpSocket:
+    """A bound, non-blocking UDP socket; register ``fileno()`` with the event loop."""
+
+    __slots__ = (
+        "_ancillary",
+        "_backlog",
+        "_backlog_bytes",
+        "_buffer",
+        "_errors",
+        "_max_backlog_bytes",
+        "_port",
+        "_segments",
+        "_sockaddrs",
+        "_socket",
+        "_version",
+        "counters",
+        "gro",
+        "gso",
+    )
+
+    def __init__(
+        self,
+        bound: socket.socket,
+        *,
+        gso: bool,
+        gro: bool,
+        buffer: ReceiveBuffer | None = None,
+        counters: UdpCounters | None = None,
+        max_backlog_bytes: int = 4 << 20,
+    ) -> None:
+        """Take over a bound socket; most callers want ``bind``."""
+        self._socket = bound
+        bound.setblocking(False)
+        self._version = 4 if bound.family == socket.AF_INET else 6
+        self._port: int = bound.getsockname()[1]
+        self._buffer = buffer or ReceiveBuffer()
+        self.counters = counters or UdpCounters()
+        self._errors: list[OSError] = []
+        self._backlog: deque[_Waiting] = deque()
+        self._backlog_bytes = 0
+        self._max_backlog_bytes = max_backlog_bytes
+        self._sockaddrs: dict[Endpoint, tuple[Any, ...]] = {}
+        self._ancillary: dict[tuple[Endpoint | None, int, int], list[tuple[int, int, bytes]]] = {}
+        _request_metadata(bound, self._version)
+        self.gso = gso and _probe(bound, UDP_SEGMENT, 0)
+        self.gro = gro and _probe(bound, UDP_GRO, 1)
+        self._segments = MAX_SEGMENTS if self.gso else 1
+
+    @classmethod
+    def bind(
+        cls,
+        address: str | IPAddress,
+        port: int,
+        *,
+        any_port: bool = False,
+        mark: int | None = None,
+        send_buffer_bytes: int | None = SEND_BUFFER_BYTES,
+        receive_buffer_bytes: int | None = RECEIVE_BUFFER_BYTES,
+        gso: bool = True,
+        gro: bool = True,
+        buffer: ReceiveBuffer | None = None,
+        counters: UdpCounters | None = None,
+        max_backlog_bytes: int = 4 << 20,
+    ) -> "UdpSocket":
+        """Bind and set everything up.
+
+        Args:
+            address: IPv4, or IPv6 (then for IPv6 only); may be unspecified.
+            any_port: fall back to a port of the kernel's choice if ``port`` is in use.
+            mark: SO_MARK, so that policy routing keeps these datagrams out of the tunnel.
+            send_buffer_bytes: what to ask for; None keeps the kernel's default and logs nothing (allocation sockets).
+            receive_buffer_bytes: likewise.
+            gso: use UDP_SEGMENT if the kernel has it.
+            gro: use UDP_GRO if the kernel has it.
+            buffer: shared among sockets that are read in turn.
+            counters: shared likewise.
+            max_backlog_bytes: how much may wait for a full socket.
+
+        Raises:
+            OSError: the family does not exist, the port is taken, or the mark is not permitted.
+        """
+        family = socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
+        bound = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if mark is not None:
+                bound.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
+            try:
+                bound.bind((str(address), port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or not any_port:
+                    raise
+                bound.bind((str(address), 0))
+            if send_buffer_bytes is not None or receive_buffer_bytes is not None:
+                size_buffers(bound, send_buffer_bytes, receive_buffer_bytes)
+            return cls(bound, gso=gso, gro=gro, buffer=buffer, counters=counters, max_backlog_bytes=max_backlog_bytes)
+        except BaseException:
+            bound.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<UdpSocket IPv{self._version} port {self._port}>"
+
+    @property
+    def local(self) -> Endpoint:
+        """The bound address, which may be unspecified, and the port."""
+        return Endpoint(ip_address(self._socket.getsockname()[0]), self._port)
+
+    @property
+    def backlogged(self) -> bool:
+        """Whether sends wait for the socket to become writable."""
+        return bool(self._backlog)
+
+    def fileno(self) -> int:
+        """The descriptor, -1 once closed."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close; what waited is dropped and counted."""
+        self.counters.backlog_dropped += sum(-(-len(waiting.data) // waiting.segment) for waiting in self._backlog)
+        self._backlog.clear()
+        self._backlog_bytes = 0
+        self._socket.close()
+
+    def take_errors(self) -> list[OSError]:
+        """What went wrong in ``receive`` and ``flush`` since the last call; beyond a bound errors are only counted."""
+        taken, self._errors = self._errors, []
+        return taken
+
+    def receive(self, limit: int = 32) -> Iterator[Received]:
+        """Read what is there, at most ``limit`` batches; each is valid until the next is asked for."""
+        counters, buffer, port = self.counters, self._buffer, self._port
+        endpoints, view, recvmsg_into = buffer.endpoints, buffer.view, self._socket.recvmsg_into
+        for _ in range(limit):
+            try:
+                size, ancillary, flags, address = recvmsg_into([view], _ANCILLARY_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:  # an asynchronous error of an earlier send; the socket goes on
+                counters.receive_errors += 1
+                self._collect(error)
+                continue
+            segment, tos, packed = size, 0, b""
+            for level, kind, data in ancillary:
+                if level == socket.IPPROTO_UDP:
+                    (segment,) = _INT.unpack_from(data)
+                elif level == socket.IPPROTO_IP:
+                    if kind == IP_PKTINFO:
+                        packed = data[8:12]
+                    else:
+                        tos = data[0]
+                elif kind == socket.IPV6_PKTINFO:
+                    packed = data[:16]
+                else:
+                    (tos,) = _INT.unpack_from(data)
+            if not size or not packed or flags & socket.MSG_TRUNC or not 0 < segment <= size:
+                counters.received_unusable += 1
+                continue
+            counters.batches_received += 1
+            counters.datagrams_received += -(-size // segment)
+            remote = endpoints.get(address) or buffer.remote(address)
+            local = endpoints.get((packed, port)) or buffer.local(packed, port)
+            yield Received(local, remote, Run(view[:size], segment), tos)
+
+    def send(self, transmit: Transmit) -> OSError | None:
+        """Send a run; a copy of what a full socket does not take now waits for ``flush``, dropped beyond a bound.
+
+        Returns:
+            What the kernel refused, the first of it if several parts of the run were refused.
+        """
+        source, destination, (data, segment), tos = transmit
+        done, error = (0, None) if self._backlog else self._send(source, destination, data, segment, tos)
+        if done < len(data):
+            self._wait(source, destination, data[done:], segment, tos)
+        return error
+
+    def flush(self) -> bool:
+        """Send what waited. Returns whether all of it has gone."""
+        while self._backlog:
+            source, destination, data, segment, tos = self._backlog[0]
+            done, error = self._send(source, destination, memoryview(data), segment, tos)
+            self._backlog_bytes -= done
+            if error is not None:
+                self._collect(error)
+            if done < len(data):
+                self._backlog[0] = _Waiting(source, destination, data[done:], segment, tos)
+                return False
+            self._backlog.popleft()
+        return True
+
+    def _send(
+        self, source: Endpoint | None, destination: Endpoint, data: memoryview, segment: int, tos: int
+    ) -> tuple[int, OSError | None]:
+        """Send in as few calls as possible; returns how many bytes are done with (sent or refused for good)."""
+        size, done = len(data), 0
+        failure: OSError | None = None
+        address = self._sockaddrs.get(destination) or self._remember(destination)
+        while done < size:
+            chunk = segment * max(1, min(self._segments, _MAX_BATCH_BYTES[self._version] // segment))
+            part = data[done : done + chunk] if done or chunk < size else data
+            length = len(part)
+            key = (source, tos, segment if length > segment else 0)
+            try:
+                self._socket.sendmsg((part,), self._prepare(key), 0, address)
+            except BlockingIOError:
+                return done, failure
+            except OSError as error:
+                if key[2] and error.errno in (errno.EIO, errno.EINVAL):
+                    try:
+                        done += self._retry_single(part[:segment], source, tos, address)
+                        continue
+                    except OSError as second:  # segmentation is not to blame: nothing of this run can go
+                        length = size - done
+                        error = second
+                self.counters.send_errors += 1
+                failure = failure or _refused(error, done, length, size, segment, destination)
+            else:
+                self.counters.batches_sent += 1
+                self.counters.datagrams_sent += -(-length // segment)
+            done += length
+        return done, failure
+
+    def _retry_single(self, first: memoryview, source: Endpoint | None, tos: int, address: tuple[Any, ...]) -> int:
+        """Find out whether segmentation was what the kernel refused: send the first datagram alone.
+
+        If it goes, segmentation stays off and the caller continues behind it.
+
+        Raises:
+            OSError: it is refused alone, too (a source address that has vanished gives EINVAL).
+        """
+        key = (source, tos, 0)
+        try:
+            self._socket.sendmsg((first,), self._prepare(key), 0, address)
+        except BlockingIOError:
+            self._segments = 1  # not known yet; single datagrams are right in either case
+            return 0
+        self._segments, self.gso = 1, False
+        self.counters.gso_failures += 1
+        self.counters.batches_sent += 1
+        self.counters.datagrams_sent += 1
+        _log.info("UDP segmentation was refused: sending single datagrams", extra={"fields": {"port": self._port}})
+        return len(first)
+
+    def _collect(self, error: OSError) -> None:
+        if len(self._errors) < _MAX_ERRORS:
+            self._errors.append(error)
+
+    def _wait(self, source: Endpoint | None, destination: Endpoint, data: memoryview, segment: int, tos: int) -> None:
+        if self._backlog_bytes + len(data) > self._max_backlog_bytes:
+            self.counters.backlog_dropped += -(-len(data) // segment)
+            return
+        self._backlog.append(_Waiting(source, destination, bytes(data), segment, tos))
+        self._backlog_bytes += len(data)
+
+    def _remember(self, destination: Endpoint) -> tuple[Any, ...]:
+        if len(self._sockaddrs) >= MAX_REMEMBERED:
+            self._sockaddrs.clear()
+        address = self._sockaddrs[destination] = (str(destination.ip), destination.port)
+        return address
+
+    def _prepare(self, key: tuple[Endpoint | None, int, int]) -> list[tuple[int, int, bytes]]:
+        """The control messages for one combination of source, TOS and segment size."""
+        known = self._ancillary.get(key)
+        if known is not None:
+            return known
+        source, tos, segment = key
+        messages: list[tuple[int, int, bytes]] = []
+        if source is not None and not source.ip.is_unspecified:
+            if self._version == 4:
+                messages.append((socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=i4s4x", 0, source.ip.packed)))
+            else:
+                messages.append((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("=16si", source.ip.packed, 0)))
+        if tos and self._version == 4:
+            messages.append((socket.IPPROTO_IP, socket.IP_TOS, _INT.pack(tos)))
+        elif tos:
+            messages.append((socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _INT.pack(tos)))
+        if segment:
+            messages.append((socket.IPPROTO_UDP, UDP_SEGMENT, _U16.pack(segment)))
+        if len(self._ancillary) >= MAX_REMEMBERED:
+            self._ancillary.clear()
+        self._ancillary[key] = messages
+        return messages
+
+
+def _refused(error: OSError, done: int, length: int, size: int, segment: int, destination: Endpoint) -> OSError:
+    """The same error (its class follows errno) with what was to be sent."""
+    part = f"bytes {done} to {done + length} of {size}" if length < size else f"{size} bytes"
+    refused = OSError(error.errno, f"cannot send {part} in segments of {segment} to {destination}")
+    refused.__cause__ = error
+    return refused
+
+
+def _probe(bound: socket.socket, option: int, value: int) -> bool:
+    try:
+        bound.setsockopt(socket.IPPROTO_UDP, option, value)
+    except OSError:
+        return False  # a kernel without it: everything works with single datagrams
+    return True
+
+
+def _request_metadata(bound: socket.socket, version: int) -> None:
+    """Destination address and TOS with each datagram; no fragmentation."""
+    if version == 4:
+        bound.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        bound.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+        bound.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+    else:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        bound.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE)
+        bound.setsockopt(socket.IPPROTO_IPV6, IPV6_DONTFRAG, 1)
