@@ -1,0 +1,390 @@
+"""Handshakes and sessions of two tunnels under virtual time."""
+
+import pytest
+
+from connectivity.clock import MILLISECOND, SECOND
+from connectivity.run import Run
+from connectivity.wireguard import (
+    COOKIE_REPLY,
+    INITIATION,
+    RESPONSE,
+    DropReason,
+    HandshakeError,
+    HandshakeReason,
+    KeyPair,
+    Tunnel,
+    message_type,
+    peek_initiator,
+    receiver_index,
+)
+from connectivity.wireguard.limiter import LIMIT
+from connectivity.wireguard.messages import sender_index
+from connectivity.wireguard.tunnel import QUEUE_LIMIT
+from tests.unit.connectivity.wireguard_pair import ADDRESS_A, ADDRESS_B, PRESHARED_KEY, Pair, stream
+
+KEEP_ALIVE_BYTES = 32
+
+
+def test_handshake_ends_in_a_session_that_the_initiator_confirms_with_a_keep_alive() -> None:
+    pair = Pair()
+    pair.a.tunnel.initiate(pair.now, pair.wall_now)
+    assert pair.a.tunnel.handshake_in_flight
+    (initiation,) = pair.a.drain()
+    assert (message_type(initiation), len(initiation)) == (INITIATION, 148)
+    assert sender_index(initiation) == 0xAAAAAA << 8 | 1
+
+    pair.deliver(initiation, pair.b)
+    assert pair.b.completed == 1
+    assert not pair.b.tunnel.has_session
+    (response,) = pair.b.drain()
+    assert (message_type(response), len(response)) == (RESPONSE, 92)
+    assert receiver_index(response) == 0xAAAAAA << 8 | 1
+
+    pair.deliver(response, pair.a)
+    assert pair.a.completed == 1
+    assert pair.a.tunnel.has_session
+    assert not pair.a.tunnel.handshake_in_flight
+    (keep_alive,) = pair.a.drain()
+    assert len(keep_alive) == KEEP_ALIVE_BYTES
+    assert receiver_index(keep_alive) == 0xBBBBBB << 8 | 1
+
+    pair.deliver(keep_alive, pair.b)
+    assert pair.b.tunnel.has_session
+    assert pair.b.received == []
+    assert pair.b.drain() == []
+
+
+def test_responder_sends_nothing_before_the_first_data_and_then_its_queue() -> None:
+    pair = Pair()
+    pair.a.tunnel.initiate(pair.now, pair.wall_now)
+    for message in pair.a.drain():
+        pair.deliver(message, pair.b)
+    assert pair.b.tunnel.seal(Run.single(b"early"), pair.now) is None
+    for message in pair.b.drain():
+        pair.deliver(message, pair.a)
+    assert pair.a.received == []
+    pair.settle()
+    assert pair.a.received == [b"early"]
+
+
+def test_packets_without_a_session_wait_for_the_handshake_that_they_cause() -> None:
+    pair = Pair()
+    packets = [bytes([number]) * (20 + number) for number in range(10)]
+    for packet in packets:
+        assert pair.a.tunnel.seal(Run.single(packet), pair.now) is None
+    assert pair.a.tunnel.poll_timeout() == pair.now
+    pair.wake(pair.a)
+    pair.settle()
+    assert pair.b.received == packets
+    assert pair.b.completed == 1
+
+
+def test_the_gateway_role_may_initiate_too() -> None:
+    pair = Pair()
+    pair.send(pair.b, b"from the responder side")
+    pair.settle()
+    assert pair.a.received == [b"from the responder side"]
+
+
+def test_the_queue_holds_256_packets() -> None:
+    pair = Pair()
+    run = Run(memoryview(bytes(range(100)) * 3), 1)
+    assert pair.a.tunnel.seal(run, pair.now) is None
+    assert pair.a.tunnel.drops[DropReason.QUEUE_FULL] == 300 - QUEUE_LIMIT
+    pair.wake(pair.a)
+    pair.settle()
+    assert b"".join(pair.b.received) == bytes(run.data[:QUEUE_LIMIT])
+
+
+def test_packets_flow_both_ways_in_runs() -> None:
+    pair = Pair()
+    pair.connect()
+    plain = bytes(number % 251 for number in range(50 * 1280 + 700))
+    sealed = pair.a.tunnel.seal(Run(memoryview(plain), 1280), pair.now, headroom=4)
+    assert sealed is not None
+    assert sealed.segment_size == 1316
+    assert len(sealed.data) == 50 * 1316 + 736
+    opened = pair.b.tunnel.open(sealed, pair.now, headroom=4)
+    assert opened is not None
+    assert (bytes(opened.data), opened.segment_size) == (plain, 1280)
+    answer = pair.b.tunnel.seal(Run.single(b"answer"), pair.now)
+    assert answer is not None
+    assert len(answer.data) == len(b"answer") + 32  # no padding
+    opened = pair.a.tunnel.open(answer, pair.now)
+    assert opened is not None
+    assert bytes(opened.data) == b"answer"
+
+
+def test_replays_and_strangers_are_counted_and_change_nothing() -> None:
+    pair = Pair()
+    pair.connect()
+    sealed = pair.a.tunnel.seal(Run.single(b"once"), pair.now)
+    assert sealed is not None
+    message = bytes(sealed.data)
+    pair.deliver(message, pair.b)
+    pair.deliver(message, pair.b)
+    forged = bytearray(message)
+    forged[8] += 1
+    pair.deliver(bytes(forged), pair.b)
+    stranger = bytearray(message)
+    stranger[4] += 1
+    pair.deliver(bytes(stranger), pair.b)
+    same_slot = bytearray(message)
+    same_slot[4] += 8
+    pair.deliver(bytes(same_slot), pair.b)
+    assert pair.b.tunnel.open(Run.single(message[:20]), pair.now) is None
+    assert pair.b.received == [b"once"]
+    assert pair.b.tunnel.drops == {
+        DropReason.DUPLICATE: 1,
+        DropReason.NOT_AUTHENTIC: 1,
+        DropReason.UNKNOWN_SESSION: 2,
+        DropReason.MALFORMED: 1,
+    }
+
+
+def test_late_packets_of_the_previous_session_still_open() -> None:
+    pair = Pair()
+    pair.connect()
+    late = pair.a.tunnel.seal(Run.single(b"late"), pair.now)
+    assert late is not None
+    message = bytes(late.data)
+    pair.now += 25 * SECOND
+    pair.connect()
+    pair.send(pair.a, b"new")
+    pair.deliver(message, pair.b)
+    assert pair.b.received == [b"new", b"late"]
+    # The late packet did not bring the old session back: what b sends now names the new one.
+    sealed = pair.b.tunnel.seal(Run.single(b"x"), pair.now)
+    assert sealed is not None
+    assert receiver_index(sealed.data) == 0xAAAAAA << 8 | 2
+
+
+def test_indices_wrap_in_the_low_byte_and_sessions_in_a_ring() -> None:
+    pair = Pair()
+    for number in range(1, 300):
+        pair.now += SECOND
+        pair.connect()
+        sealed = pair.b.tunnel.seal(Run.single(b"x"), pair.now)
+        assert sealed is not None
+        assert receiver_index(sealed.data) == 0xAAAAAA << 8 | number & 0xFF
+        pair.deliver(bytes(sealed.data), pair.a)
+    assert len(pair.a.received) == 299
+
+
+def test_simultaneous_initiations_leave_one_working_tunnel() -> None:
+    pair = Pair()
+    pair.a.tunnel.initiate(pair.now, pair.wall_now)
+    pair.b.tunnel.initiate(pair.now, pair.wall_now)
+    pair.settle()
+    assert not pair.a.tunnel.handshake_in_flight
+    assert not pair.b.tunnel.handshake_in_flight
+    pair.send(pair.a, b"to b")
+    pair.send(pair.b, b"to a")
+    assert (pair.a.received, pair.b.received) == ([b"to a"], [b"to b"])
+
+
+def test_a_received_initiation_ends_our_series_but_its_late_response_counts() -> None:
+    pair = Pair()
+    pair.b.tunnel.initiate(pair.now, pair.wall_now)
+    (ours,) = pair.b.drain()
+    pair.connect()
+    assert not pair.b.tunnel.handshake_in_flight
+    pair.now += SECOND
+    pair.deliver(ours, pair.a)
+    pair.settle()
+    assert pair.b.completed == 2
+    pair.send(pair.b, b"on the session of the late response")
+    assert pair.a.received == [b"on the session of the late response"]
+
+
+def test_the_response_to_the_previous_initiation_counts_and_the_one_before_does_not() -> None:
+    pair = Pair()
+    initiations = []
+    pair.a.tunnel.initiate(pair.now, pair.wall_now)
+    for _ in range(3):
+        initiations += pair.a.drain()
+        if len(initiations) < 3:
+            deadline = pair.a.tunnel.poll_timeout()
+            assert deadline is not None
+            pair.now = deadline
+            pair.wake(pair.a)
+    responses = []
+    for message in initiations:
+        pair.deliver(message, pair.b)
+        responses += pair.b.drain()
+    with pytest.raises(HandshakeError) as refused:
+        pair.deliver(responses[0], pair.a)
+    assert refused.value.reason is HandshakeReason.UNKNOWN_INDEX
+    pair.deliver(responses[1], pair.a)
+    pair.deliver(responses[2], pair.a)
+    pair.settle()
+    assert pair.a.completed == 2
+    pair.send(pair.a, b"through")
+    assert pair.b.received == [b"through"]
+
+
+def test_a_replayed_initiation_is_stale() -> None:
+    pair = Pair()
+    pair.a.tunnel.initiate(pair.now, pair.wall_now)
+    (initiation,) = pair.a.drain()
+    pair.deliver(initiation, pair.b)
+    with pytest.raises(HandshakeError) as refused:
+        pair.deliver(initiation, pair.b)
+    assert refused.value.reason is HandshakeReason.STALE_TIMESTAMP
+
+
+def test_initiations_are_accepted_though_the_wall_clock_stands_still() -> None:
+    pair = Pair()
+    for _ in range(3):
+        pair.a.tunnel.initiate(pair.now, 1_000)
+        pair.settle()
+        pair.now += SECOND
+    assert pair.b.completed == 3
+
+
+def test_another_preshared_key_lets_no_handshake_finish() -> None:
+    pair = Pair(preshared_key_b=bytes(32))
+    pair.a.tunnel.initiate(pair.now, pair.wall_now)
+    for message in pair.a.drain():
+        pair.deliver(message, pair.b)
+    (response,) = pair.b.drain()
+    with pytest.raises(HandshakeError) as refused:
+        pair.deliver(response, pair.a)
+    assert refused.value.reason is HandshakeReason.NOT_AUTHENTIC
+    assert not pair.a.tunnel.has_session
+
+
+def test_an_initiation_of_another_peer_is_refused() -> None:
+    pair = Pair()
+    other = Tunnel(
+        keys=KeyPair.generate(stream(b"other")),
+        peer_public_key=pair.b.keys.public,
+        preshared_key=PRESHARED_KEY,
+        connection_index=3,
+        limiter=pair.a.limiter,
+        rng=stream(b"other rng"),
+        now=pair.now,
+    )
+    other.initiate(pair.now, pair.wall_now)
+    message = other.poll_transmit()
+    assert message is not None
+    with pytest.raises(HandshakeError) as refused:
+        pair.deliver(message, pair.b)
+    assert refused.value.reason is HandshakeReason.WRONG_PEER
+
+
+@pytest.mark.parametrize("message", [b"", b"\x01\0\0\0", bytes(148), b"\x05" + bytes(147), b"\x01\0\0\1" + bytes(144)])
+def test_what_is_no_handshake_message_is_malformed(message: bytes) -> None:
+    with pytest.raises(HandshakeError) as refused:
+        Pair().deliver(message, Pair().a)
+    assert refused.value.reason is HandshakeReason.MALFORMED
+
+
+def test_peek_finds_the_initiator_and_checks_mac1_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    pair.a.tunnel.initiate(pair.now, pair.wall_now)
+    (initiation,) = pair.a.drain()
+    assert peek_initiator(pair.b.keys, memoryview(initiation)) == pair.a.keys.public
+
+    def fail(*_: object) -> bytes:
+        raise AssertionError("a Diffie-Hellman was computed for a forged message")
+
+    monkeypatch.setattr(KeyPair, "exchange", fail)
+    forged = initiation[:-32] + bytes(32)
+    with pytest.raises(HandshakeError) as refused:
+        peek_initiator(pair.b.keys, forged)
+    assert refused.value.reason is HandshakeReason.INVALID_MAC1
+    with pytest.raises(HandshakeError) as refused:
+        peek_initiator(pair.b.keys, initiation[:-1])
+    assert refused.value.reason is HandshakeReason.MALFORMED
+
+
+def test_peek_with_a_valid_mac1_but_another_content_does_not_decrypt() -> None:
+    pair = Pair()
+    pair.a.tunnel.initiate(pair.now, pair.wall_now)
+    (initiation,) = pair.a.drain()
+    with pytest.raises(HandshakeError) as refused:
+        peek_initiator(pair.a.keys, initiation)
+    assert refused.value.reason is HandshakeReason.INVALID_MAC1
+
+
+def test_a_counted_peek_is_not_counted_again_by_the_tunnel() -> None:
+    pair = Pair()
+    for _ in range(LIMIT):
+        pair.now += MILLISECOND
+        pair.a.tunnel.initiate(pair.now, pair.wall_now)
+        (initiation,) = pair.a.drain()
+        found = peek_initiator(pair.b.keys, initiation, limiter=pair.b.limiter, source_ip=ADDRESS_A, now=pair.now)
+        assert found == pair.a.keys.public
+        pair.deliver(initiation, pair.b)
+        pair.settle()
+    assert pair.b.completed == LIMIT
+    pair.a.tunnel.initiate(pair.now, pair.wall_now)
+    (initiation,) = pair.a.drain()
+    with pytest.raises(HandshakeError) as refused:
+        peek_initiator(pair.b.keys, initiation, limiter=pair.b.limiter, source_ip=ADDRESS_A, now=pair.now)
+    assert refused.value.reason is HandshakeReason.UNDER_LOAD
+    assert refused.value.reply is not None
+    assert message_type(refused.value.reply) == COOKIE_REPLY
+
+
+def test_under_load_a_cookie_is_demanded_and_lets_the_next_initiation_through() -> None:
+    pair = Pair()
+    flood(pair)
+    pair.a.tunnel.initiate(pair.now, pair.wall_now)
+    (initiation,) = pair.a.drain()
+    assert initiation[-16:] == bytes(16)
+    pair.deliver(initiation, pair.b)
+    (reply,) = pair.b.drain()
+    assert (message_type(reply), len(reply)) == (COOKIE_REPLY, 64)
+    pair.deliver(reply, pair.a)
+    assert pair.a.completed == 0  # a cookie is no session
+
+    deadline = pair.a.tunnel.poll_timeout()
+    assert deadline is not None
+    pair.now = deadline
+    flood(pair)
+    pair.wake(pair.a)
+    (initiation,) = pair.a.drain()
+    assert initiation[-16:] != bytes(16)
+    with pytest.raises(HandshakeError):
+        peek_initiator(pair.b.keys, initiation, limiter=pair.b.limiter, source_ip=ADDRESS_B, now=pair.now)
+    pair.deliver(initiation, pair.b)
+    pair.settle()
+    assert pair.b.tunnel.has_session
+
+
+def test_a_cookie_reply_to_none_of_our_messages_is_refused() -> None:
+    pair = Pair()
+    flood(pair)
+    pair.a.tunnel.initiate(pair.now, pair.wall_now)
+    (initiation,) = pair.a.drain()
+    pair.deliver(initiation, pair.b)
+    (reply,) = pair.b.drain()
+    forged = reply[:-1] + bytes([reply[-1] ^ 1])
+    with pytest.raises(HandshakeError) as refused:
+        pair.deliver(forged, pair.a)
+    assert refused.value.reason is HandshakeReason.INVALID_COOKIE
+    elsewhere = bytearray(reply)
+    elsewhere[4] ^= 1
+    with pytest.raises(HandshakeError) as refused:
+        pair.deliver(bytes(elsewhere), pair.a)
+    assert refused.value.reason is HandshakeReason.UNKNOWN_INDEX
+
+
+def flood(pair: Pair) -> None:
+    """Use up b's allowance of handshakes for this second, by messages with a right mac1 and no sense."""
+    stranger = Tunnel(
+        keys=KeyPair.generate(stream(b"flood")),
+        peer_public_key=pair.b.keys.public,
+        preshared_key=PRESHARED_KEY,
+        connection_index=4,
+        limiter=pair.a.limiter,
+        rng=stream(b"flood rng"),
+        now=pair.now,
+    )
+    stranger.initiate(pair.now, pair.wall_now)
+    message = stranger.poll_transmit()
+    assert message is not None
+    for _ in range(LIMIT):
+        assert pair.b.limiter.admit(message, ADDRESS_B, pair.now) is None
