@@ -1,0 +1,23 @@
+"""The relay's offload: an XDP program that forwards channel data, and the typed view of its maps.
+
+Importing this needs neither bcc nor privileges; making a ``RelayOffload`` does.
+"""
+
+from ebpf.doctor import explain
+from ebpf.layout import Counter
+from ebpf.offload import Counters, FlowCounters, RelayOffload
+from ebpf.outcomes import Direction, Outcome
+from ebpf.settings import ChannelFlow, OffloadError, OffloadSettings
+
+__all__ = [
+    "ChannelFlow",
+    "Counter",
+    "Counters",
+    "Direction",
+    "FlowCounters",
+    "OffloadError",
+    "OffloadSettings",
+    "Outcome",
+    "RelayOffload",
+    "explain",
+]

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * Relays channel data and its answers without leaving the driver: parse, one lookup, next hop, move the head, write.
+ *
+ * A projection of the relay's channel bindings, never a decision of its own. What is not understood, not known, expired
+ * or not sendable from here goes up untouched to the stack, where the relay's sockets are. A frame is passed up or
+ * forwarded, never passed up modified: everything that can fail comes before the head moves.
+ *
+ * Needs Linux 5.18 (bpf_xdp_load_bytes). The helpers for routes and MTU ask for a GPL-compatible licence.
+ */
+#define BPF_LICENSE GPL
+
+#include <uapi/linux/bpf.h>
+
+#include "abi.h"
+#include "checksum.h"
+#include "parse.h"
+#include "rewrite.h"
+#include "wire.h"
+
+#ifndef FLOW_ENTRIES
+#error "FLOW_ENTRIES: entries of each flow map"
+#endif
+
+#define FAMILY_IPV4 2	/* AF_INET */
+#define FAMILY_IPV6 10	/* AF_INET6 */
+#define DATAGRAM_MAX 4096 /* a native frame lies in one page; beyond this no checksum is recomputed */
+#define PIECE_BYTES 64	/* of the payload per checksum call: what the stack has room for */
+#define LOOPBACK_IFINDEX 1
+
+/*
+ * The flows, by outer family of the arriving packet. A binding needs at most two entries, both in the same map when
+ * client and peer share a family. Not LRU: evicting a live flow would be a decision. Not preallocated: an entry costs
+ * 192 bytes (8 or 20 of key, 88 of value, 48 of element, rounded up by the allocator), so a full map of 131072 would hold
+ * 24 MiB from the start; and only user space inserts, so no allocation ever happens on a packet's way. When full, the
+ * insert fails and the flow stays in user space.
+ */
+BPF_F_TABLE("hash", struct flow_key_v4, struct flow, flows_v4, FLOW_ENTRIES, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct flow_key_v6, struct flow, flows_v6, FLOW_ENTRIES, BPF_F_NO_PREALLOC);
+
+BPF_ARRAY(config, struct relay_config, 1);
+BPF_ARRAY(next_hops, struct next_hop, MAX_NEXT_HOPS);
+
+/* By outcome * DIRECTION_COUNT + direction. One copy per CPU and no preemption within a program: no atomics needed. */
+BPF_PERCPU_ARRAY(outcome_stats, struct counter, OUTCOME_COUNT *DIRECTION_COUNT);
+
+static __always_inline struct flow *find_flow(const struct packet *packet)
+{
+	__be16 selector_be = packet->is_channel_data ? packet->channel_be : packet->destination_port_be;
+
+	if (packet->family == 4) {
+		struct flow_key_v4 key = {
+			.remote_address_be = packet->source_be[0],
+			.remote_port_be = packet->source_port_be,
+			.selector_be = selector_be,
+		};
+
+		return flows_v4.lookup(&key);
+	} else {
+		struct flow_key_v6 key = { .remote_port_be = packet->source_port_be, .selector_be = selector_be };
+
+		__builtin_memcpy(key.remote_address_be, packet->source_be, sizeof(key.remote_address_be));
+		return flows_v6.lookup(&key);
+	}
+}
+
+/* Elements are recycled at once; what was read is ours only if the echo, written first, is still right afterwards. */
+static __always_inline int is_still_ours(const volatile struct flow *flow, const struct packet *packet)
+{
+	__be16 selector_be = packet->is_channel_data ? packet->channel_be : packet->destination_port_be;
+
+	return flow->remote_address_be[0] == packet->source_be[0] && flow->remote_address_be[1] == packet->source_be[1] &&
+	       flow->remote_address_be[2] == packet->source_be[2] && flow->remote_address_be[3] == packet->source_be[3] &&
+	       flow->remote_port_be == packet->source_port_be && flow->selector_be == selector_be;
+}
+
+/* To where user space learnt, else to where the packet came from; only asked where the kernel must not forward. */
+static __always_inline enum outcome unforwarded_egress(struct xdp_md *context, __u32 slot, struct rewrite *rewrite,
+						       __u32 *ifindex)
+{
+	struct next_hop *hop = slot ? next_hops.lookup(&slot) : 0;
+	struct ethernet_header *ethernet;
+	void *data, *data_end;
+	__u32 mtu = 0;
+
+	if (hop) {
+		if (!hop->ifindex)
+			return PUNT_NO_NEIGHBOUR;
+		*ifindex = hop->ifindex;
+		__builtin_memcpy(rewrite->destination_mac, hop->destination, sizeof(rewrite->destination_mac));
+		__builtin_memcpy(rewrite->source_mac, hop->source, sizeof(rewrite->source_mac));
+		return rewrite->ip_length > hop->mtu ? PUNT_MTU : FORWARD_NEXT_HOP;
+	}
+	if (bpf_check_mtu(context, 0, &mtu, -rewrite->head_delta, 0))
+		return PUNT_MTU;
+	data = (void *)(long)context->data;
+	data_end = (void *)(long)context->data_end;
+	ethernet = data;
+	if ((void *)(ethernet + 1) > data_end)
+		return PUNT_TRUNCATED;
+	*ifindex = context->ingress_ifindex;
+	__builtin_memcpy(rewrite->destination_mac, ethernet->source, sizeof(rewrite->destination_mac));
+	__builtin_memcpy(rewrite->source_mac, ethernet->destination, sizeof(rewrite->source_mac));
+	return FORWARD_RETURN;
+}
+
+/* Next hop, egress and MTU by the kernel's own tables. */
+static __always_inline enum outcome find_egress(struct xdp_md *context, __u32 slot, struct rewrite *rewrite,
+						__u32 *ifindex)
+{
+	struct bpf_fib_lookup fib = {};
+	long result;
+
+	fib.ifindex = context->ingress_ifindex;
+	fib.l4_protocol = PROTOCOL_UDP;
+	fib.sport = rewrite->source_port_be;
+	fib.dport = rewrite->target_port_be;
+	fib.tot_len = rewrite->ip_length;
+	if (rewrite->family == 4) {
+		fib.family = FAMILY_IPV4;
+		fib.tos = rewrite->tos;
+		fib.ipv4_src = rewrite->source_be[0];
+		fib.ipv4_dst = rewrite->target_be[0];
+	} else {
+		fib.family = FAMILY_IPV6;
+		fib.flowinfo = swap32((__u32)rewrite->tos << 20);
+		__builtin_memcpy(fib.ipv6_src, rewrite->source_be, sizeof(fib.ipv6_src));
+		__builtin_memcpy(fib.ipv6_dst, rewrite->target_be, sizeof(fib.ipv6_dst));
+	}
+	result = bpf_fib_lookup(context, &fib, sizeof(fib), 0);
+	switch (result) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+		*ifindex = fib.ifindex;
+		__builtin_memcpy(rewrite->destination_mac, fib.dmac, sizeof(rewrite->destination_mac));
+		__builtin_memcpy(rewrite->source_mac, fib.smac, sizeof(rewrite->source_mac));
+		return FORWARD_ROUTE;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		return unforwarded_egress(context, slot, rewrite, ifindex);
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		return PUNT_NO_NEIGHBOUR;
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		return PUNT_MTU;
+	default:
+		return PUNT_UNROUTABLE;
+	}
+}
+
+static __always_inline int is_egress(const struct relay_config *settings, __u32 ifindex)
+{
+#pragma unroll
+	for (int i = 0; i < MAX_INTERFACES; i++)
+		if (settings->egress_ifindex[i] && settings->egress_ifindex[i] == ifindex)
+			return 1;
+	return 0;
+}
+
+/* A plain sum: the difference from nothing. Folded, because kernels differ in whether the helper folds. */
+static __always_inline __u64 sum_piece(__u8 piece[PIECE_BYTES])
+{
+	return checksum_fold((__u32)bpf_csum_diff(0, 0, (__be32 *)piece, PIECE_BYTES, 0));
+}
+
+/* Sum of the UDP header and all behind it, without the checksum field. */
+static __always_inline enum outcome sum_datagram(struct xdp_md *context, const struct packet *packet, __u64 *sum)
+{
+	__u8 piece[PIECE_BYTES] __attribute__((aligned(8)));
+	__u32 offset = packet->udp_offset, remaining = packet->udp_length;
+	__u64 rest;
+
+	if (remaining > DATAGRAM_MAX)
+		return PUNT_TOO_LONG;
+	for (int i = 0; i < DATAGRAM_MAX / PIECE_BYTES; i++) {
+		/* verifier: keeps the compiler from dropping the counter that bounds the loop, clang 14 */
+		asm volatile("" : "+r"(remaining));
+		if (remaining < PIECE_BYTES)
+			break;
+		if (bpf_xdp_load_bytes(context, offset, piece, PIECE_BYTES))
+			return PUNT_TRUNCATED;
+		*sum += sum_piece(piece);
+		offset += PIECE_BYTES;
+		remaining -= PIECE_BYTES;
+	}
+	rest = remaining % PIECE_BYTES;
+	__builtin_memset(piece, 0, sizeof(piece));
+	if (rest && bpf_xdp_load_bytes(context, offset, piece, rest))
+		return PUNT_TRUNCATED;
+	*sum += sum_piece(piece) + (__u16)~packet->checksum_be;
+	return OUTCOME_CONTINUE;
+}
+
+/*
+ * A complete checksum of the arriving packet. The field is not one if it is zero (IPv4 only), or if it equals the folded,
+ * uncomplemented sum of the pseudo-header: then the sender left the rest to its device, which had nothing to do.
+ */
+static __always_inline enum outcome whole_checksum(struct xdp_md *context, const struct packet *packet,
+						   __u16 *checksum_be)
+{
+	__u64 sum = checksum_pseudo_header(packet->source_be, packet->destination_be, packet->udp_length_be,
+					   swap16(PROTOCOL_UDP));
+	enum outcome outcome;
+
+	*checksum_be = packet->checksum_be;
+	if (!packet->checksum_be && packet->family == 6)
+		return PUNT_NO_CHECKSUM;
+	if (packet->checksum_be && packet->checksum_be != checksum_fold(sum))
+		return OUTCOME_CONTINUE;
+	outcome = sum_datagram(context, packet, &sum);
+	*checksum_be = checksum_udp_field(sum);
+	return outcome;
+}
+
+static __always_inline enum outcome send_rewritten(struct xdp_md *context, struct rewrite *rewrite)
+{
+	if (bpf_xdp_adjust_head(context, rewrite->head_delta))
+		return PUNT_HEADROOM;
+	/* The head moved: every earlier packet pointer is void. */
+	return write_headers((void *)(long)context->data, (void *)(long)context->data_end, rewrite);
+}
+
+static __always_inline enum direction direction_of(const struct packet *packet, const struct flow *flow)
+{
+	if (!packet->is_channel_data)
+		return DIRECTION_TO_CLIENT;
+	return flow->channel_be ? DIRECTION_BETWEEN_CLIENTS : DIRECTION_TO_PEER;
+}
+
+/* A packet of a known flow, up to and including its departure. */
+static __always_inline enum outcome relay_flow(struct xdp_md *context, const struct relay_config *settings,
+					       const struct packet *packet, struct flow *flow, __u32 *ifindex)
+{
+	struct rewrite rewrite = {};
+	enum outcome outcome, egress;
+	__u16 checksum_be = 0;
+	__u32 slot = flow->next_hop;
+
+	if (flow->expires_at_ns <= bpf_ktime_get_ns())
+		return PUNT_EXPIRED;
+	outcome = plan_rewrite(packet, flow, &rewrite);
+	if (outcome)
+		return outcome;
+	if (!is_still_ours(flow, packet))
+		return PUNT_RECYCLED;
+	outcome = whole_checksum(context, packet, &checksum_be);
+	if (outcome)
+		return outcome;
+	egress = find_egress(context, slot, &rewrite, ifindex);
+	if (egress >= PUNT_FIRST)
+		return egress;
+	if (!is_egress(settings, *ifindex))
+		return PUNT_EGRESS;
+	rewrite.checksum_be = rewritten_checksum(packet, &rewrite, checksum_be);
+	outcome = send_rewritten(context, &rewrite);
+	return outcome ? outcome : egress;
+}
+
+static __always_inline enum outcome relay_packet(struct xdp_md *context, const struct relay_config *settings,
+						 enum direction *direction, __u64 *bytes, __u32 *ifindex)
+{
+	void *data = (void *)(long)context->data;
+	void *data_end = (void *)(long)context->data_end;
+	struct packet packet = {};
+	enum outcome outcome;
+	struct flow *flow;
+
+	*bytes = data_end - data;
+	outcome = parse_packet(data, data_end, &packet);
+	if (outcome)
+		return outcome;
+	if (!is_own_address(settings, &packet))
+		return PUNT_NOT_OURS;
+	outcome = classify_packet(settings, &packet);
+	if (outcome)
+		return outcome;
+	flow = find_flow(&packet);
+	if (!flow)
+		return PUNT_UNKNOWN_FLOW;
+	*direction = direction_of(&packet, flow);
+	outcome = relay_flow(context, settings, &packet, flow, ifindex);
+	if (outcome < PUNT_FIRST) {
+		*bytes = packet.udp_length - sizeof(struct udp_header) -
+			 (packet.is_channel_data ? sizeof(struct channel_header) : 0);
+		__sync_fetch_and_add(&flow->packets, 1);
+		__sync_fetch_and_add(&flow->bytes, *bytes);
+	}
+	return outcome;
+}
+
+#ifdef POISON_HEADROOM
+/* For tests: the runner hands out zeroed headroom, which would hide header bytes that are never written. */
+static __always_inline void poison_headroom(struct xdp_md *context)
+{
+	__u8 *data;
+
+	if (bpf_xdp_adjust_head(context, -32))
+		return;
+	data = (void *)(long)context->data;
+	if ((void *)(data + 32) <= (void *)(long)context->data_end)
+		__builtin_memset(data, 0xFF, 32);
+	bpf_xdp_adjust_head(context, 32);
+}
+#endif
+
+int postern_relay(struct xdp_md *context)
+{
+	enum direction direction = DIRECTION_NONE;
+	enum outcome outcome;
+	struct relay_config *settings;
+	struct counter *counter;
+	__u64 bytes = 0;
+	__u32 ifindex = 0;
+	int zero = 0, index;
+
+#ifdef POISON_HEADROOM
+	poison_headroom(context);
+#endif
+	settings = config.lookup(&zero);
+	if (!settings)
+		return XDP_PASS;
+	outcome = relay_packet(context, settings, &direction, &bytes, &ifindex);
+	/* The egress self-test: live test frames carry loopback as their ingress, frames off a wire do not. */
+	if ((outcome == PUNT_NOT_IP || outcome == PUNT_NOT_UDP) && settings->probe_ifindex &&
+	    context->ingress_ifindex == LOOPBACK_IFINDEX) {
+		outcome = FORWARD_PROBE;
+		ifindex = settings->probe_ifindex;
+	}
+	index = outcome * DIRECTION_COUNT + direction;
+	counter = outcome_stats.lookup(&index);
+	if (counter) {
+		counter->packets += 1;
+		counter->bytes += bytes;
+	}
+	if (outcome >= DROP_FIRST)
+		return XDP_DROP;
+	if (outcome >= PUNT_FIRST)
+		return XDP_PASS;
+	/* Also where it leaves by the interface it came in on: on veth, XDP_TX does not wake the far end. */
+	return bpf_redirect(ifindex, 0);
+}
