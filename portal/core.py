@@ -1,0 +1,255 @@
+"""The control server without IO: sessions, joins, messages, and what follows from a new configuration or from time.
+
+``now`` is the monotonic clock, ``wall_now`` nanoseconds since the epoch. After each call, drain ``poll_output`` until
+None, then call ``handle_timeout`` again at ``poll_timeout``.
+
+Invariants: a session gets nothing but replies before it joined; ``init`` follows the reply to the join; of a device's
+sessions only the newest joined one gets its messages; a client's ``sent resources`` equal what it was told.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from connectivity.clock import SECOND, Instant, WallTime, earliest
+from connectivity.phoenix import message as frames
+from connectivity.phoenix.message import Json, Message, MessageError
+from portal import access, views
+from portal.configuration import Configuration, TokenType
+from portal.devices import Devices
+from portal.flows import Flows
+from portal.login import DeviceLogin, Refusal, RelayLogin, TokenTable, authenticate
+from portal.presence import RelayPresence, set_turn_expiry
+from portal.session import Device, Outbox, Output, Relay, Session
+
+# Nothing received for so long closes the connection; components send a heartbeat every 30 s.
+IDLE_LIMITS_NS: Final = {TokenType.GATEWAY: 37 * SECOND, TokenType.RELAY: 41 * SECOND, TokenType.CLIENT: 307 * SECOND}
+HOUSEKEEPING_INTERVAL_NS: Final = SECOND
+REFRESH_INTERVAL_SECONDS: Final = 60
+MAXIMUM_SESSIONS: Final = 16_384
+
+_CANDIDATE_EVENTS: Final = {
+    "broadcast_ice_candidates": "ice_candidates",
+    "broadcast_invalidated_ice_candidates": "invalidate_ice_candidates",
+}
+
+_logger = logging.getLogger("portal")
+
+
+class ControlServer:
+    """All of the portal's state."""
+
+    def __init__(
+        self, configuration: Configuration, *, rng: Callable[[int], bytes], now: Instant, wall_now: WallTime
+    ) -> None:
+        self._configuration = configuration
+        self._tokens = TokenTable(configuration)
+        self._outbox = Outbox()
+        self._devices = Devices()
+        self._relays = RelayPresence(self._outbox)
+        self._flows = Flows(configuration, self._devices, self._outbox, rng)
+        self._sessions: dict[int, Session] = {}
+        self._next_number = 0
+        self._housekeeping_at = now + HOUSEKEEPING_INTERVAL_NS
+        self._refresh_at = wall_now // SECOND + REFRESH_INTERVAL_SECONDS
+
+    def authenticate(
+        self, kind: TokenType, parameters: Mapping[str, str], headers: Mapping[str, str], wall_now: WallTime
+    ) -> DeviceLogin | RelayLogin | Refusal:
+        """Decide about an upgrade request."""
+        if len(self._sessions) >= MAXIMUM_SESSIONS:
+            return Refusal(503, "Too many connections")
+        return authenticate(self._tokens, kind, parameters, headers, wall_now // SECOND)
+
+    def handle_connected(self, login: DeviceLogin | RelayLogin, now: Instant) -> Session | None:
+        """The upgrade is done; None means that a table is full and the connection must go."""
+        party = self._devices.find(login) if isinstance(login, DeviceLogin) else self._relays.upsert(login)
+        if party is None:
+            return None
+        self._next_number += 1
+        session = Session(self._next_number, login, login.token, party, now)
+        self._sessions[session.number] = session
+        return session
+
+    def handle_closed(self, session: Session, now: Instant) -> None:
+        """The WebSocket is gone."""
+        if self._sessions.pop(session.number, None) is None:
+            return
+        party = session.party
+        if isinstance(party, Relay):
+            self._relays.leave(party, session, now)
+            return
+        self._relays.unwatch(session)
+        if party.session is session:
+            party.session = None
+            _logger.info("%s left", _title(session), extra={"fields": _fields(session)})
+
+    def handle_text(self, session: Session, text: str, now: Instant, wall_now: WallTime) -> None:
+        """A frame from a component. What cannot be read ends the connection."""
+        session.last_received_at = now
+        if session.number not in self._sessions:
+            return
+        try:
+            message = frames.decode(text)
+        except MessageError as error:
+            _logger.debug("Unreadable frame", extra={"fields": {**_fields(session), "error": str(error)}})
+            self._end(session, now)
+            return
+        if message.topic == frames.SYSTEM_TOPIC and message.event == frames.HEARTBEAT_EVENT:
+            self._outbox.reply(session, message)
+        elif message.topic == session.topic and message.event == frames.JOIN_EVENT:
+            self._join(session, message, wall_now // SECOND)
+        elif message.topic != session.topic or not session.joined:
+            self._outbox.reply(session, message, frames.UNMATCHED_TOPIC)
+        elif not self._dispatch(session, message, now, wall_now // SECOND):
+            self._outbox.reply(session, message, "unknown_message")
+
+    def apply(self, configuration: Configuration, now: Instant, wall_now: WallTime) -> None:
+        """Replace the configuration; whoever is connected is told what that changes for them."""
+        self._configuration = configuration
+        self._tokens = TokenTable(configuration)
+        for session in list(self._sessions.values()):
+            token = configuration.tokens_by_name.get(session.token.name)
+            if token is None or token.identity != session.token.identity:
+                self._revoke(session, now)
+            else:
+                session.token = token
+        self._refresh(wall_now // SECOND)
+
+    def poll_output(self) -> Output | None:
+        """The next thing to send or close."""
+        return self._outbox.poll()
+
+    def poll_timeout(self) -> Instant:
+        """When ``handle_timeout`` wants to be called."""
+        return earliest(self._housekeeping_at, self._relays.poll_timeout()) or self._housekeeping_at
+
+    def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
+        """Debounces, idle connections, and everything that ends at a point in time."""
+        self._relays.handle_timeout(now)
+        if now < self._housekeeping_at:
+            return
+        self._housekeeping_at = now + HOUSEKEEPING_INTERVAL_NS
+        self._flows.handle_timeout(now)
+        for session in list(self._sessions.values()):
+            if now - session.last_received_at >= IDLE_LIMITS_NS[session.token.type]:
+                _logger.debug("Connection is silent", extra={"fields": _fields(session)})
+                self._end(session, now)
+            elif session.token.expires_at <= wall_now // SECOND:
+                self._revoke(session, now)
+        if wall_now // SECOND >= self._refresh_at:
+            self._refresh(wall_now // SECOND)
+
+    def status(self) -> dict[str, int]:
+        """How many of each kind have joined."""
+        joined = [session.token.type for session in self._sessions.values() if session.joined]
+        return {f"{kind.value}s": joined.count(kind) for kind in TokenType}
+
+    def _join(self, session: Session, message: Message, wall: int) -> None:
+        party = session.party
+        if isinstance(party, Relay):
+            secret = message.payload.get("stamp_secret") if isinstance(message.payload, dict) else None
+            if not isinstance(secret, str) or not secret:
+                self._outbox.reply(session, message, "invalid_payload")
+                return
+            session.joined = True
+            self._outbox.reply(session, message)
+            self._outbox.push(session, "init", {})
+            self._relays.join(party, session, secret)
+            return
+        assert isinstance(session.login, DeviceLogin), "a device has a device's login"
+        self._devices.identify(party, session.login, self._configuration)
+        session.joined = True
+        previous, party.session = party.session, session
+        if previous is not None and previous is not session:
+            self._relays.unwatch(previous)
+        set_turn_expiry(session, party, wall)
+        self._outbox.reply(session, message)
+        session.relay_ids = ()
+        relays = self._relays.watch(session, party)
+        if party.type is TokenType.CLIENT:
+            self._init_client(session, party, relays, wall)
+        else:
+            listed = self._flows.authorizations(party, wall)
+            self._outbox.push(session, "init", views.gateway_init(party, relays, listed))
+            self._flows.refresh_gateway(party, session, wall)
+        _logger.info("%s joined", _title(session), extra={"fields": {**_fields(session), "name": party.name}})
+
+    def _init_client(self, session: Session, device: Device, relays: list[dict[str, Json]], wall: int) -> None:
+        session.resources = self._client_resources(session, device, wall)
+        session.interface = views.client_interface(self._configuration, device)
+        payload = {"interface": session.interface, "resources": list(session.resources.values()), "relays": relays}
+        self._outbox.push(session, "init", payload)
+
+    def _dispatch(self, session: Session, message: Message, now: Instant, wall: int) -> bool:
+        """Handle an application message of a joined component; False for one that makes no sense."""
+        party, payload = session.party, message.payload
+        if isinstance(party, Relay) or not isinstance(payload, dict):
+            return False
+        if party.session is not session:
+            return True  # a connection that the device has replaced
+        if message.event in _CANDIDATE_EVENTS:
+            return self._flows.relay_candidates(party, _CANDIDATE_EVENTS[message.event], payload)
+        if party.type is TokenType.CLIENT:
+            if message.event != "create_flow" or not {"resource_id", "connected_gateway_ids"} <= payload.keys():
+                return False
+            self._flows.create(session, party, payload, now, wall)
+            return True
+        if message.event != "flow_authorized" or "ref" not in payload:
+            return False
+        confirmed = self._flows.confirm(party, payload["ref"])
+        self._outbox.reply(session, message, None if confirmed else "invalid_ref")
+        return True
+
+    def _refresh(self, wall: int) -> None:
+        """Compare what everybody was told with what is right now, and tell the differences."""
+        self._refresh_at = min(self._next_end(wall), wall + REFRESH_INTERVAL_SECONDS)
+        self._flows.refresh(self._configuration, wall)
+        for session in list(self._sessions.values()):
+            party = session.party
+            if session.joined and isinstance(party, Device) and party.type is TokenType.CLIENT:
+                self._refresh_client(session, party, wall)
+        self._relays.renew(wall)
+
+    def _refresh_client(self, session: Session, device: Device, wall: int) -> None:
+        interface = views.client_interface(self._configuration, device)
+        if interface != session.interface:
+            self._outbox.push(session, "config_changed", {"interface": interface})
+        session.interface = interface
+        old, new = session.resources, self._client_resources(session, device, wall)
+        session.resources = new
+        for resource_id, view in old.items():
+            # A client does not notice that a known resource has other sites.
+            if resource_id not in new or new[resource_id]["gateway_groups"] != view["gateway_groups"]:
+                self._outbox.push(session, "resource_deleted", resource_id)
+        for resource_id, view in new.items():
+            if old.get(resource_id) != view:
+                self._outbox.push(session, "resource_created_or_updated", view)
+
+    def _client_resources(self, session: Session, device: Device, wall: int) -> dict[str, dict[str, Json]]:
+        resources = access.connectable(self._configuration, session.token, device.version, wall)
+        return {resource.id: views.client_resource(self._configuration, resource) for resource in resources}
+
+    def _next_end(self, wall: int) -> int:
+        ends = [policy.expires_at for policy in self._configuration.policies]
+        return min((end for end in ends if end > wall), default=wall + REFRESH_INTERVAL_SECONDS)
+
+    def _revoke(self, session: Session, now: Instant) -> None:
+        """The token is no good any more; a device learns that by its next attempt, a relay is told."""
+        _logger.info("Token revoked or expired", extra={"fields": _fields(session)})
+        if session.joined and isinstance(session.party, Relay):
+            self._outbox.push(session, "disconnect", {"reason": "token_expired"})
+        self._end(session, now)
+
+    def _end(self, session: Session, now: Instant) -> None:
+        self._outbox.close(session)
+        self.handle_closed(session, now)
+
+
+def _title(session: Session) -> str:
+    return session.token.type.value.capitalize()
+
+
+def _fields(session: Session) -> dict[str, object]:
+    names = {TokenType.CLIENT: "cid", TokenType.GATEWAY: "gid", TokenType.RELAY: "rid"}
+    return {names[session.token.type]: session.party.id}

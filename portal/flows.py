@@ -1,0 +1,234 @@
+"""Flows: a client asks for a resource, a gateway is chosen and authorized, both learn what they need to connect.
+
+    client  create_flow     → gateway authorize_flow
+    gateway flow_authorized → client  flow_created      (only then do candidates of a new connection make sense)
+
+A *grant* remembers that a gateway lets a client reach a resource until a time. Grants are compared with what the
+configuration says whenever that or the time changes: the gateway is told a new expiry or to reject the access. One
+that is away hears it right after its next ``init``.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from connectivity.clock import SECOND, Instant
+from connectivity.phoenix.message import Json
+from portal import access, views
+from portal.configuration import Configuration, Resource, Token, TokenType
+from portal.derivation import ice_credentials, preshared_key
+from portal.devices import Devices
+from portal.session import Device, Outbox, Session
+
+PENDING_LIFETIME_NS: Final = 60 * SECOND
+MAXIMUM_PENDING: Final = 4096
+MAXIMUM_GRANTS_PER_GATEWAY: Final = 65_536
+MAXIMUM_LISTED: Final = 256  # ids or candidates in one message
+
+_REFERENCE_BYTES: Final = 16
+
+_logger = logging.getLogger("portal.flows")
+
+
+@dataclass(slots=True)
+class _Pending:
+    """An ``authorize_flow`` that its gateway has not confirmed."""
+
+    client: Device
+    client_key: str
+    gateway: Device
+    created_at: Instant
+    answer: Json = field(repr=False)
+
+
+@dataclass(slots=True)
+class _Grant:
+    """What a gateway was told. ``token`` is the one that the client used."""
+
+    token: Token
+    resource: Resource
+    expires_at: int
+
+
+class Flows:
+    """Pending flows and grants of all gateways."""
+
+    def __init__(
+        self, configuration: Configuration, devices: Devices, outbox: Outbox, rng: Callable[[int], bytes]
+    ) -> None:
+        self._configuration = configuration
+        self._devices = devices
+        self._outbox = outbox
+        self._rng = rng
+        self._pending: dict[str, _Pending] = {}
+        self._grants: dict[str, dict[tuple[str, str], _Grant]] = {}  # gateway -> (client, resource)
+
+    def create(self, session: Session, client: Device, payload: dict[str, Json], now: Instant, wall: int) -> None:
+        """``create_flow`` from a client."""
+        resource_id = payload["resource_id"]
+        resource = self._configuration.resources_by_id.get(resource_id) if isinstance(resource_id, str) else None
+        if resource is None or not access.supports(client.version, resource):
+            self._refuse(session, resource_id, "not_found")
+            return
+        expires_at = access.access_expiry(self._configuration, session.token, resource, wall)
+        if expires_at is None:
+            expired = access.has_expired_policy(self._configuration, session.token, resource, wall)
+            violated = ["current_utc_datetime"] if expired else []
+            self._refuse(session, resource_id, "forbidden" if expired else "not_found", violated)
+            return
+        gateway = self._pick(client, resource, payload["connected_gateway_ids"])
+        if gateway is None or gateway.session is None:
+            self._refuse(session, resource_id, "offline")
+            return
+        grants = self._grants.setdefault(gateway.id, {})
+        if len(self._pending) >= MAXIMUM_PENDING or len(grants) >= MAXIMUM_GRANTS_PER_GATEWAY:
+            self._refuse(session, resource_id, "limit_reached")
+            return
+        grants[client.id, resource.id] = _Grant(session.token, resource, expires_at)
+        self._authorize(gateway, gateway.session, client, resource, expires_at, now)
+
+    def confirm(self, gateway: Device, reference: object) -> bool:
+        """``flow_authorized`` from a gateway; False when the reference is not one of its own."""
+        pending = self._pending.get(reference) if isinstance(reference, str) else None
+        if pending is None or pending.gateway is not gateway:
+            return False
+        del self._pending[str(reference)]
+        client = pending.client
+        if client.session is not None and client.public_key == pending.client_key:
+            self._outbox.push(client.session, "flow_created", pending.answer)
+            _logger.debug("Flow created", extra={"fields": {"cid": client.id, "gid": gateway.id}})
+        return True
+
+    def relay_candidates(self, sender: Device, event: str, payload: dict[str, Json]) -> bool:
+        """Pass candidates on to the named peers as they are; False when the message has another shape."""
+        to_gateways = sender.type is TokenType.CLIENT
+        ids = payload.get("gateway_ids" if to_gateways else "client_ids")
+        candidates = payload.get("candidates")
+        if not isinstance(ids, list) or not isinstance(candidates, list):
+            return False
+        if max(len(ids), len(candidates)) > MAXIMUM_LISTED or not all(isinstance(text, str) for text in candidates):
+            return False
+        peer_type = TokenType.GATEWAY if to_gateways else TokenType.CLIENT
+        name = "client_id" if to_gateways else "gateway_id"
+        for peer_id in ids:
+            peer = self._devices.get(peer_id, peer_type)
+            if peer is not None and peer.session is not None:
+                self._outbox.push(peer.session, event, {name: sender.id, "candidates": candidates})
+        return True
+
+    def authorizations(self, gateway: Device, wall: int) -> list[dict[str, Json]]:
+        """The list for a gateway's ``init``.
+
+        For each client with a grant it names all that the client may reach through this site, because the gateway keeps
+        only listed resources of listed clients, and this process may be younger than the gateway's state.
+        """
+        clients = {client_id: grant.token for (client_id, _), grant in self._grants.get(gateway.id, {}).items()}
+        listed = []
+        for client_id, used in clients.items():
+            for resource in self._configuration.resources:
+                expires_at = self._expiry(gateway, used, resource, wall)
+                if expires_at is not None:
+                    listed.append({"client_id": client_id, "resource_id": resource.id, "expires_at": expires_at})
+        return listed
+
+    def refresh(self, configuration: Configuration, wall: int) -> None:
+        """Tell every gateway that is there what has changed for its grants."""
+        self._configuration = configuration
+        for gateway_id in list(self._grants):
+            gateway = self._devices.get(gateway_id, TokenType.GATEWAY)
+            if gateway is None:
+                del self._grants[gateway_id]
+            elif gateway.session is not None:
+                self.refresh_gateway(gateway, gateway.session, wall)
+
+    def refresh_gateway(self, gateway: Device, session: Session, wall: int) -> None:
+        """The same for one gateway."""
+        grants = self._grants.get(gateway.id, {})
+        updated: set[str] = set()
+        for (client_id, resource_id), grant in list(grants.items()):
+            resource = self._configuration.resources_by_id.get(resource_id)
+            expires_at = self._expiry(gateway, grant.token, resource, wall)
+            pair = {"client_id": client_id, "resource_id": resource_id}
+            if expires_at is None or resource is None or resource.shape != grant.resource.shape:
+                del grants[client_id, resource_id]
+                self._outbox.push(session, "reject_access", pair)
+                _logger.info("Access revoked", extra={"fields": {"cid": client_id, "gid": gateway.id}})
+                continue
+            if resource.filters != grant.resource.filters and resource_id not in updated:
+                updated.add(resource_id)
+                self._outbox.push(session, "resource_updated", views.gateway_resource(resource))
+            if expires_at != grant.expires_at:
+                self._outbox.push(session, "access_authorization_expiry_updated", {**pair, "expires_at": expires_at})
+            grant.resource, grant.expires_at = resource, expires_at
+
+    def handle_timeout(self, now: Instant) -> None:
+        """Forget flows that no gateway confirmed; the client asks again by itself."""
+        for reference, pending in list(self._pending.items()):
+            if now - pending.created_at >= PENDING_LIFETIME_NS:
+                del self._pending[reference]
+
+    def _expiry(self, gateway: Device, used: Token, resource: Resource | None, wall: int) -> int | None:
+        """When access by the token that a grant was made for ends now."""
+        token = self._configuration.tokens_by_name.get(used.name)
+        if token is None or token.identity != used.identity:
+            return None
+        if resource is None or gateway.owner not in resource.site_ids:
+            return None
+        return access.access_expiry(self._configuration, token, resource, wall)
+
+    def _pick(self, client: Device, resource: Resource, connected: object) -> Device | None:
+        """One of the gateways in use if possible, else one of the highest version."""
+        candidates = [
+            gateway
+            for gateway in self._devices.online_gateways(resource.site_ids)
+            if access.compatible(client.version, gateway.version) and access.supports(gateway.version, resource)
+        ]
+        in_use = [gateway for gateway in candidates if isinstance(connected, list) and gateway.id in connected]
+        if not in_use:
+            newest = max((gateway.version for gateway in candidates), default=None)
+            in_use = [gateway for gateway in candidates if gateway.version == newest]
+        if not in_use:
+            return None
+        return in_use[int.from_bytes(self._rng(8), "big") % len(in_use)]
+
+    def _authorize(
+        self, gateway: Device, session: Session, client: Device, resource: Resource, expires_at: int, now: Instant
+    ) -> None:
+        reference = self._rng(_REFERENCE_BYTES).hex()
+        psk = preshared_key(client.party, gateway.party)
+        for_client, for_gateway = ice_credentials(client.party, gateway.party)
+        credentials = {
+            "client_ice_credentials": {"username": for_client.username, "password": for_client.password},
+            "gateway_ice_credentials": {"username": for_gateway.username, "password": for_gateway.password},
+        }
+        answer = {
+            "resource_id": resource.id,
+            "gateway_id": gateway.id,
+            "gateway_group_id": gateway.owner,
+            "gateway_public_key": gateway.public_key,
+            "gateway_ipv4": str(gateway.ipv4),
+            "gateway_ipv6": str(gateway.ipv6),
+            "preshared_key": psk,
+            **credentials,
+        }
+        self._pending[reference] = _Pending(client, client.public_key, gateway, now, answer)
+        request = {
+            "ref": reference,
+            "resource": views.gateway_resource(resource),
+            "client": {
+                "id": client.id,
+                "public_key": client.public_key,
+                "preshared_key": psk,
+                "ipv4": str(client.ipv4),
+                "ipv6": str(client.ipv6),
+            },
+            **credentials,
+            "expires_at": expires_at,
+        }
+        self._outbox.push(session, "authorize_flow", request)
+
+    def _refuse(self, session: Session, resource_id: Json, reason: str, violated: list[str] | None = None) -> None:
+        answer = {"resource_id": resource_id, "reason": reason, "violated_properties": violated or []}
+        self._outbox.push(session, "flow_creation_failed", answer)
+        _logger.debug("Flow refused", extra={"fields": {"cid": session.party.id, "reason": reason}})
