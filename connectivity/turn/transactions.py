@@ -152,6 +152,8 @@ class Transactions:
 
     def poll_timeout(self) -> Instant | None:
         """When the next repetition, or the end of a series, is due."""
+        if not self._pending:
+            return None  # asked for after every datagram, and nearly always so
         return earliest(*(transaction.series.due_at for transaction in self._pending.values()))
 
     def poll_transmit(self) -> Transmit | None:
