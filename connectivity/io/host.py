@@ -1,8 +1,8 @@
 """What the host must know about the TUN device: addresses, routes, and the rule that sends traffic into it.
 
 Routes live in a table of their own. One rule per family leads everything there that does *not* carry our sockets' mark,
-so the tunnel's own datagrams never enter the tunnel (gateway and client facts §4.3, §4.4). All functions are idempotent:
-what is already as wanted is left alone, what is already gone is fine.
+so the tunnel's own datagrams never enter the tunnel (gateway and client facts §4.3, §4.4). All functions are
+idempotent: what is already as wanted is left alone, what is already gone is fine.
 
 pyroute2 runs an event loop inside; a short-lived thread keeps it apart from the caller's (threads inherit the network
 namespace of their creator).
@@ -17,8 +17,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2 import IPRoute, NetlinkError
 
 from connectivity.endpoint import IPAddress
 from connectivity.errors import chain
@@ -105,14 +104,14 @@ def _configure(ip: Any, name: str, addresses: list[IPAddress], mtu: int) -> None
         raise problems[0]
     ip.link("set", index=index, state="up")
     for version in accepted:
-        _tolerant(lambda family=_FAMILIES[version]: ip.rule("add", **_rule(family)))
+        _tolerant(ip.rule, "add", _rule(_FAMILIES[version]))
 
 
 def _set_routes(ip: Any, name: str, wanted: list[Network], obsolete: list[Network]) -> None:
     index = _index(ip, name)
     for command, networks in (("del", obsolete), ("add", wanted)):
         for network in networks:
-            route = {
+            route: dict[str, Any] = {
                 "family": _FAMILIES[network.version],
                 "dst": str(network.network_address),
                 "dst_len": network.prefixlen,
@@ -121,15 +120,15 @@ def _set_routes(ip: Any, name: str, wanted: list[Network], obsolete: list[Networ
                 "scope": RT_SCOPE_UNIVERSE,
                 "proto": RTPROT_STATIC,
             }
-            _tolerant(lambda command=command, route=route: ip.route(command, **route))
+            _tolerant(ip.route, command, route)
 
 
 def _remove_rules(ip: Any) -> None:
     for family in _FAMILIES.values():
-        _tolerant(lambda family=family: ip.rule("del", **_rule(family)))
+        _tolerant(ip.rule, "del", _rule(family))
 
 
-def _rule(family: int) -> dict[str, int]:
+def _rule(family: int) -> dict[str, Any]:
     return {
         "family": family,
         "fwmark": SOCKET_MARK,
@@ -149,9 +148,9 @@ def _keep_only(ip: Any, index: int, wanted: list[IPAddress]) -> None:
             ip.addr("del", family=message["family"], **arguments)
 
 
-def _tolerant(action: Callable[[], object]) -> None:
+def _tolerant(action: Callable[..., object], command: str, arguments: dict[str, Any]) -> None:
     try:
-        action()
+        action(command, **arguments)
     except NetlinkError as error:
         if error.code not in _HARMLESS:
             raise
