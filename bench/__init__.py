@@ -1,1 +1,1 @@
-"""Measured comparisons. Numbers are ratios to a bare loop of the same run, because machines are noisy."""
+"""Measured comparisons: everything that is compared runs side by side, in turn, in one run."""

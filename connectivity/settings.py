@@ -76,7 +76,7 @@ class SettingsReader:
             return cast(T, None)
         return self._parse(found, parse, cast(T, None))
 
-    def optional(self, name: str, flag: str | None, parse: Callable[[str], T], default: T, text: str = "") -> T:
+    def optional(self, name: str | None, flag: str | None, parse: Callable[[str], T], default: T, text: str = "") -> T:
         """A setting with a default; ``default`` is returned as it is, unparsed."""
         found = self._lookup(name, flag, text, "" if default is None else str(default))
         return default if found is None else self._parse(found, parse, default)
@@ -125,7 +125,7 @@ class SettingsReader:
         if self._problems:
             raise SettingsError(self._problems)
 
-    def _lookup(self, name: str, flag: str | None, text: str, default: str) -> tuple[str, str] | None:
+    def _lookup(self, name: str | None, flag: str | None, text: str, default: str) -> tuple[str, str] | None:
         self._declared.append(_Declared(name, flag, text, default))
         if flag is not None and flag in self._flags:
             return flag, self._flags.pop(flag)
@@ -133,8 +133,8 @@ class SettingsReader:
             self._switches.discard(flag)
             self._problems.append(f"{flag} needs a value")
             return None
-        value = self._environ.get(name, "")
-        return (name, value) if value else None
+        value = self._environ.get(name, "") if name is not None else ""
+        return (str(name), value) if value else None
 
     def _parse(self, found: tuple[str, str], parse: Callable[[str], T], fallback: T) -> T:
         name, value = found

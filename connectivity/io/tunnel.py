@@ -123,6 +123,8 @@ class TunnelDriver:
         for received in socket.receive(_RECEIVES_PER_TURN):
             for packets in core.handle_datagrams(received, now, wall_now, errors):
                 tun.write(packets)
+        errors += socket.take_errors()
+        errors += tun.take_errors()
         self._drain(now)
         if errors:
             self._report(errors)
@@ -141,6 +143,7 @@ class TunnelDriver:
         except Exception as error:  # noqa: BLE001  # outermost frame, as in _guarded
             self._fail(error)
             return
+        errors += self._tun.take_errors()
         self._drain(None if waiting else now)  # what waits may want a handshake at once
         if errors:
             self._report(errors)

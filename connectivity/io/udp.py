@@ -168,7 +168,7 @@ class UdpSocket:
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if mark is not None:
-                bound.setsockopt(socket.SOL_SOCKET, SO_MARK, mark)
+                bound.setsockopt(socket.SOL_SOCKET, SO_MARK, struct.pack("=I", mark))  # does not fit a C int
             try:
                 bound.bind((str(address), port))
             except OSError as error:
