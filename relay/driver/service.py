@@ -1,0 +1,215 @@
+"""The relay's event loop: bytes in, outputs out, one timer, one task for the portal.
+
+Order of start: sockets, health, offload, then traffic, then the portal. What fails before traffic is fatal and in one
+line; what fails after it costs at most what it was for: the portal may be away, an offload may go, a socket may refuse.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from contextlib import AsyncExitStack
+from typing import Any, Final, assert_never
+
+from connectivity.clock import SECOND, Instant
+from connectivity.io.portal import PortalLink, read_system_info
+from connectivity.io.udp import UdpSocket
+from connectivity.phoenix import PortalLogin, relay_login, user_agent
+from relay.core import (
+    CloseRelayedPort,
+    InstallChannel,
+    OpenRelayedPort,
+    Relayed,
+    RemoveChannel,
+    Server,
+    ToClient,
+    ToPeer,
+)
+from relay.driver.health import Health
+from relay.driver.offload import Offload
+from relay.driver.sockets import RelaySockets
+from relay.settings import RelaySettings
+
+# A portal that stays away for longer has given our clients other relays.
+PORTAL_PATIENCE_SECONDS: Final = 15 * 60
+STAMP_SECRET_BYTES: Final = 32
+# Runs that one socket may hand in before the others get their turn.
+_RUNS_PER_TURN: Final = 32
+_MAINTENANCE_SECONDS: Final = 5.0
+_CLOSE_SECONDS: Final = 0.5
+
+_log = logging.getLogger("relay")
+
+
+class RelayService:
+    """One core with its sockets. ``failed`` ends with an exception if the event loop's own work raised one."""
+
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        self.server = server
+        self.sockets = RelaySockets(loop, on_listen=self._read_listen, on_relayed=self._read_relayed)
+        self.offload = Offload(None, "not loaded yet")
+        self.failed: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_deadline: Instant | None = None
+
+    def close(self) -> None:
+        """Stop at once; clients learn from their time-outs."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.sockets.close()
+        self.offload.close()
+
+    def _read_listen(self, readable: UdpSocket) -> None:
+        try:
+            now, wall_now = time.monotonic_ns(), time.time_ns()
+            for received in readable.receive(_RUNS_PER_TURN):
+                for relayed in self.server.handle_client(received, now, wall_now):
+                    self._send(relayed)
+                self._drain(now)
+            self._note_errors(readable)
+        except Exception as error:  # noqa: BLE001 - outermost frame: a defect of ours ends the service, in words
+            self._fail(error)
+
+    def _read_relayed(self, port: int, readable: UdpSocket) -> None:
+        try:
+            now = time.monotonic_ns()
+            for received in readable.receive(_RUNS_PER_TURN):
+                for relayed in self.server.handle_peer(port, received, now):
+                    self._send(relayed)
+            self._note_errors(readable)
+        except Exception as error:  # noqa: BLE001 - outermost frame: a defect of ours ends the service, in words
+            self._fail(error)
+
+    def _wake(self) -> None:
+        self._timer = None
+        try:
+            now = time.monotonic_ns()
+            self.server.handle_timeout(now)
+            self._drain(now)
+            self._arm()  # also where nothing came out of it
+        except Exception as error:  # noqa: BLE001 - outermost frame: a defect of ours ends the service, in words
+            self._fail(error)
+
+    def _drain(self, now: Instant) -> None:
+        """Do all that the core asks for, then set the one timer."""
+        if (output := self.server.poll_output()) is None:
+            return
+        while output is not None:
+            match output:
+                case ToClient(transmit):
+                    self.sockets.send_to_client(transmit)
+                case OpenRelayedPort(port, families):
+                    opened = self.sockets.open_relayed(port, families)
+                    if opened:
+                        self.server.relayed_port_opened(port, now)
+                    else:
+                        self.server.relayed_port_failed(port, may_retry=opened is False)
+                case CloseRelayedPort(port, families):
+                    self.sockets.close_relayed(port, families)
+                case InstallChannel():
+                    self.offload.install(output)
+                case RemoveChannel():
+                    self.offload.remove(output)
+                case _:
+                    assert_never(output)
+            output = self.server.poll_output()
+        self._arm()
+
+    def _arm(self) -> None:
+        deadline = self.server.poll_timeout()
+        if deadline == self._timer_deadline and self._timer is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_deadline = deadline
+        if deadline is not None:
+            delay = max(0, deadline - time.monotonic_ns()) / SECOND
+            self._timer = self._loop.call_later(delay, self._wake)
+
+    def _send(self, relayed: Relayed) -> None:
+        if isinstance(relayed, ToPeer):
+            self.sockets.send_to_peer(relayed.relayed_port, relayed.transmit)
+        else:
+            self.sockets.send_to_client(relayed.transmit)
+
+    def _note_errors(self, used: UdpSocket) -> None:
+        for error in used.take_errors():
+            _log.debug("Socket error", extra={"fields": {"error": error}})
+
+    def _fail(self, error: Exception) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+
+async def serve(settings: RelaySettings, server: Server, stamp_secret: str) -> None:
+    """Serve until a signal asks to stop.
+
+    Raises:
+        FatalError: what ended the relay otherwise.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        service = RelayService(server, loop)
+        stack.callback(service.close)
+        service.sockets.listen(settings.public, settings.listen_port)
+        link = PortalLink(
+            _login(settings),
+            "relay",
+            {"stamp_secret": stamp_secret},
+            max_partition_seconds=PORTAL_PATIENCE_SECONDS,
+            on_event=lambda _event: None,  # the link logs; a relay acts on nothing that a portal says
+        )
+        health = Health(service, link)
+        await health.start(settings.health_address)
+        stack.push_async_callback(health.close)
+        service.offload = Offload.load(settings.offload, settings.public, settings.listen_port)
+        service.sockets.start()
+        health.serving = True
+        _log.info("Serving", extra={"fields": {"port": settings.listen_port, "families": len(settings.public)}})
+        await _run_until_stopped(service, link, stop)
+
+
+async def _run_until_stopped(service: RelayService, link: PortalLink, stop: asyncio.Event) -> None:
+    portal = asyncio.ensure_future(link.run())
+    stopped = asyncio.ensure_future(stop.wait())
+    maintenance = asyncio.ensure_future(_maintain(service))
+    watched: set[asyncio.Future[Any]] = {portal, stopped, maintenance, service.failed}
+    try:
+        done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        for future in done:
+            future.result()  # raises what ended us, if it was not a signal
+        _log.info("Stopping")
+        # No draining yet, and nothing to tell the portal: it sees the connection end.
+    finally:
+        for task in (portal, stopped, maintenance):
+            task.cancel()
+        await asyncio.wait({portal, stopped, maintenance}, timeout=_CLOSE_SECONDS)
+
+
+async def _maintain(service: RelayService) -> None:
+    while True:
+        await asyncio.sleep(_MAINTENANCE_SECONDS)
+        service.offload.maintain()
+
+
+def _login(settings: RelaySettings) -> PortalLogin:
+    return relay_login(
+        settings.api_url,
+        token=settings.token,
+        user_agent=user_agent("relay", read_system_info()),
+        ipv4=settings.public_ipv4,
+        ipv6=settings.public_ipv6,
+        port=settings.listen_port,
+        name=settings.name,
+    )
+
+
+def make_stamp_secret() -> str:
+    """A secret for the life of this process: it is what makes reconnects keep all allocations."""
+    return os.urandom(STAMP_SECRET_BYTES).hex()

@@ -1,0 +1,171 @@
+"""The relay's UDP sockets: one per family to listen on, one per relayed port and family.
+
+All of them are read by one event loop in turn, so they share one receive buffer. Nothing that arrives, and nothing that
+a destination answers, may end the process: errors of data are counted by the sockets.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import resource
+import socket
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+from connectivity.endpoint import IPAddress
+from connectivity.errors import FatalError
+from connectivity.io.buffers import ReceiveBuffer
+from connectivity.io.udp import UdpCounters, UdpSocket
+from connectivity.run import Transmit
+from connectivity.stun import AddressFamily
+
+HOP_LIMIT: Final = 64  # on both data paths (RFC 8656 §13, alternate behaviour)
+# What a relayed port asks the kernel for. A limit, not a reservation: idle ports cost nothing.
+RELAYED_RECEIVE_BYTES: Final = 16 << 20
+RELAYED_SEND_BYTES: Final = 4 << 20
+_SO_SNDBUFFORCE: Final = 32
+_SO_RCVBUFFORCE: Final = 33
+_ANY: Final[dict[int, IPAddress]] = {4: IPv4Address(0), 6: IPv6Address(0)}
+# Any other port would meet these too.
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAFNOSUPPORT})
+
+_log = logging.getLogger("relay")
+
+
+class RelaySockets:
+    """Opens, watches and closes; knows no protocol. ``on_listen`` and ``on_relayed`` read what has become readable."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_listen: Callable[[UdpSocket], None],
+        on_relayed: Callable[[int, UdpSocket], None],
+    ) -> None:
+        self._loop = loop
+        self._on_listen = on_listen
+        self._on_relayed = on_relayed
+        self._buffer = ReceiveBuffer()
+        self.counters = UdpCounters()
+        self._listening: dict[int, UdpSocket] = {}
+        self._relayed: dict[tuple[int, int], UdpSocket] = {}
+        self._flushing: set[int] = set()
+
+    def listen(self, versions: Iterable[int], port: int) -> None:
+        """Bind the listen sockets. They are read only after ``start``.
+
+        Raises:
+            FatalError: the port is taken, or a family is missing.
+        """
+        for version in versions:
+            try:
+                opened = UdpSocket.bind(_ANY[version], port, buffer=self._buffer, counters=self.counters)
+            except OSError as error:
+                raise FatalError(f"cannot listen on UDP port {port} over IPv{version}") from error
+            _set_hop_limit(opened, version)
+            self._listening[version] = opened
+
+    def start(self) -> None:
+        """Begin to serve."""
+        for opened in self._listening.values():
+            self._loop.add_reader(opened.fileno(), self._on_listen, opened)
+
+    def open_relayed(self, port: int, families: Iterable[AddressFamily]) -> bool | None:
+        """Bind a relayed port in all families or in none.
+
+        Returns:
+            True if it is open, False if another port may do, None if no port would.
+        """
+        opened: list[tuple[int, UdpSocket]] = []
+        try:
+            for family in families:
+                relayed = UdpSocket.bind(
+                    _ANY[family.version],
+                    port,
+                    send_buffer_bytes=None,
+                    receive_buffer_bytes=None,
+                    buffer=self._buffer,
+                    counters=self.counters,
+                )
+                opened.append((family.version, relayed))
+                _set_hop_limit(relayed, family.version)
+                _size_buffers(relayed)
+        except OSError as error:
+            for _, relayed in opened:
+                relayed.close()
+            _log.debug("Cannot open relayed port", extra={"fields": {"port": port, "error": error}})
+            return None if error.errno in _EXHAUSTED else False
+        for version, relayed in opened:
+            self._relayed[port, version] = relayed
+            self._loop.add_reader(relayed.fileno(), self._on_relayed, port, relayed)
+        return True
+
+    def close_relayed(self, port: int, families: Iterable[AddressFamily]) -> None:
+        """Close a relayed port in these families."""
+        for family in families:
+            self._close(self._relayed.pop((port, family.version)))
+
+    def send_to_client(self, transmit: Transmit) -> None:
+        """Send by the listen socket of the destination's family."""
+        self._send(self._listening.get(transmit.destination.ip.version), transmit)
+
+    def send_to_peer(self, port: int, transmit: Transmit) -> None:
+        """Send from a relayed port."""
+        self._send(self._relayed.get((port, transmit.destination.ip.version)), transmit)
+
+    def close(self) -> None:
+        """Close everything."""
+        for opened in (*self._listening.values(), *self._relayed.values()):
+            self._close(opened)
+        self._listening.clear()
+        self._relayed.clear()
+
+    def _send(self, by: UdpSocket | None, transmit: Transmit) -> None:
+        if by is None:
+            return
+        by.send(transmit)
+        if by.backlogged and by.fileno() not in self._flushing:
+            self._flushing.add(by.fileno())
+            self._loop.add_writer(by.fileno(), self._flush, by)
+
+    def _flush(self, by: UdpSocket) -> None:
+        if by.flush():
+            self._flushing.discard(by.fileno())
+            self._loop.remove_writer(by.fileno())
+
+    def _close(self, opened: UdpSocket) -> None:
+        self._loop.remove_reader(opened.fileno())
+        self._loop.remove_writer(opened.fileno())
+        self._flushing.discard(opened.fileno())
+        opened.close()
+
+
+def raise_descriptor_limit() -> None:
+    """Use all the file descriptors that we are allowed: each allocation needs up to two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _set_hop_limit(opened: UdpSocket, version: int) -> None:
+    with socket.socket(fileno=os.dup(opened.fileno())) as same:
+        if version == 4:
+            same.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, HOP_LIMIT)
+        else:
+            same.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, HOP_LIMIT)
+
+
+def _size_buffers(opened: UdpSocket) -> None:
+    """Larger buffers than the default, past the sysctl's limit where we may; said nowhere, as there are many ports."""
+    sizes = (
+        (_SO_RCVBUFFORCE, socket.SO_RCVBUF, RELAYED_RECEIVE_BYTES),
+        (_SO_SNDBUFFORCE, socket.SO_SNDBUF, RELAYED_SEND_BYTES),
+    )
+    with socket.socket(fileno=os.dup(opened.fileno())) as same:
+        for force, plain, size in sizes:
+            try:
+                same.setsockopt(socket.SOL_SOCKET, force, size)
+            except PermissionError:
+                same.setsockopt(socket.SOL_SOCKET, plain, size)
