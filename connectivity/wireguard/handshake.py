@@ -8,7 +8,7 @@ peer, so that a replayed initiation does not. It knows no timers and stores no s
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from connectivity.clock import Instant, WallTime
+from connectivity.clock import SECOND, Duration, Instant, WallTime
 from connectivity.wireguard import cookie
 from connectivity.wireguard.errors import HandshakeError, HandshakeReason
 from connectivity.wireguard.index import IndexSequence
@@ -19,6 +19,8 @@ from connectivity.wireguard.tai64n import TimestampClock
 
 PROLOGUE: Final = b"WireGuard v1 zx2c4 Jason@zx2c4.com"
 _OUTSTANDING_LIMIT: Final = 2
+# A response that was held back for longer would give a session whose other half is old or gone.
+_OUTSTANDING_LIFETIME: Final[Duration] = 15 * SECOND
 
 
 class Established(NamedTuple):
@@ -27,6 +29,11 @@ class Established(NamedTuple):
     keys: TransportKeys
     local_index: int
     remote_index: int
+
+
+class _Outstanding(NamedTuple):
+    initiator: Initiator
+    expires_at: Instant
 
 
 class Handshakes:
@@ -49,7 +56,7 @@ class Handshakes:
         self._stamper = cookie.Stamper(peer_public_key)
         self._clock = TimestampClock()
         self._peer_timestamp = b""
-        self._outstanding: dict[int, Initiator] = {}  # by our index, oldest first
+        self._outstanding: dict[int, _Outstanding] = {}  # by our index, oldest first
 
     def initiate(self, now: Instant, wall_now: WallTime) -> bytes:
         """A new initiation."""
@@ -62,7 +69,7 @@ class Handshakes:
             prologue=PROLOGUE,
         )
         message = Initiation(index, *initiator.write(self._clock.next(wall_now)))
-        self._outstanding[index] = initiator
+        self._outstanding[index] = _Outstanding(initiator, now + _OUTSTANDING_LIFETIME)
         while len(self._outstanding) > _OUTSTANDING_LIMIT:
             del self._outstanding[next(iter(self._outstanding))]
         return self._stamper.stamp(message.body(), now)
@@ -92,18 +99,18 @@ class Handshakes:
         response = Response(index, message.sender, *second)
         return self._stamper.stamp(response.body(), now), Established(keys, index, message.sender)
 
-    def finish(self, data: bytes) -> Established:
+    def finish(self, data: bytes, now: Instant) -> Established:
         """The outcome of a response whose MACs have been checked.
 
         Raises:
             HandshakeError: it answers none of our initiations, or is not authentic.
         """
         message = Response.decode(data)
-        initiator = self._outstanding.get(message.receiver)
-        if initiator is None:
+        outstanding = self._outstanding.get(message.receiver)
+        if outstanding is None or now >= outstanding.expires_at:
             raise HandshakeError(HandshakeReason.UNKNOWN_INDEX)
         try:
-            _, keys = initiator.read(SecondMessage(message.ephemeral, message.encrypted_nothing))
+            _, keys = outstanding.initiator.read(SecondMessage(message.ephemeral, message.encrypted_nothing))
         except NoiseError as error:
             raise HandshakeError(HandshakeReason.NOT_AUTHENTIC) from error
         # Earlier initiations are settled with it; a later one may still be answered.

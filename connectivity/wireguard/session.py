@@ -215,15 +215,12 @@ class Session:
 
     def _mark_rows(self, counters: list[int], run: Run, drops: Counter[DropReason]) -> tuple[int, Run | None]:
         """Take the rows of replayed messages out of a decrypted run."""
-        kept: list[memoryview] = []
-        for counter, packet in zip(counters, run.segments(), strict=True):
-            refusal = self.window.mark(counter)
-            if refusal is None:
-                kept.append(packet)
-            else:
-                drops[refusal] += 1
-        if len(kept) == len(counters):
-            return len(kept), run
+        refusals = [self.window.mark(counter) for counter in counters]
+        if not any(refusals):
+            return len(counters), run
+        drops.update(refusal for refusal in refusals if refusal is not None)
+        rows = zip(run.segments(), refusals, strict=True)
+        kept = [packet for packet, refusal in rows if refusal is None]
         end = 0
         for packet in kept:
             run.data[end : end + len(packet)] = packet

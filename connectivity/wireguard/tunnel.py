@@ -206,7 +206,7 @@ class Tunnel:
         self._store(established, is_initiator=False, now=now)
 
     def _finish(self, message: bytes, now: Instant) -> None:
-        session = self._store(self._handshakes.finish(message), is_initiator=True, now=now)
+        session = self._store(self._handshakes.finish(message, now), is_initiator=True, now=now)
         self._use(session, now, confirm=True)
 
     def _store(self, established: Established, *, is_initiator: bool, now: Instant) -> Session:

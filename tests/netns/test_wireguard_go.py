@@ -26,7 +26,8 @@ from pathlib import Path
 import pytest
 
 from connectivity.run import Run
-from connectivity.wireguard import DATA, KeyPair, RateLimiter, Tunnel, message_type, peek_initiator
+from connectivity.wireguard import DATA, HandshakeError, KeyPair, RateLimiter, Tunnel, message_type, peek_initiator
+from connectivity.wireguard.limiter import LIMIT
 
 pytestmark = pytest.mark.root
 
@@ -40,7 +41,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Peer:
     """A tunnel of ours on a UDP socket, driven by the real clock."""
 
-    def __init__(self, namespace: str, keys: KeyPair, their_public_key: bytes, preshared_key: bytes) -> None:
+    def __init__(
+        self, namespace: str, keys: KeyPair, their_public_key: bytes, preshared_key: bytes, limit: int
+    ) -> None:
         with inside(namespace):
             self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
@@ -50,7 +53,7 @@ class Peer:
         self.destination = ("127.0.0.1", 0)
         self.keys = keys
         self.their_public_key = their_public_key
-        self.limiter = RateLimiter(keys.public, os.urandom)
+        self.limiter = RateLimiter(keys.public, os.urandom, limit=limit)
         self.tunnel = Tunnel(
             keys=keys,
             peer_public_key=their_public_key,
@@ -109,9 +112,14 @@ class Peer:
                 continue
             source = IPv4Address("127.0.0.1")
             if kind == 1:
-                assert peek_initiator(self.keys, data, limiter=self.limiter, source_ip=source, now=now) == (
-                    self.their_public_key
-                )
+                try:
+                    initiator = peek_initiator(self.keys, data, limiter=self.limiter, source_ip=source, now=now)
+                except HandshakeError as error:
+                    if error.reply is None:
+                        raise
+                    self.socket.sendto(error.reply, self.destination)
+                    continue
+                assert initiator == self.their_public_key
             self.tunnel.handle_handshake(memoryview(data), source, now, time.time_ns())
 
 
@@ -129,7 +137,7 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     for program in ("wireguard-go", "wg", "ip"):
         if shutil.which(program) is None:
             (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{program} is not installed")
@@ -145,7 +153,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
             stderr=subprocess.DEVNULL,
             env=os.environ | {"LOG_LEVEL": "silent"},
         )
-        peer = Peer(namespace, ours, theirs.public, preshared_key)
+        peer = Peer(namespace, ours, theirs.public, preshared_key, getattr(request, "param", LIMIT))
         peer.destination = ("127.0.0.1", configure(namespace, interface, daemon, tmp_path, peer, theirs, preshared_key))
         with peer.socket:
             yield Lab(namespace, interface, peer)
@@ -231,6 +239,20 @@ def test_new_handshakes_replace_the_session_without_loss(lab: Lab) -> None:
         peer.send(Run.single(echo_request(b"ping %d" % number)))
         peer.pump_packets(number)
     assert [packet[28:] for packet in peer.packets] == [b"ping 1", b"ping 2", b"ping 3"]
+
+
+@pytest.mark.parametrize("lab", [0], indirect=True)
+def test_they_use_the_cookie_that_we_demand(lab: Lab) -> None:
+    """With no allowance at all every handshake needs mac2; wireguard-go tries again after 5 s."""
+    peer = lab.peer
+    application = ["ip", "netns", "exec", lab.namespace, "ping", "-c", "1", "-W", "8", str(OUR_IP)]
+    ping = subprocess.Popen(application, stdout=subprocess.DEVNULL)
+    try:
+        peer.pump_packets(1)
+    finally:
+        ping.kill()
+        ping.wait()
+    assert peer.kinds[:2] == [1, 1]
 
 
 def configure(

@@ -20,7 +20,7 @@ from connectivity.wireguard import (
 from connectivity.wireguard.limiter import LIMIT
 from connectivity.wireguard.messages import sender_index
 from connectivity.wireguard.tunnel import QUEUE_LIMIT
-from tests.unit.connectivity.wireguard_pair import ADDRESS_A, ADDRESS_B, PRESHARED_KEY, Pair, stream
+from tests.unit.connectivity.wireguard_pair import ADDRESS_A, ADDRESS_B, PRESHARED_KEY, Pair, Side, stream
 
 KEEP_ALIVE_BYTES = 32
 
@@ -221,6 +221,36 @@ def test_the_response_to_the_previous_initiation_counts_and_the_one_before_does_
     assert pair.a.completed == 2
     pair.send(pair.a, b"through")
     assert pair.b.received == [b"through"]
+
+
+def test_a_response_that_was_held_back_for_15_s_does_not_count() -> None:
+    pair = Pair()
+    pair.b.tunnel.initiate(pair.now, pair.wall_now)
+    for message in pair.b.drain():
+        pair.deliver(message, pair.a)
+    (held_back,) = pair.a.drain()
+    pair.connect()
+    pair.now += 15 * SECOND
+    with pytest.raises(HandshakeError) as refused:
+        pair.deliver(held_back, pair.b)
+    assert refused.value.reason is HandshakeReason.UNKNOWN_INDEX
+
+
+def test_a_ring_full_of_unconfirmed_sessions_ends_the_one_in_use_and_heals() -> None:
+    pair = Pair()
+    pair.connect()
+    for number in range(8):  # a peer that restarts with its old key again and again
+        pair.now += SECOND
+        restarted = Side(pair.a.keys, pair.b.keys, index=number, seed=bytes([number]), preshared_key=PRESHARED_KEY)
+        restarted.tunnel.initiate(pair.now, pair.wall_now)
+        (initiation,) = restarted.drain()
+        pair.deliver(initiation, pair.b)
+        pair.b.drain()
+    assert not pair.b.tunnel.has_session
+    pair.now += SECOND
+    pair.connect()
+    pair.send(pair.b, b"healed")
+    assert pair.a.received == [b"healed"]
 
 
 def test_a_replayed_initiation_is_stale() -> None:
