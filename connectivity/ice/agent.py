@@ -228,12 +228,7 @@ class Agent:
             entry = entry or self._discover(source, priority.value)
             pair = self._form(local, entry, now) if entry is not None else None
         self._transmit(destination, source, messages.encode_answer(check, source, self._credentials))
-        if pair is None:
-            return
-        if self._controlling:
-            if pair.succeeded:
-                self._choose_path(now)
-        elif nominating:
+        if pair is not None and nominating:
             self._nominate(pair, now)
 
     def _discover(self, source: Endpoint, priority: int) -> RemoteCandidate | None:
@@ -260,9 +255,7 @@ class Agent:
         pair = self._checks.form(local, entry, now)
         if self._checks.overflowed:
             self._warn("Too many candidate pairs")
-        if self._current not in self._checks:
-            self._current = None
-        self._wake_at = earliest(self._wake_at, now)
+        self._wake_at = earliest(self._wake_at, now)  # even without a pair: the state may be another one now
         return pair
 
     def _remove_pairs(self, doomed: Callable[[CandidatePair], bool], now: Instant) -> None:
@@ -287,11 +280,10 @@ class Agent:
         logger.debug("Nominated candidate pair", extra={"fields": {"pair": str(best)}})
 
     def _nominate(self, pair: CandidatePair, now: Instant) -> None:
-        """Mark ``pair``; the first check after that does not wait for its turn."""
+        """Mark ``pair``; the first check after that does not wait for its turn, which wakes the agent up, too."""
         if not pair.nominated:
             pair.nominated = True
             pair.next_check_at = now
-        self._wake_at = earliest(self._wake_at, now)
 
     def _send_check(self, pair: CandidatePair, now: Instant) -> None:
         transaction_id = self._rng(TRANSACTION_ID_BYTES)

@@ -91,6 +91,6 @@ class CheckList:
         if len(self._pairs) <= MAX_PAIRS:
             return None
         self.overflowed = True
-        worst = next((pair for pair in reversed(self._pairs) if not pair.nominated), self._pairs[-1])
+        worst = next(pair for pair in reversed(self._pairs) if not pair.nominated)  # the newest one at least is not
         self._pairs.remove(worst)
         return worst

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from connectivity.endpoint import Endpoint
-from connectivity.ice.candidate import Candidate, CandidateKind, is_valid_address, optimistic
+from connectivity.ice.candidate import Candidate, CandidateKind, optimistic
 
 # Implementation constants.
 MAX_ENTRIES: Final = 100  # as many as there can be pairs
@@ -76,13 +76,12 @@ class RemoteCandidates:
 
         They bet on an administrator who forwards the gateway's port unchanged; IPv6 needs no such luck.
         """
-        signalled = [entry.candidate for entry in self.live() if not entry.provisional]
-        ipv4 = [candidate for candidate in signalled if candidate.address.ip.version == 4]
+        ipv4 = [entry.candidate for entry in self.live() if entry.candidate.address.ip.version == 4]
         added: list[RemoteCandidate] = []
         for reflexive in (candidate for candidate in ipv4 if candidate.kind is CandidateKind.SRFLX):
             for host in (candidate for candidate in ipv4 if candidate.kind is CandidateKind.HOST):
                 address = Endpoint(reflexive.address.ip, host.address.port)
-                if self._guess_count >= OPTIMISTIC_LIMIT or self.at(address) or not is_valid_address(address):
+                if self._guess_count >= OPTIMISTIC_LIMIT or self.at(address) is not None:
                     continue
                 entry = self.add(optimistic(address, host.address), provisional=True)
                 if entry is not None:

@@ -195,8 +195,10 @@ def test_an_answer_is_accepted_by_transaction_and_integrity() -> None:
     assert agent.accepts(answer(request))
     assert not agent.accepts(answer(request, password=CLIENT.password))
     assert not agent.accepts(answer(replace(request, transaction_id=b"u" * 12)))
-    bare = encode(Method.BINDING, MessageClass.SUCCESS, request.transaction_id, [], integrity_key=b"x")
-    assert not agent.accepts(decode(bare))
+    assert not agent.accepts(replace(answer(request), unknown_required=(0x7777,)))
+    key = GATEWAY.password.encode()
+    unmapped = encode(Method.BINDING, MessageClass.SUCCESS, request.transaction_id, [], integrity_key=key)
+    assert not agent.accepts(decode(unmapped))
 
 
 def test_an_error_response_to_our_check_is_ours_and_ignored() -> None:
@@ -261,6 +263,15 @@ def test_the_controlled_side_follows_at_its_next_wake_up_though_it_has_not_succe
     assert events(agent) == [Nominated(OURS, THEIRS), StateChanged(AgentState.COMPLETED)]
     triggered = [message for message in sent(agent) if message.message_class is MessageClass.REQUEST]
     assert [message.get(UseCandidate) for message in triggered] == [None]
+
+
+def test_a_nominated_pair_stays_due_when_an_older_check_is_answered_first() -> None:
+    agent = connected_agent(controlling=False)
+    (request,) = sent(agent)
+    now = START + 20 * MILLISECOND
+    agent.handle_message(check(UseCandidate()), source=THEIRS, destination=OURS, now=now)
+    agent.handle_message(answer(request, password=CLIENT.password), source=THEIRS, destination=OURS, now=now)
+    assert agent.poll_timeout() == now
 
 
 def test_the_controlled_side_chooses_the_best_of_the_nominated() -> None:
@@ -344,19 +355,33 @@ def test_a_check_from_an_unknown_address_discovers_it() -> None:
 
 
 def test_a_signalled_candidate_replaces_the_discovered_one_and_its_pair_runs_on() -> None:
-    agent = connected_agent(controlling=False)
+    agent = make_agent(controlling=False)
+    agent.add_local_candidate(Candidate.host(OURS))
+    reflexive = parse(Candidate.server_reflexive(THEIRS, THEIRS).to_text())
+    agent.add_remote_candidate(reflexive, START)
+    agent.handle_timeout(START)
     agent.handle_message(check(UseCandidate()), source=RELAYED, destination=OURS, now=START)
     agent.handle_timeout(START)
+    assert Nominated(OURS, RELAYED) in events(agent)
     transmits(agent)
-    events(agent)
     signalled = replace(parse(Candidate.relayed(RELAYED, RELAYED).to_text()), ufrag=CLIENT.username)
     assert agent.add_remote_candidate(signalled, START)
-    assert [c.kind for c in agent.remote_candidates] == [CandidateKind.HOST, CandidateKind.RELAY]
+    assert agent.remote_candidates == (reflexive, signalled)
     agent.handle_timeout(START)
     assert transmits(agent) == []
+    # Peer-reflexive addresses come before server-reflexive ones. This one has turned out to be a relay's.
     agent.handle_message(check(UseCandidate()), source=THEIRS, destination=OURS, now=START)
     agent.handle_timeout(START)
     assert events(agent)[0] == Nominated(OURS, THEIRS)
+
+
+def test_a_discovered_candidate_is_replaced_once() -> None:
+    agent = connected_agent(controlling=False)
+    agent.handle_message(check(), source=OTHER, destination=OURS, now=START)
+    signalled = [parse(c.to_text()) for c in (Candidate.host(OTHER), Candidate.server_reflexive(OTHER, OTHER))]
+    for candidate in signalled:
+        agent.add_remote_candidate(candidate, START)
+    assert [candidate for candidate in agent.remote_candidates if candidate.address == OTHER] == signalled
 
 
 def test_checks_that_arrive_where_we_have_no_candidate_are_discarded() -> None:
@@ -492,6 +517,16 @@ def test_no_candidates_yet_is_no_reason_to_give_up() -> None:
     agent.add_local_candidate(Candidate.host(OURS))
     agent.handle_timeout(START + 3600 * SECOND)
     assert state(agent) is AgentState.CHECKING
+
+
+def test_candidates_that_cannot_be_paired_leave_nothing_possible() -> None:
+    agent = make_agent()
+    agent.add_local_candidate(Candidate.host(OURS))
+    agent.handle_timeout(START)
+    agent.add_remote_candidate(parse(Candidate.host(Endpoint.parse("[2001:db8::1]:1")).to_text()), START + SECOND)
+    assert agent.poll_timeout() == START + SECOND
+    agent.handle_timeout(START + SECOND)
+    assert state(agent) is AgentState.DISCONNECTED
 
 
 def last_before_failure(agent: Agent) -> Instant:

@@ -213,6 +213,15 @@ def test_redundant_pairs_keep_the_better_candidate_and_the_history() -> None:
     assert checks.uses(better)
 
 
+def test_of_two_equal_candidates_for_one_pair_the_first_stays() -> None:
+    checks = CheckList(controlling=True)
+    first, second = entry("192.0.2.1:1", 0), entry("192.0.2.1:1", 1)
+    checks.form(host("10.0.0.1:1"), first, NOW)
+    checks.form(host("10.0.0.1:1"), second, NOW)
+    assert checks.uses(first)
+    assert not checks.uses(second)
+
+
 def test_a_full_list_loses_its_worst_pair_without_nomination() -> None:
     checks = CheckList(controlling=True)
     ours = host("10.0.0.1:1")
