@@ -85,8 +85,8 @@ def load(options: BuildOptions) -> LoadedProgram:
     module = None
     with _held_back_stderr() as noise:
         try:
-            module = bcc.BPF(src_file=str(_SOURCE), cflags=options.flags())
-            function = module.load_func(PROGRAM_NAME, bcc.BPF.XDP)
+            module = bcc.BPF(src_file=os.fsencode(_SOURCE), cflags=options.flags())
+            function = module.load_func(PROGRAM_NAME.encode(), bcc.BPF.XDP)
         except Exception as error:  # bcc raises the bare class for everything
             if module is not None:
                 module.cleanup()
