@@ -142,6 +142,7 @@ def _one_run(
 
 def _measured(demo_run: DemoRun, lab: Lab, stack: Stack, progress: Progress) -> RunResult:
     progress.say(f"{demo_run.title}: network is up, starting the portal")
+    stack.start_nameserver()
     stack.start_portal()
     progress.say(f"{demo_run.title}: starting the relay")
     stack.start_relay()

@@ -3,16 +3,20 @@
 Interfaces are born inside their namespaces; nothing of a lab ever shows on the host but the namespaces' names.
 """
 
+import shutil
 import subprocess
+from collections.abc import Iterable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Final
 
 from pyroute2 import IPRoute, netns
 
 from lab.errors import LabError
-from lab.plan import Plan, Port, Underlay
+from lab.plan import BACKBONE, Plan, Port, Site, Underlay
 
 _BRIDGE: Final = "internet0"
+_HOST_FILES: Final = Path("/etc/netns")
 _NODAD: Final = 0x02  # IFA_F_NODAD: an address that is usable at once
 # Two pitfalls: duplicate address detection delays, reverse-path filters drop policy-routed answers.
 _SYSCTLS: Final = (
@@ -37,7 +41,7 @@ def build(plan: Plan, names: dict[str, str]) -> None:
             execute(names[role], ["sysctl", "-qw", *_SYSCTLS, *(_FORWARDING if role in plan.forwarding else ())])
             routes[role] = stack.enter_context(IPRoute(netns=names[role]))
             routes[role].link("set", index=1, state="up")
-        bridge = _add_bridge(routes["internet"])
+        bridge = _add_bridge(plan, routes["internet"])
         for one, other in plan.links:
             _connect(plan, one, other, routes, names, bridge)
         _set_interfaces(plan, names)
@@ -47,12 +51,21 @@ def build(plan: Plan, names: dict[str, str]) -> None:
             load_rules(names[role], rules)
 
 
-def remove(names: list[str]) -> None:
+def set_nameserver(names: Iterable[str], address: str) -> None:
+    """Give each namespace a ``/etc/resolv.conf`` of its own; ``ip netns exec`` puts it in place."""
+    for name in names:
+        directory = _HOST_FILES / name
+        directory.mkdir(parents=True)
+        (directory / "resolv.conf").write_text(f"nameserver {address}\n", encoding="ascii")
+
+
+def remove(names: Iterable[str]) -> None:
     """Remove namespaces that exist; their interfaces, rules and routes go with them."""
     existing = set(netns.listnetns())
     for name in names:
         if name in existing:
             netns.remove(name)
+        shutil.rmtree(_HOST_FILES / name, ignore_errors=True)
 
 
 def load_rules(namespace: str, rules: str) -> None:
@@ -84,10 +97,11 @@ def execute(namespace: str, command: list[str], *, stdin: str | None = None, tim
     return done.stdout
 
 
-def _add_bridge(internet: Any) -> int:
+def _add_bridge(plan: Plan, internet: Any) -> int:
     internet.link("add", ifname=_BRIDGE, kind="bridge", br_mcast_snooping=0)
     index = int(internet.link_lookup(ifname=_BRIDGE)[0])
     internet.link("set", index=index, state="up")
+    _add_addresses(internet, index, BACKBONE, ipv6=plan.underlay is Underlay.DUAL)
     return index
 
 
@@ -101,10 +115,13 @@ def _connect(plan: Plan, one: Port, other: Port, routes: dict[str, Any], names: 
         ip.link("set", index=index, mtu=port.mtu, state="up", **extra)
         if port.site is None:
             continue
-        ip.addr("add", index=index, address=port.site.address, prefixlen=port.site.ipv4.network.prefixlen)
-        if plan.underlay is Underlay.DUAL or not port.underlay:
-            length = port.site.ipv6.network.prefixlen
-            ip.addr("add", index=index, address=port.site.address6, prefixlen=length, flags=_NODAD)
+        _add_addresses(ip, index, port.site, ipv6=plan.underlay is Underlay.DUAL or not port.underlay)
+
+
+def _add_addresses(ip: Any, index: int, site: Site, *, ipv6: bool) -> None:
+    ip.addr("add", index=index, address=site.address, prefixlen=site.ipv4.network.prefixlen)
+    if ipv6:
+        ip.addr("add", index=index, address=site.address6, prefixlen=site.ipv6.network.prefixlen, flags=_NODAD)
 
 
 def _set_interfaces(plan: Plan, names: dict[str, str]) -> None:

@@ -76,6 +76,8 @@ class Site:
         return str(self.ipv6.ip)
 
 
+# The rest of the Internet: a default route that swallows, as a far network does, instead of an error at once.
+BACKBONE: Final = Site.of("203.0.113.1/24", "2001:db8::1/64")
 PORTAL: Final = Site.of("203.0.113.10/24", "2001:db8::10/64")
 CLIENT_ROUTER: Final = Site.of("203.0.113.20/24", "2001:db8::20/64")
 GATEWAY_ROUTER: Final = Site.of("203.0.113.30/24", "2001:db8::30/64")
@@ -177,7 +179,9 @@ def _routes(settings: LabSettings, relays: list[str]) -> tuple[Route, ...]:
         Route("gateway", "0.0.0.0/0", GATEWAY_INSIDE.address),
     ]
     dual = settings.underlay is Underlay.DUAL
+    routes += [Route(role, "0.0.0.0/0", BACKBONE.address) for role in ("portal", *relays, "client-nat", "gateway-nat")]
     if dual:
+        routes += [Route(role, "::/0", BACKBONE.address6) for role in ("portal", *relays, "client-nat", "gateway-nat")]
         routes += [Route("client", "::/0", CLIENT_INSIDE.address6), Route("gateway", "::/0", GATEWAY_INSIDE.address6)]
     for end, router, nat, other in (
         (CLIENT, CLIENT_ROUTER, settings.client_nat, "gateway-nat"),

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from lab import network, portal_file
 from lab.errors import LabError
-from lab.plan import PORTAL, PORTAL_PORT, TUN_NAME, Underlay, masquerading_rules, relay_site
+from lab.plan import BACKBONE, PORTAL, PORTAL_PORT, TUN_NAME, Underlay, masquerading_rules, relay_site
 from lab.processes import Process, wait_until
 from lab.relay_metrics import RelayCounts, parse_counts
 from lab.topology import Lab
@@ -56,11 +56,18 @@ class Stack:
 
     def start(self) -> None:
         """Start all and wait until each is ready."""
+        self.start_nameserver()
         self.start_portal()
         self.start_relay()
         self.start_gateway()
         self.start_resource()
         self.start_client()
+
+    def start_nameserver(self) -> None:
+        server = self.lab.spawn(
+            "nameserver", self.lab.internet, [sys.executable, "-m", "lab.nameserver", BACKBONE.address]
+        )
+        wait_until(lambda: "listening" in server.log_text(), "the name server listens", [server])
 
     def start_portal(self) -> Process:
         path = self.lab.logs / "portal.yaml"

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from lab import counters, network
-from lab.plan import LabSettings, make_plan
+from lab.plan import BACKBONE, LabSettings, make_plan
 from lab.processes import Process, spawn, stop_all
 from lab.records import Record, clear, sweep
 
@@ -43,6 +43,7 @@ class Lab:
             self.logs = self._given_logs or Path(tempfile.mkdtemp(prefix=f"postern-lab-{self._record.run_id}-"))
             self.logs.mkdir(parents=True, exist_ok=True)
             network.build(self._plan, self._names)
+            network.set_nameserver(self._names.values(), BACKBONE.address)
         except BaseException:
             self._remove()
             raise

@@ -26,7 +26,12 @@ pytestmark = [pytest.mark.root, pytest.mark.peers]
 TRANSFER_BYTES: Final = 50_000_000
 
 # Lines of WARN or ERROR that upstream's programs write in a healthy run, each with its reason.
-ALLOWED_WARNINGS: Final[tuple[str, ...]] = ()
+ALLOWED_WARNINGS: Final = (
+    # Built against an older kernel's netlink structures; every newer kernel sends longer ones.
+    r"netlink_packet_route::link::buffer_tool: Specified IFLA_INET6_CONF NLA attribute holds more",
+    # The feature flags' host is outside the lab; FIREZONE_NO_TELEMETRY does not keep it from looking the name up.
+    r"firezone_telemetry::posthog: Failed to resolve ingest host",
+)
 
 OURS, UPSTREAM = Maker.OURS, Maker.UPSTREAM
 
@@ -78,7 +83,7 @@ def test_mix_carries_traffic(mix: Mix, network: LabSettings, peer_programs: dict
             assert relayed > 3 * TRANSFER_BYTES
         lab.stop()
         complaints = [line for process in _upstream(lab, mix) for line in _complaints(process)]
-        assert complaints == []
+        assert not complaints, "\n".join(complaints)
 
 
 def _upstream(lab: Lab, mix: Mix) -> Iterator[Process]:
