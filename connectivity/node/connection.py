@@ -117,11 +117,16 @@ class Connection:
 
     def add_remote_candidate(self, candidate: Candidate, now: Instant) -> None:
         """Take a signalled candidate, bind a channel to it ahead of need, and wake up."""
-        self.agent.add_remote_candidate(candidate, now)
+        if not self.agent.add_remote_candidate(candidate, now):
+            return
         allocation = self._relays.get(self.relay_id)
         if allocation is not None and candidate.kind is not CandidateKind.HOST:
             allocation.bind_channel(candidate.address, now)
         self.touch(now)
+
+    def path(self) -> PeerSocket | None:
+        """The path as it is to be shown: the peer may have signalled by now what kind of address it sends from."""
+        return None if self.socket is None else self._classify(self.socket.source, self.socket.destination)
 
     # Traffic -------------------------------------------------------------------------------------------------------
 

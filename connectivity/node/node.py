@@ -32,6 +32,7 @@ from connectivity.wireguard import (
     KeyPair,
     RateLimiter,
     Tunnel,
+    Workspace,
     format_index,
     format_key,
     message_type,
@@ -67,6 +68,7 @@ class Node:
         self._controlling = controlling
         self._rng = rng
         self._limiter = RateLimiter(keys.public, rng)
+        self._workspace = Workspace()  # one for all tunnels: what they hand out is borrowed until the node's next call
         self._relays = RelaySet(software=software_attribute(keys.public), rng=rng)
         self._connections: dict[str, Connection] = {}
         self._by_index: dict[int, Connection] = {}
@@ -154,7 +156,7 @@ class Node:
     def paths(self) -> Iterator[tuple[str, str, PeerSocket | None]]:
         """Each connection: id, state in lower case, path."""
         for connection_id, connection in self._connections.items():
-            yield connection_id, connection.state.name.lower(), connection.socket
+            yield connection_id, connection.state.name.lower(), connection.path()
 
     # Traffic -------------------------------------------------------------------------------------------------------
 
@@ -334,7 +336,10 @@ class Node:
 
     def poll_transmit(self) -> Transmit | None:
         """The next datagram of the control path."""
-        return self._transmits.popleft() if self._transmits else self._relays.poll_transmit()
+        transmit = self._relays.poll_transmit()  # first, so that a channel's request leaves before its data
+        if transmit is None and self._transmits:
+            return self._transmits.popleft()
+        return transmit
 
     def poll_event(self) -> Event | None:
         """The next event."""
@@ -360,6 +365,7 @@ class Node:
             limiter=self._limiter,
             rng=self._rng,
             now=now,
+            workspace=self._workspace,
         )
         connection = Connection(
             connection_id=connection_id,
