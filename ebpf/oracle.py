@@ -68,8 +68,8 @@ def outgoing(
 ) -> Datagram:
     """What leaves the relay after ``arriving``, a datagram of ``flow``.
 
-    ``sources`` is the relay's address per IP version. ``mirror`` is the other client's binding where the peer is a client
-    of ours too.
+    ``sources`` is the relay's address per IP version. ``mirror`` is the other client's binding where the peer is a
+    client of ours too.
     """
     if arriving.source == flow.client:
         message = arriving.payload[4:]
@@ -119,7 +119,7 @@ def read_packet(packet: bytes) -> Datagram:
 def ones_complement_sum(data: bytes) -> int:
     """The sum of RFC 1071 over big-endian words, odd data padded with a zero, not complemented."""
     words = struct.unpack(f"!{(len(data) + 1) // 2}H", data if len(data) % 2 == 0 else data + b"\0")
-    total = sum(words)
+    total: int = sum(words)
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
     return total

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from ipaddress import ip_address
 from itertools import product
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pytest
 
@@ -12,30 +12,21 @@ from ebpf.layout import Counter, FlowKey
 from ebpf.oracle import ChecksumKind, Datagram, outgoing, read_packet
 from ebpf.outcomes import Direction, Outcome
 from ebpf.settings import ChannelFlow
-
-if TYPE_CHECKING:
-    from conftest import Bench
+from tests.bpf.relay_bench import FOREVER, LISTEN_PORT, MACS, NEIGHBOUR_MAC, PUBLIC, RELAY, Bench
 
 pytestmark = pytest.mark.root
 
-LISTEN_PORT: Final = 3478
-FOREVER: Final = 1 << 62
-RELAY: Final = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8::1")}
-PUBLIC: Final = {4: ip_address("203.0.113.7"), 6: ip_address("2001:db8:ffff::7")}
 CLIENT: Final = {4: Endpoint(ip_address("192.0.2.10"), 50_001), 6: Endpoint(ip_address("2001:db8::10"), 50_001)}
 PEER: Final = {4: Endpoint(ip_address("192.0.2.20"), 60_002), 6: Endpoint(ip_address("2001:db8::20"), 60_002)}
 SIZES: Final = (0, 1, 2, 3, 55, 64, 1311, 1312, 1472)
 FAMILIES: Final = tuple(product((4, 6), (4, 6)))
 ETHERTYPE: Final = {4: b"\x08\x00", 6: b"\x86\xdd"}
-MACS: Final = bytes.fromhex("020000000001020000000002")
 
 
 @pytest.mark.parametrize("kind", ChecksumKind, ids=lambda kind: kind.value)
 @pytest.mark.parametrize(("inner", "outer"), FAMILIES, ids=lambda version: f"v{version}")
 @pytest.mark.parametrize("direction", [Direction.TO_PEER, Direction.TO_CLIENT, Direction.BETWEEN_CLIENTS])
-def test_output_is_the_oracle_s(
-    bench: "Bench", direction: Direction, inner: int, outer: int, kind: ChecksumKind
-) -> None:
+def test_output_is_the_oracle_s(bench: Bench, direction: Direction, inner: int, outer: int, kind: ChecksumKind) -> None:
     flow, mirror, template = _case(direction, inner, outer)
     bench.install(*(each for each in (flow, mirror) if each is not None))
     is_refused = kind is ChecksumKind.ZERO and inner == 6
@@ -52,12 +43,12 @@ def test_output_is_the_oracle_s(
             assert verdict == "redirect"
             assert read_packet(out[14:]) == expected, (size, tos)
             assert out[12:14] == ETHERTYPE[outer]
-            assert out[:6] == bytes.fromhex("020000000099")
+            assert out[:6] == NEIGHBOUR_MAC
 
 
 @pytest.mark.parametrize("direction", [Direction.TO_PEER, Direction.TO_CLIENT, Direction.BETWEEN_CLIENTS])
 @pytest.mark.parametrize(("inner", "outer"), FAMILIES, ids=lambda version: f"v{version}")
-def test_counts_packets_and_message_bytes(bench: "Bench", direction: Direction, inner: int, outer: int) -> None:
+def test_counts_packets_and_message_bytes(bench: Bench, direction: Direction, inner: int, outer: int) -> None:
     flow, mirror, template = _case(direction, inner, outer)
     bench.install(*(each for each in (flow, mirror) if each is not None))
     for size in (10, 20, 30):
@@ -69,7 +60,7 @@ def test_counts_packets_and_message_bytes(bench: "Bench", direction: Direction, 
 
 @pytest.mark.parametrize("direction", [Direction.TO_PEER, Direction.TO_CLIENT, Direction.BETWEEN_CLIENTS])
 @pytest.mark.parametrize(("inner", "outer"), FAMILIES, ids=lambda version: f"v{version}")
-def test_every_truncation_goes_up_untouched(bench: "Bench", direction: Direction, inner: int, outer: int) -> None:
+def test_every_truncation_goes_up_untouched(bench: Bench, direction: Direction, inner: int, outer: int) -> None:
     flow, mirror, template = _case(direction, inner, outer)
     bench.install(*(each for each in (flow, mirror) if each is not None))
     whole = _frame(_with_message(template, _message(33), direction).packet())
@@ -81,7 +72,7 @@ def test_every_truncation_goes_up_untouched(bench: "Bench", direction: Direction
 @pytest.mark.parametrize("direction", [Direction.TO_PEER, Direction.TO_CLIENT])
 @pytest.mark.parametrize(("inner", "outer"), FAMILIES, ids=lambda version: f"v{version}")
 def test_every_checksum_value_is_right_after_the_update(
-    bench: "Bench", direction: Direction, inner: int, outer: int
+    bench: Bench, direction: Direction, inner: int, outer: int
 ) -> None:
     """Two payload bytes run through values that bring the sum to its corners: 0x0000, 0xFFFF and their neighbours."""
     flow, _, template = _case(direction, inner, outer)
@@ -99,7 +90,7 @@ def test_every_checksum_value_is_right_after_the_update(
             assert read_packet(out[14:]) == wanted
 
 
-def test_corruption_on_the_way_in_stays_detectable(bench: "Bench") -> None:
+def test_corruption_on_the_way_in_stays_detectable(bench: Bench) -> None:
     flow, _, template = _case(Direction.TO_PEER, 4, 6)
     bench.install(flow)
     frame = bytearray(_frame(_with_message(template, _message(100), Direction.TO_PEER).packet()))
@@ -110,7 +101,7 @@ def test_corruption_on_the_way_in_stays_detectable(bench: "Bench") -> None:
         read_packet(out[14:])
 
 
-def test_trailing_padding_of_short_frames_is_no_part_of_the_message(bench: "Bench") -> None:
+def test_trailing_padding_of_short_frames_is_no_part_of_the_message(bench: Bench) -> None:
     flow, _, template = _case(Direction.TO_PEER, 4, 4)
     bench.install(flow)
     arriving = _with_message(template, b"abc", Direction.TO_PEER)
@@ -122,7 +113,7 @@ def test_trailing_padding_of_short_frames_is_no_part_of_the_message(bench: "Benc
         assert read_packet(out[14 : 14 + len(expected.packet())]) == expected
 
 
-def test_ipv4_keeps_the_sender_s_choice_about_fragments(bench: "Bench") -> None:
+def test_ipv4_keeps_the_sender_s_choice_about_fragments(bench: Bench) -> None:
     flow, _, template = _case(Direction.TO_PEER, 4, 4)
     bench.install(flow)
     packet = bytearray(_with_message(template, b"abcd", Direction.TO_PEER).packet(identification=0xBEEF))
