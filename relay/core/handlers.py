@@ -160,7 +160,7 @@ class Handlers:
 
     def _give_up(self, opening: Opening) -> Refusal:
         self._settle(opening)
-        _log.warning("No relayed port could be opened", extra={"fields": {"tried": len(opening.unusable)}})
+        _log.debug("No relayed port could be opened", extra={"fields": {"tried": len(opening.unusable)}})
         return Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
 
     def _settle(self, opening: Opening) -> None:

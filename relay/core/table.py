@@ -123,8 +123,9 @@ class AllocationTable:
                 ended.append(allocation)
             elif not isinstance(subject, ChannelBinding):
                 del allocation.permissions[subject]
-                for binding in allocation.bindings_by_ip.get(subject, ()):
-                    self._project(allocation, binding)
+                if not allocation.channels_only:
+                    for binding in allocation.bindings_by_ip.get(subject, ()):
+                        self._project(allocation, binding)
             elif subject.is_bound:
                 self._unbind(allocation, subject)
                 self._deadlines.schedule((allocation, subject), subject.deadline)

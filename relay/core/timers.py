@@ -55,10 +55,11 @@ class DeadlineQueue(Generic[S]):
                 continue
             del self._deadlines[subject], self._entries[subject], self._entry_deadlines[subject]
             yield subject
+        self._sweep()
 
     def next_deadline(self) -> Instant | None:
         """When to call ``pop_due``: no subject is due earlier. May come before a deadline that moved later."""
-        return self._heap[0][0] if self._deadlines else None
+        return self._heap[0][0] if self._heap else None
 
     def _push(self, subject: S, deadline: Instant) -> None:
         self._sequence += 1
@@ -67,6 +68,9 @@ class DeadlineQueue(Generic[S]):
         heapq.heappush(self._heap, (deadline, self._sequence, subject))
 
     def _sweep(self) -> None:
+        """Keep outdated entries off the top, where they would wake us for nothing, and few everywhere else."""
+        while self._heap and self._entries.get(self._heap[0][2]) != self._heap[0][1]:
+            heapq.heappop(self._heap)
         if len(self._heap) > 2 * len(self._deadlines) + _SWEEP_SLACK:
             self._heap = [entry for entry in self._heap if self._entries.get(entry[2]) == entry[1]]
             heapq.heapify(self._heap)
