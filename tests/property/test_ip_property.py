@@ -20,8 +20,8 @@ TCP_FLAGS = st.sampled_from([0x10, 0x18, 0x11, 0x19, 0x90, 0x50])
 @st.composite
 def almost_packets(draw: st.DrawFn) -> bytes:
     """A valid packet with a few bytes changed and perhaps cut: far more likely to reach deep checks than noise."""
-    build = draw(st.sampled_from([tcp, udp]))
-    packet = bytearray(build(draw(VERSIONS), draw(st.binary(max_size=80))))
+    version, payload = draw(VERSIONS), draw(st.binary(max_size=80))
+    packet = bytearray(tcp(version, payload) if draw(st.booleans()) else udp(version, payload))
     for position, value in draw(st.lists(st.tuples(st.integers(0, len(packet) - 1), st.integers(0, 255)), max_size=4)):
         packet[position] = value
     return bytes(packet[: draw(st.integers(0, len(packet)))])
@@ -33,8 +33,7 @@ def almost_packets(draw: st.DrawFn) -> bytes:
 def test_any_bytes_are_a_packet_or_an_ip_error(data: bytes) -> None:
     try:
         packet = parse(data)
-    except IpError as error:
-        assert str(error)
+    except IpError:
         return
     assert str(packet)
     assert 0 <= packet.tos <= 255

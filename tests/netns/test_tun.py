@@ -1,0 +1,153 @@
+"""TUN devices against a real kernel: an unencrypted tunnel of two devices carries hash-checked TCP and UDP.
+
+[pio-a] tun-pio ─ plain_tunnel ─ veth ─ plain_tunnel ─ tun-pio [pio-b]      topology: see ``plain_pair``
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import Any
+
+import pytest
+
+from connectivity.errors import FatalError
+from connectivity.io import host
+from connectivity.io.tun import Tun
+from tests.netns.plain_pair import entered, ip, namespaces
+
+pytestmark = pytest.mark.root
+OUTER = ("198.51.100.1", "198.51.100.2")
+INNER = {4: ("100.64.0.1", "100.64.0.2"), 6: ("fd00:2021:1111::1", "fd00:2021:1111::2")}
+ALL = "tso,uso,gso,gro"
+
+
+class Tunnel:
+    """Both ends; ``stop`` ends them and returns their counters, near end first."""
+
+    def __init__(self, names: tuple[str, str], offloads: str) -> None:
+        self.names = names
+        self.ends = [
+            start(
+                name,
+                "tests.netns.plain_tunnel",
+                *("tun-pio", OUTER[index], OUTER[1 - index], INNER[4][index], INNER[6][index], offloads),
+            )
+            for index, name in enumerate(names)
+        ]
+
+    def transfer(self, version: int, protocol: str, *, serve: tuple[str, ...] = (), send: tuple[str, ...]) -> None:
+        """Move bytes from the near to the far end and compare digests."""
+        address = INNER[version][1]
+        server = start(self.names[1], "tests.netns.plain_transfer", f"{protocol}-serve", address, *serve)
+        client = start(self.names[0], "tests.netns.plain_transfer", f"{protocol}-send", address, *send, ready=False)
+        sent, received = client.communicate(timeout=40)[0], server.communicate(timeout=40)[0]
+        assert sent.strip()
+        assert received == sent
+
+    def stop(self) -> list[dict[str, Any]]:
+        return [json.loads(end.communicate(timeout=20)[0]) for end in self.ends]
+
+
+@contextmanager
+def tunnel(offloads: str = ALL) -> Iterator[Tunnel]:
+    with namespaces() as names:
+        opened = Tunnel(names, offloads)
+        try:
+            yield opened
+        finally:
+            for end in opened.ends:
+                end.kill()
+                end.communicate()
+
+
+def start(namespace: str, module: str, *arguments: str, ready: bool = True) -> subprocess.Popen[str]:
+    command = ["ip", "netns", "exec", namespace, sys.executable, "-m", module, *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    if ready:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_super_packets_cross_whole_with_every_offload() -> None:
+    with tunnel() as running:
+        for version in (4, 6):
+            running.transfer(version, "tcp", send=(str(30_000_000), "0"))
+            for mss in ("517", "1001", "536"):
+                running.transfer(version, "tcp", send=(str(3_000_000), mss))
+            running.transfer(version, "udp", serve=("1000",), send=("1000", "1200"))
+            running.transfer(version, "udp", serve=("1000",), send=("1000", "0"))
+            running.transfer(version, "udp", serve=("1000",), send=("1000", "1100", "segment"))
+            running.transfer(version, "udp", serve=("1000",), send=("1000", "333", "segment"))
+        near, far = running.stop()
+    for end in (near, far):
+        assert end["errors"] == []
+        assert [end[offload] for offload in ("tso", "gso", "gro")] == [True, True, True]
+        assert end["tun"]["offload_failures"] == end["udp"]["gso_failures"] == end["udp"]["backlog_dropped"] == 0
+    assert near["tun"]["super_packets_read"] > 500
+    assert far["tun"]["super_packets_written"] > 500
+    lost = near["udp"]["datagrams_sent"] - far["udp"]["datagrams_received"]
+    assert 0 <= lost < 5  # a last acknowledgement may be on its way when the ends stop
+    assert far["udp"]["datagrams_received"] > 8 * far["udp"]["batches_received"]
+
+
+@pytest.mark.parametrize("offloads", ["none", "tso", "gso", "gro,tso"])
+def test_any_choice_of_offloads_carries_the_same_bytes(offloads: str) -> None:
+    with tunnel(offloads) as running:
+        for version in (4, 6):
+            running.transfer(version, "tcp", send=(str(2_000_000), "0"))
+            running.transfer(version, "udp", serve=("300",), send=("300", "0"))
+            running.transfer(version, "udp", serve=("400",), send=("400", "900", "segment"))
+        near, far = running.stop()
+    assert near["errors"] == far["errors"] == []
+    assert near["tso"] == ("tso" in offloads)
+    assert not near["uso"]
+    assert bool(near["tun"]["super_packets_read"]) == ("tso" in offloads)
+    if "tso" not in offloads:
+        assert far["tun"]["super_packets_written"] == 0
+
+
+def test_the_host_is_told_once_and_again() -> None:
+    with namespaces() as (name, _), entered(name), Tun.create("tun-pio") as tun:
+        for address in ("100.64.0.9", "100.64.0.1", "100.64.0.1"):
+            host.configure("tun-pio", IPv4Address(address), IPv6Address("fd00:2021:1111::1"))
+            host.set_routes("tun-pio", [ip_network("100.64.0.0/11")], [ip_network("10.1.0.0/16")])
+        host.set_routes("tun-pio", [ip_network("10.0.0.0/8"), ip_network("fd00::/8")], [ip_network("100.64.0.0/11")])
+        (link,) = json.loads(ip("-j", "-d", "address", "show", "dev", "tun-pio"))
+        assert (link["mtu"], link["txqlen"]) == (1280, 10_000)
+        assert link["gso_max_size"] in (host.FORWARDING_GSO_BYTES, host.SENDING_GSO_BYTES)
+        ours = [(found["local"], found["prefixlen"]) for found in link["addr_info"] if found["scope"] == "global"]
+        assert ours == [("100.64.0.1", 32), ("fd00:2021:1111::1", 128)]
+        table = str(host.ROUTE_TABLE)
+        assert [route["dst"] for route in json.loads(ip("-j", "-4", "route", "show", "table", table))] == ["10.0.0.0/8"]
+        assert "fd00::/8" in ip("-6", "route", "show", "table", table)
+        for family in ("-4", "-6"):
+            assert ip(family, "rule", "show").count(f"not from all fwmark 0xfd002021 lookup {table}") == 1
+        assert "dev tun-pio" in ip("route", "get", "10.1.2.3")
+        assert (
+            "dev tun-pio"
+            not in subprocess.run(
+                ["ip", "route", "get", "10.1.2.3", "mark", "0xfd002021"], capture_output=True, text=True, check=False
+            ).stdout
+        )
+        for _ in range(2):
+            host.remove_policy_routing()
+        assert "fwmark" not in ip("rule", "show") + ip("-6", "rule", "show")
+        assert tun.take_errors() == []
+
+
+def test_what_cannot_be_done_is_said() -> None:
+    with namespaces() as (name, _), entered(name):
+        with pytest.raises(OSError, match="no device tun-pio"):
+            host.configure("tun-pio", IPv4Address("100.64.0.1"), None)
+        with Tun.create("tun-pio") as tun:
+            with pytest.raises(FatalError, match="cannot create TUN device veth0"):
+                Tun.create("veth0")
+            with pytest.raises(FatalError, match="cannot create TUN device a-name-of-16-byt"):
+                Tun.create("a-name-of-16-byt")
+            ip("link", "delete", "tun-pio")
+            with pytest.raises(FatalError, match="cannot read from tun-pio"):
+                list(tun.read())
