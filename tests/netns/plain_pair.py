@@ -30,6 +30,8 @@ def namespaces() -> Iterator[tuple[str, str]]:
             ip("-n", name, "address", "add", f"2001:db8::{host}/64", "dev", "veth0", "nodad")
             ip("-n", name, "link", "set", "veth0", "up")
             ip("-n", name, "link", "set", "lo", "up")
+        for far in ("198.51.100.2", "2001:db8::2"):  # else a burst meets an unresolved neighbour, whose queue is short
+            ip("netns", "exec", names[0], "ping", "-c", "1", "-W", "5", far)
         yield names
     finally:
         for name in names:
