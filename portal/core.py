@@ -33,7 +33,10 @@ _CANDIDATE_EVENTS: Final = {
     "broadcast_invalidated_ice_candidates": "invalidate_ice_candidates",
 }
 
+TRACE: Final = 5
+
 _logger = logging.getLogger("portal")
+_wire = logging.getLogger("wire.portal")  # names of events only: payloads hold keys
 
 
 class ControlServer:
@@ -95,6 +98,7 @@ class ControlServer:
             _logger.debug("Unreadable frame", extra={"fields": {**_fields(session), "error": str(error)}})
             self._end(session, now)
             return
+        _wire.log(TRACE, "Received", extra={"fields": {**_fields(session), "event": message.event}})
         if message.topic == frames.SYSTEM_TOPIC and message.event == frames.HEARTBEAT_EVENT:
             self._outbox.reply(session, message)
         elif message.topic == session.topic and message.event == frames.JOIN_EVENT:

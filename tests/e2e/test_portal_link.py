@@ -1,0 +1,235 @@
+"""The portal link over real sockets on the loopback: the request it sends, when it comes back and when it gives up."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from connectivity.io.portal import Disconnected, PortalEvent, PortalLink, read_system_info
+from connectivity.phoenix import Joined, MessageReceived, PortalFatal, PortalLogin, gateway_login, user_agent
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+OK: dict[str, Any] = {"status": "ok", "response": {}}
+
+
+def test_upgrade_request_has_exactly_these_headers() -> None:
+    async def scenario() -> None:
+        head: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            received = await reader.readuntil(b"\r\n\r\n")
+            if not head.done():
+                head.set_result(received)
+            writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            with pytest.raises(PortalFatal, match="401 Unauthorized"):
+                await PortalLink(login(server.sockets[0].getsockname()[1]), "gateway").run()
+        request, *lines = (await head).decode().split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines if line)
+        assert request.startswith("GET /gateway/websocket?token=good&external_id=id&name=gw&public_key=AQEB")
+        assert len(headers.pop("Sec-WebSocket-Key")) == 24
+        assert headers == {
+            "Host": "127.0.0.1",
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "User-Agent": "Debian/12.0.0 gateway/1.4.17",
+        }
+
+    asyncio.run(scenario())
+
+
+def test_joins_talks_and_closes_in_good_form() -> None:
+    async def scenario() -> None:
+        portal = Portal()
+        async with portal.serve() as port, running(PortalLink(login(port), "gateway")) as (link, events):
+            link.send("flow_authorized", {"ref": "1"})
+            assert await anext(events) == Joined()
+            assert await anext(events) == MessageReceived("init", {"connection": 1})
+            assert (await portal.received.get())["event"] == "phx_join"
+            assert await portal.received.get() == {
+                "topic": "gateway",
+                "event": "flow_authorized",
+                "payload": {"ref": "1"},
+                "ref": 1,
+            }
+            await link.close()
+            assert [event async for event in events] == []
+            assert await portal.close_codes.get() == 1000
+
+    asyncio.run(scenario())
+
+
+def test_dials_again_when_the_connection_breaks() -> None:
+    async def scenario() -> None:
+        portal = Portal()
+        async with portal.serve() as port, running(PortalLink(login(port), "gateway")) as (link, events):
+            assert isinstance(await anext(events), Joined)
+            await anext(events)
+            portal.drop()
+            lost = await anext(events)
+            assert isinstance(lost, Disconnected)
+            assert lost.retry_in_ns == 0
+            assert isinstance(await anext(events), Joined)
+            assert await anext(events) == MessageReceived("init", {"connection": 2})
+            await link.close()
+
+    asyncio.run(scenario())
+
+
+def test_reconnect_uses_the_new_key() -> None:
+    async def scenario() -> None:
+        portal = Portal()
+        async with portal.serve() as port, running(PortalLink(login(port), "gateway")) as (link, events):
+            await anext(events)
+            await anext(events)
+            link.reconnect(login(port).with_public_key(bytes([9]) * 32))
+            assert isinstance(await anext(events), Joined)
+            assert await anext(events) == MessageReceived("init", {"connection": 2})
+            assert portal.keys == [
+                "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+                "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk=",
+            ]
+            await link.close()
+
+    asyncio.run(scenario())
+
+
+def test_pings_and_odd_frames_do_no_harm() -> None:
+    async def scenario() -> None:
+        portal = Portal(noise=True)
+        async with portal.serve() as port, running(PortalLink(login(port), "gateway")) as (link, events):
+            assert isinstance(await anext(events), Joined)
+            assert await anext(events) == MessageReceived("init", {"connection": 1})
+            await link.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("status", [302, 429, 500, 503])
+def test_gives_up_when_the_partition_lasts_too_long(status: int) -> None:
+    async def scenario() -> None:
+        async def refuse(_request: web.Request) -> web.Response:
+            return web.Response(status=status, headers={"Location": "/elsewhere"})
+
+        async with listening(refuse) as port:
+            with pytest.raises(PortalFatal, match=f"Giving up on the portal: .*{status}"):
+                await PortalLink(login(port), "gateway", max_partition_seconds=0.1).run()
+
+    asyncio.run(scenario())
+
+
+def test_host_that_does_not_resolve() -> None:
+    bad = gateway_login(
+        "ws://name.invalid", token="t", device_id="id", name="gw", public_key=bytes(32), user_agent="gateway/1.4.17"
+    )
+    with pytest.raises(PortalFatal, match=r"Failed to resolve portal host 'name\.invalid'"):
+        asyncio.run(PortalLink(bad, "gateway").run())
+
+
+def test_callback_instead_of_the_iterator() -> None:
+    async def scenario() -> None:
+        seen: list[PortalEvent] = []
+        enough = asyncio.Event()
+
+        def note(event: PortalEvent) -> None:
+            seen.append(event)
+            if len(seen) == 2:
+                enough.set()
+
+        async with Portal().serve() as port, asyncio.TaskGroup() as group:
+            link = PortalLink(login(port), "gateway", mark=0xFD002021, on_event=note)
+            group.create_task(link.run())
+            await enough.wait()
+            await link.close()
+        assert [type(event) for event in seen] == [Joined, MessageReceived]
+
+    asyncio.run(scenario())
+
+
+def test_user_agent_of_this_machine() -> None:
+    assert " gateway/1.4.17 (" in user_agent("gateway", read_system_info())
+
+
+class Portal:
+    """Accepts everybody, confirms joins and sends an ``init`` with the number of the connection."""
+
+    def __init__(self, *, noise: bool = False) -> None:
+        self.received: asyncio.Queue[Any] = asyncio.Queue()
+        self.close_codes: asyncio.Queue[int | None] = asyncio.Queue()
+        self.keys: list[str] = []
+        self._noise = noise
+        self._request: web.Request | None = None
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[int]:
+        async with listening(self._handle) as port:
+            yield port
+
+    def drop(self) -> None:
+        assert self._request is not None
+        assert self._request.transport is not None
+        self._request.transport.close()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self._request = request
+        self.keys.append(request.query["public_key"])
+        number = len(self.keys)
+        websocket = web.WebSocketResponse(compress=False)
+        await websocket.prepare(request)
+        assert "Sec-WebSocket-Extensions" not in request.headers
+        async for frame in websocket:
+            message = json.loads(frame.data)
+            self.received.put_nowait(message)
+            if message["event"] != "phx_join":
+                continue
+            if self._noise:
+                await websocket.ping()
+                await websocket.send_str("")
+                await websocket.send_bytes(b"\xff\xfe")
+                await websocket.send_str('{"topic":')
+            reply = {"topic": "gateway", "event": "phx_reply", "payload": OK, "ref": message["ref"]}
+            await websocket.send_bytes(json.dumps(reply).encode())
+            push = {"topic": "gateway", "event": "init", "payload": {"connection": number}, "ref": None}
+            await websocket.send_str(json.dumps(push))
+        self.close_codes.put_nowait(websocket.close_code)
+        return websocket
+
+
+@asynccontextmanager
+async def listening(handler: Handler) -> AsyncIterator[int]:
+    application = web.Application()
+    application.router.add_get("/gateway/websocket", handler)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def running(link: PortalLink) -> AsyncIterator[tuple[PortalLink, AsyncIterator[PortalEvent]]]:
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(link.run())
+        yield link, link.events()
+
+
+def login(port: int) -> PortalLogin:
+    return gateway_login(
+        f"ws://127.0.0.1:{port}",
+        token="good",
+        device_id="id",
+        name="gw",
+        public_key=bytes([1]) * 32,
+        user_agent="Debian/12.0.0 gateway/1.4.17",
+    )
