@@ -1,0 +1,380 @@
+"""Real datagrams through the attached program, native and generic, with right checksums where they arrive.
+
+    [pxb-c-N] client            [pxb-p-N] peer             [pxb-r-N] relay
+        e0 .10 ──┐                  e0 .20 ──┐                 e0 .1 (XDP) ──┐
+                 └────────────── br0 in [pxb-b-N] ───────────────────────────┘
+                    192.0.2.0/24 and 2001:db8:0:1::/64, client .30 is a second one in the same namespace
+
+A veth's far end takes native frames only with GRO (or a program of its own) on it, so the bridge ports have it on, save
+where the self-test is to find out. Senders keep transmit checksum offload unless a test says so: partial checksums
+are what a container's veth gives the program.
+"""
+
+import asyncio
+import ctypes
+import itertools
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final, Literal
+
+import pytest
+
+from connectivity.endpoint import Endpoint, IPAddress
+from ebpf import ChannelFlow, Direction, OffloadError, OffloadSettings, Outcome, RelayOffload
+
+pytestmark = pytest.mark.root
+
+CLIENT: Final = {4: ip_address("192.0.2.10"), 6: ip_address("2001:db8:0:1::10")}
+CLIENT_2: Final = {4: ip_address("192.0.2.30"), 6: ip_address("2001:db8:0:1::30")}
+PEER: Final = {4: ip_address("192.0.2.20"), 6: ip_address("2001:db8:0:1::20")}
+RELAY: Final = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8:0:1::1")}
+CHANNEL: Final = 0x4005
+RELAYED_PORT: Final = 50_123
+_CLONE_NEWNET: Final = 0x40000000
+_numbers = itertools.count()
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The four namespaces."""
+
+    client: str
+    peer: str
+    relay: str
+    bridge: str
+
+    def run(self, namespace: str, *command: str) -> None:
+        subprocess.run(["ip", "netns", "exec", namespace, *command], check=True, capture_output=True)
+
+    def open_forwarding(self) -> None:
+        with entered(self.relay):
+            Path("/proc/sys/net/ipv4/conf/e0/forwarding").write_text("1")
+            Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
+
+    def forget_neighbours(self) -> None:
+        self.run(self.relay, "ip", "neigh", "flush", "all")
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    number = f"{os.getpid()}-{next(_numbers)}"
+    names = Lab(f"pxb-c-{number}", f"pxb-p-{number}", f"pxb-r-{number}", f"pxb-b-{number}")
+    try:
+        for name in (names.client, names.peer, names.relay, names.bridge):
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", names.bridge, "link", "add", "br0", "type", "bridge")
+        _ip("-n", names.bridge, "link", "set", "br0", "up")
+        for port, (name, addresses) in enumerate(
+            ((names.client, (CLIENT, CLIENT_2)), (names.peer, (PEER,)), (names.relay, (RELAY,)))
+        ):
+            _ip("-n", names.bridge, "link", "add", f"p{port}", "type", "veth", "peer", "name", "e0", "netns", name)
+            _ip("-n", names.bridge, "link", "set", f"p{port}", "master", "br0", "up")
+            names.run(names.bridge, "ethtool", "-K", f"p{port}", "gro", "on")
+            for address in itertools.chain.from_iterable(each.values() for each in addresses):
+                length = "24" if address.version == 4 else "64"
+                _ip(
+                    "-n",
+                    name,
+                    "addr",
+                    "add",
+                    f"{address}/{length}",
+                    "dev",
+                    "e0",
+                    *(("nodad",) if length == "64" else ()),
+                )
+            _ip("-n", name, "link", "set", "e0", "up")
+        yield names
+    finally:
+        for name in (names.client, names.peer, names.relay, names.bridge):
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize("checksum_offload", ["on", "off"])
+@pytest.mark.parametrize(("client", "peer"), [(4, 4), (4, 6), (6, 4), (6, 6)])
+def test_native_forwards_both_ways(lab: Lab, client: int, peer: int, checksum_offload: str) -> None:
+    lab.open_forwarding()
+    for name in (lab.client, lab.peer):
+        lab.run(name, "ethtool", "-K", "e0", "tx", checksum_offload)
+    with offloaded(lab, "native") as offload:
+        assert offload.mode == "native"
+        _carry(lab, offload, client, peer)
+        forwarded = offload.counters().forwarded
+        assert forwarded[Direction.TO_PEER].packets == forwarded[Direction.TO_CLIENT].packets == 3
+        assert not offload.counters().dropped
+
+
+@pytest.mark.parametrize(("client", "peer"), [(4, 4), (4, 6), (6, 4), (6, 6)])
+def test_generic_forwards_both_ways(lab: Lab, client: int, peer: int) -> None:
+    lab.open_forwarding()
+    with offloaded(lab, "generic", generic_from_peer=True) as offload:
+        assert offload.mode == "generic"
+        _carry(lab, offload, client, peer)
+
+
+def test_generic_leaves_the_way_back_to_user_space(lab: Lab) -> None:
+    lab.open_forwarding()
+    with offloaded(lab, "generic") as offload:
+        flow = _flow(4, 4)
+        assert offload.install(flow)
+        with udp(lab.relay, RELAY[4], RELAYED_PORT) as stack, udp(lab.peer, PEER[4], 7000) as peer:
+            peer.sendto(b"up", (str(RELAY[4]), RELAYED_PORT))
+            assert stack.recvfrom(100)[0] == b"up"
+        assert Outcome.PUNT_FROM_PEER in offload.counters().passed
+
+
+def test_clients_of_one_relay_meet_in_the_kernel(lab: Lab) -> None:
+    """Hairpin: installed when the second binding comes, gone with either, the rest takes the sockets."""
+    lab.open_forwarding()
+    one = ChannelFlow(Endpoint(CLIENT[4], 6000), 0x4001, Endpoint(RELAY[4], 50_002), 50_001, later())
+    other = ChannelFlow(Endpoint(CLIENT_2[6], 6001), 0x4ABC, Endpoint(RELAY[4], 50_001), 50_002, later())
+    with (
+        offloaded(lab, "native", public=(RELAY[4], RELAY[6])) as offload,
+        udp(lab.client, CLIENT[4], 6000) as first,
+        udp(lab.client, CLIENT_2[6], 6001) as second,
+        udp(lab.relay, RELAY[4], 3478) as stack,
+    ):
+        assert offload.install(one)
+        first.sendto(channel_data(0x4001, b"alone"), (str(RELAY[4]), 3478))
+        assert stack.recvfrom(100)[0] == channel_data(0x4001, b"alone")
+        assert offload.install(other)
+        first.sendto(channel_data(0x4001, b"hello"), (str(RELAY[4]), 3478))
+        assert second.recvfrom(100) == (channel_data(0x4ABC, b"hello"), (str(RELAY[6]), 3478, 0, 0))
+        second.sendto(channel_data(0x4ABC, b"hi"), (str(RELAY[6]), 3478))
+        assert first.recvfrom(100) == (channel_data(0x4001, b"hi"), (str(RELAY[4]), 3478))
+        offload.remove(other.client, other.channel)
+        first.sendto(channel_data(0x4001, b"alone"), (str(RELAY[4]), 3478))
+        assert stack.recvfrom(100)[0] == channel_data(0x4001, b"alone")
+
+
+def test_refresh_keeps_counters_and_removal_returns_to_user_space(lab: Lab) -> None:
+    lab.open_forwarding()
+    with offloaded(lab, "native") as offload, udp(lab.relay, RELAY[4], 3478) as stack:
+        flow = _flow(4, 4)
+        with udp(lab.client, CLIENT[4], 6000) as client, udp(lab.peer, PEER[4], 7000) as peer:
+            assert offload.install(flow)
+            client.sendto(channel_data(CHANNEL, b"12345"), (str(RELAY[4]), 3478))
+            assert peer.recvfrom(100)[0] == b"12345"
+            assert offload.install(_flow(4, 4))
+            assert offload.flow_counters()[flow.client, CHANNEL].from_client == (1, 5)
+            offload.remove(flow.client, CHANNEL)
+            client.sendto(channel_data(CHANNEL, b"12345"), (str(RELAY[4]), 3478))
+            assert stack.recvfrom(100)[0] == channel_data(CHANNEL, b"12345")
+            assert offload.flow_counters() == {}
+
+
+def test_without_forwarding_the_learnt_neighbour_is_used(lab: Lab) -> None:
+    with offloaded(lab, "native") as offload:
+        _carry(lab, offload, 4, 6)
+        assert set(offload.counters().egress) <= {Outcome.FORWARD_NEXT_HOP, Outcome.FORWARD_PROBE}
+
+
+def test_an_unresolved_neighbour_is_learnt_later(lab: Lab) -> None:
+    with offloaded(lab, "native") as offload:
+        lab.forget_neighbours()
+        offload.install(_flow(4, 4))
+        with (
+            udp(lab.relay, RELAY[4], 3478) as stack,
+            udp(lab.client, CLIENT[4], 6000) as client,
+            udp(lab.peer, PEER[4], 7000) as peer,
+        ):
+            message = channel_data(CHANNEL, b"early")
+            client.sendto(message, (str(RELAY[4]), 3478))
+            assert stack.recvfrom(100)[0] == message
+            stack.sendto(b"early", (str(PEER[4]), 7000))
+            assert peer.recvfrom(100)[0] == b"early"
+            _until(lambda: _is_forwarded(offload, client, peer))
+
+
+def test_the_self_test_tells_a_swallowing_egress(lab: Lab) -> None:
+    lab.open_forwarding()
+    lab.run(lab.bridge, "ethtool", "-K", "p2", "gro", "off")
+    with offloaded(lab, "auto") as offload:
+        assert (offload.mode, offload.egress_states()) == ("native", {"e0": "swallows"})
+        assert offload.install(_flow(4, 4))
+        with udp(lab.relay, RELAY[4], 3478) as stack, udp(lab.client, CLIENT[4], 6000) as client:
+            client.sendto(channel_data(CHANNEL, b"kept"), (str(RELAY[4]), 3478))
+            assert stack.recvfrom(100)[0] == channel_data(CHANNEL, b"kept")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_self_test_verifies_a_working_egress(lab: Lab, version: int) -> None:
+    lab.run(lab.relay, "ip", f"-{version}", "route", "add", "default", "via", str(PEER[version]))
+    with offloaded(lab, "native", neighbours=False) as offload:
+        assert offload.egress_states() == {"e0": "verified"}
+        assert offload.counters().egress[Outcome.FORWARD_PROBE].packets
+
+
+def test_without_a_next_hop_the_egress_is_unverified(lab: Lab) -> None:
+    lab.forget_neighbours()
+    with offloaded(lab, "native", neighbours=False) as offload:
+        assert offload.egress_states() == {"e0": "unverified"}
+
+
+def test_an_absent_interface_is_an_error_in_every_mode(lab: Lab) -> None:
+    with entered(lab.relay), pytest.raises(OffloadError, match="no such network interface: e7"):
+        RelayOffload(OffloadSettings(interfaces=("e0", "e7"), mode="auto"))
+
+
+def test_auto_falls_back_to_generic_where_native_is_refused(lab: Lab) -> None:
+    for name, device in ((lab.relay, "e0"), (lab.bridge, "p2")):
+        _ip("-n", name, "link", "set", device, "mtu", "9000")
+    with offloaded(lab, "auto") as offload:
+        assert offload.mode == "generic"
+        assert "native" in offload.reason
+    with entered(lab.relay), pytest.raises(OffloadError, match="e0 in native mode"):
+        RelayOffload(OffloadSettings(interfaces=("e0",), mode="native"))
+
+
+def test_a_program_of_another_relay_is_not_replaced(lab: Lab) -> None:
+    with offloaded(lab, "native"), entered(lab.relay):
+        with pytest.raises(OffloadError, match="another running relay"):
+            RelayOffload(OffloadSettings(interfaces=("e0",), mode="native", capacity=16))
+        second = RelayOffload(OffloadSettings(interfaces=("e0",), mode="auto", capacity=16))
+        assert second.mode == "off"
+        assert "another running relay" in second.reason
+        assert not second.install(_flow(4, 4))
+        second.close()
+
+
+def test_the_program_goes_with_its_process(lab: Lab) -> None:
+    script = textwrap.dedent("""
+        from ebpf import OffloadSettings, RelayOffload
+        offload = RelayOffload(OffloadSettings(interfaces=("e0",), mode="native", capacity=16))
+        print(offload.mode, flush=True)
+        input()
+    """)
+    command = ["ip", "netns", "exec", lab.relay, sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "native\n"
+        process.send_signal(signal.SIGKILL)
+    _until(lambda: not _has_program(lab))
+    with offloaded(lab, "native") as offload:
+        assert offload.mode == "native"
+    assert not _has_program(lab)
+
+
+def test_works_inside_a_running_event_loop(lab: Lab) -> None:
+    async def serve() -> str:
+        with offloaded(lab, "native") as offload:
+            offload.maintain()
+            return offload.mode
+
+    assert asyncio.run(serve()) == "native"
+
+
+def _carry(lab: Lab, offload: RelayOffload, client: int, peer: int) -> None:
+    """Three messages each way; the sockets check the checksums, a wrong one would not arrive."""
+    assert offload.install(_flow(client, peer))
+    with udp(lab.client, CLIENT[client], 6000) as near, udp(lab.peer, PEER[peer], 7000) as far:
+        for size in (0, 1, 1200):
+            message = bytes(index % 251 for index in range(size))
+            near.sendto(channel_data(CHANNEL, message), (str(RELAY[client]), 3478))
+            received, sender = far.recvfrom(2000)
+            assert (received, sender[:2]) == (message, (str(RELAY[peer]), RELAYED_PORT))
+            far.sendto(message, (str(RELAY[peer]), RELAYED_PORT))
+            received, sender = near.recvfrom(2000)
+            assert (received, sender[:2]) == (channel_data(CHANNEL, message), (str(RELAY[client]), 3478))
+
+
+def _flow(client: int, peer: int) -> ChannelFlow:
+    return ChannelFlow(Endpoint(CLIENT[client], 6000), CHANNEL, Endpoint(PEER[peer], 7000), RELAYED_PORT, later())
+
+
+def later() -> int:
+    return time.monotonic_ns() + 60 * 10**9
+
+
+def channel_data(number: int, message: bytes) -> bytes:
+    return struct.pack("!HH", number, len(message)) + message
+
+
+def neighbourly(lab: Lab) -> None:
+    """The relay's stack talks to everyone once, so that the kernel knows their hardware addresses."""
+    addresses = itertools.chain(CLIENT.values(), CLIENT_2.values(), PEER.values())
+    with ExitStack() as pings:
+        for address in addresses:
+            command = ["ip", "netns", "exec", lab.relay, "ping", "-q", "-c", "1", "-W", "2", str(address)]
+            pings.enter_context(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+
+
+@contextmanager
+def offloaded(
+    lab: Lab,
+    mode: Literal["auto", "native", "generic"],
+    *,
+    public: tuple[IPAddress, ...] = (),
+    generic_from_peer: bool = False,
+    neighbours: bool = True,
+) -> Iterator[RelayOffload]:
+    if neighbours:
+        neighbourly(lab)
+    with entered(lab.relay):
+        offload = RelayOffload(
+            OffloadSettings(
+                interfaces=("e0",), mode=mode, public=public, generic_from_peer=generic_from_peer, capacity=128
+            )
+        )
+        try:
+            yield offload
+        finally:
+            offload.close()
+
+
+@contextmanager
+def udp(namespace: str, address: IPAddress, port: int) -> Iterator[socket.socket]:
+    with entered(namespace):
+        endpoint = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    with endpoint:
+        endpoint.settimeout(3)
+        endpoint.bind((str(address), port))
+        yield endpoint
+
+
+@contextmanager
+def entered(namespace: str) -> Iterator[None]:
+    """This thread in another network namespace."""
+    with open("/proc/thread-self/ns/net") as home, open(Path("/run/netns") / namespace) as away:
+        assert _libc.setns(away.fileno(), _CLONE_NEWNET) == 0
+        try:
+            yield
+        finally:
+            assert _libc.setns(home.fileno(), _CLONE_NEWNET) == 0
+
+
+def _is_forwarded(offload: RelayOffload, client: socket.socket, peer: socket.socket) -> bool:
+    offload.maintain()
+    client.sendto(channel_data(CHANNEL, b"late"), (str(RELAY[4]), 3478))
+    peer.settimeout(0.2)
+    try:
+        return peer.recvfrom(100)[0] == b"late"
+    except TimeoutError:
+        return False
+
+
+def _has_program(lab: Lab) -> bool:
+    shown = subprocess.run(["ip", "-n", lab.relay, "link", "show", "e0"], check=True, capture_output=True, text=True)
+    return "xdp" in shown.stdout
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "it did not become true within 5 s"
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
