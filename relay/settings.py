@@ -84,7 +84,9 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
         HelpRequested: the user asked what there is.
     """
     reader = SettingsReader("relay", arguments, environ)
-    words = reader.positional()
+    offload = _read_offload(reader)
+    reader.switch("FIREZONE_TELEMETRY", "--telemetry", "accepted, without effect")
+    words = reader.positional()  # only now is it known which words were values of flags
     for extra in words[2:]:
         reader.problem(f"{extra!r} is not expected here")
     public4 = reader.optional("PUBLIC_IP4_ADDR", "--public-ip4-addr", _ipv4, None, "IPv4 address that clients reach")
@@ -93,7 +95,6 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
     highest = reader.optional("HIGHEST_PORT", "--highest-port", _port, HIGHEST_RELAYED_PORT, "last relayed port")
     if lowest > highest:
         reader.problem(f"LOWEST_PORT is {lowest}: expected at most HIGHEST_PORT, which is {highest}")
-    offload = _read_offload(reader)
     if offload is not None and lowest < LOWEST_OFFLOADED_PORT:
         reader.problem(f"LOWEST_PORT is {lowest}: expected at least {LOWEST_OFFLOADED_PORT} with offload on")
     settings = RelaySettings(
@@ -115,7 +116,6 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
     )
     for name, flag in _WITHOUT_EFFECT:
         reader.optional(name, flag, text_value, None, "accepted, without effect")
-    reader.switch("FIREZONE_TELEMETRY", "--telemetry", "accepted, without effect")
     reader.finish()
     return settings
 

@@ -1,0 +1,163 @@
+"""The projection of channels onto an offload that is a list, and what metrics make of both."""
+
+import errno
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+import pytest
+
+from connectivity.endpoint import Endpoint
+from connectivity.errors import FatalError
+from connectivity.io.udp import UdpCounters
+from ebpf import ChannelFlow, Counter, Counters, Direction, OffloadError, OffloadSettings, Outcome
+from relay.core import FiveTuple, InstallChannel, RemoveChannel
+from relay.driver import offload as module
+from relay.driver.metrics import render
+from relay.driver.offload import Offload
+from relay.settings import OffloadWish
+from tests.unit.relay.playbook import PEER4, SERVER4, Client, RelayUnderTest, channel_message
+
+CLIENT = Endpoint.parse("203.0.113.5:51000")
+OTHER_SERVER = Endpoint.parse("192.0.2.99:3478")
+WISH = OffloadWish(("eth0",), "auto", (), generic_from_peer=False)
+
+
+@dataclass
+class ListOffload:
+    """Stands for ``ebpf.RelayOffload``."""
+
+    mode: str = "native"
+    reason: str = ""
+    flows: dict[tuple[Endpoint, int], ChannelFlow] = field(default_factory=dict)
+    room: int = 100
+    broken: bool = False
+    closed: bool = False
+
+    def install(self, flow: ChannelFlow) -> bool:
+        if self.broken:
+            raise OSError(errno.EBADF, "map is gone")
+        if len(self.flows) >= self.room:
+            return False
+        self.flows[flow.client, flow.channel] = flow
+        return True
+
+    def remove(self, client: Endpoint, channel: int) -> None:
+        self.flows.pop((client, channel), None)
+
+    def maintain(self) -> None:
+        if self.broken:
+            raise OSError(errno.EBADF, "map is gone")
+
+    def egress_states(self) -> dict[str, str]:
+        return {"eth0": "verified"}
+
+    def counters(self) -> Counters:
+        forwarded = {
+            Direction.TO_PEER: Counter(10, 1000),
+            Direction.TO_CLIENT: Counter(20, 2000),
+            Direction.BETWEEN_CLIENTS: Counter(5, 500),
+        }
+        return Counters(forwarded, {}, {Outcome.PUNT_MTU: Counter(3, 1)}, {Outcome.DROP_REWRITE: Counter(1, 1)})
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def kernel() -> ListOffload:
+    return ListOffload()
+
+
+@pytest.fixture
+def offload(kernel: ListOffload) -> Offload:
+    return Offload(kernel, "")  # type: ignore[arg-type] # the methods it uses
+
+
+def installed(channel: int = 0x4000, server: Endpoint = SERVER4, expires_at: int = 5) -> InstallChannel:
+    return InstallChannel(FiveTuple(CLIENT, server), channel, PEER4, 50_000, expires_at)
+
+
+def test_it_follows_the_core(offload: Offload, kernel: ListOffload) -> None:
+    offload.install(installed())
+    assert kernel.flows[CLIENT, 0x4000] == ChannelFlow(CLIENT, 0x4000, PEER4, 50_000, 5, SERVER4.ip)
+    offload.install(installed(expires_at=9))
+    assert kernel.flows[CLIENT, 0x4000].expires_at == 9
+    offload.remove(RemoveChannel(FiveTuple(CLIENT, SERVER4), 0x4000))
+    assert not kernel.flows
+
+
+def test_one_channel_on_two_of_our_addresses_is_on_neither(offload: Offload, kernel: ListOffload) -> None:
+    offload.install(installed())
+    offload.install(installed(server=OTHER_SERVER))
+    assert not kernel.flows
+    offload.remove(RemoveChannel(FiveTuple(CLIENT, OTHER_SERVER), 0x4000))
+    offload.install(installed(expires_at=9))
+    assert kernel.flows[CLIENT, 0x4000].local == SERVER4.ip
+
+
+def test_a_full_table_costs_speed_only(offload: Offload, kernel: ListOffload) -> None:
+    kernel.room = 0
+    offload.install(installed())
+    assert not kernel.closed
+    offload.remove(RemoveChannel(FiveTuple(CLIENT, SERVER4), 0x4000))
+
+
+def test_a_kernel_that_fails_is_let_go(offload: Offload, kernel: ListOffload) -> None:
+    kernel.broken = True
+    offload.install(installed())
+    assert kernel.closed
+    assert offload.status().mode == "off"
+    assert "map is gone" in offload.status().reason
+    offload.install(installed())
+    offload.maintain()
+    offload.remove(RemoveChannel(FiveTuple(CLIENT, SERVER4), 0x4000))
+    offload.close()
+
+
+def test_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[OffloadSettings] = []
+
+    def make(settings: OffloadSettings) -> ListOffload:
+        made.append(settings)
+        if settings.interfaces == ("nosuch0",):
+            raise OffloadError("no such network interface: nosuch0")
+        return ListOffload("off", "no headers") if settings.interfaces == ("lo",) else ListOffload()
+
+    ebpf = module._ebpf()
+    monkeypatch.setattr(ebpf, "RelayOffload", make)
+    public = {4: ip_address("192.0.2.10")}
+    assert Offload.load(None, public, 3478).status().reason == "not asked for"
+    assert not made
+    assert Offload.load(WISH, public, 3478).status().egress == {"eth0": "verified"}
+    assert (made[0].public, made[0].mode, made[0].listen_port) == ((public[4],), "auto", 3478)
+    assert Offload.load(OffloadWish(("lo",), "auto", (), False), public, 3478).status().reason == "no headers"
+    with pytest.raises(FatalError):
+        Offload.load(OffloadWish(("nosuch0",), "auto", (), False), public, 3478)
+
+
+def test_metrics_add_both_paths_up(offload: Offload) -> None:
+    relay = RelayUnderTest()
+    client = Client(relay)
+    client.allocate()
+    client.bind(0x4000, PEER4)
+    client.send(channel_message(0x4000, b"12345"))
+    client.send(channel_message(0x4001, b"12345"))
+    rows = render(relay.server.statistics(), offload, UdpCounters(send_errors=4)).splitlines()
+    for row in (
+        'postern_relay_packets_total{path="python",direction="to_peer"} 1',
+        'postern_relay_bytes_total{path="python",direction="to_peer"} 5',
+        'postern_relay_packets_total{path="xdp",direction="to_peer"} 10',
+        'postern_relay_packets_total{path="xdp",direction="to_client"} 25',
+        'postern_relay_bytes_total{path="xdp",direction="to_client"} 2500',
+        "postern_relay_allocations 1",
+        "postern_relay_channels 1",
+        'postern_relay_responses_total{response_class="success",message_type="allocate",error_code=""} 1',
+        'postern_relay_responses_total{response_class="error",message_type="allocate",error_code="401"} 1',
+        'postern_relay_drops_total{path="python",reason="no_channel"} 1',
+        'postern_relay_drops_total{path="xdp",reason="rewrite"} 1',
+        'postern_relay_xdp_passed_total{reason="mtu"} 3',
+        'postern_relay_socket_errors_total{kind="send"} 4',
+        'postern_relay_offload{mode="native"} 1',
+    ):
+        assert row in rows
+    assert not any("203.0.113" in row for row in rows)
