@@ -144,11 +144,6 @@ class ControlServer:
         if wall_now // SECOND >= self._refresh_at:
             self._refresh(wall_now // SECOND)
 
-    def status(self) -> dict[str, int]:
-        """How many of each kind have joined."""
-        joined = [session.token.type for session in self._sessions.values() if session.joined]
-        return {f"{kind.value}s": joined.count(kind) for kind in TokenType}
-
     def _join(self, session: Session, message: Message, wall: int) -> None:
         party = session.party
         if isinstance(party, Relay):

@@ -25,6 +25,7 @@ PENDING_LIFETIME_NS: Final = 60 * SECOND
 MAXIMUM_PENDING: Final = 4096
 MAXIMUM_GRANTS_PER_GATEWAY: Final = 65_536
 MAXIMUM_LISTED: Final = 256  # ids or candidates in one message
+LONGEST_CANDIDATE: Final = 512
 
 _REFERENCE_BYTES: Final = 16
 
@@ -107,7 +108,7 @@ class Flows:
         candidates = payload.get("candidates")
         if not isinstance(ids, list) or not isinstance(candidates, list):
             return False
-        if max(len(ids), len(candidates)) > MAXIMUM_LISTED or not all(isinstance(text, str) for text in candidates):
+        if max(len(ids), len(candidates)) > MAXIMUM_LISTED or not all(map(_is_candidate, candidates)):
             return False
         peer_type = TokenType.GATEWAY if to_gateways else TokenType.CLIENT
         name = "client_id" if to_gateways else "gateway_id"
@@ -232,3 +233,8 @@ class Flows:
         answer = {"resource_id": resource_id, "reason": reason, "violated_properties": violated or []}
         self._outbox.push(session, "flow_creation_failed", answer)
         _logger.debug("Flow refused", extra={"fields": {"cid": session.party.id, "reason": reason}})
+
+
+def _is_candidate(value: Json) -> bool:
+    """Text that may be passed on; what it means is for the peer to say."""
+    return isinstance(value, str) and len(value) <= LONGEST_CANDIDATE and value.isascii() and value.isprintable()

@@ -36,11 +36,6 @@ class RelayPresence:
         self._relays: dict[str, Relay] = {}
         self._watchers: dict[int, Session] = {}
 
-    @property
-    def online_count(self) -> int:
-        """How many relays can be chosen now."""
-        return sum(1 for relay in self._relays.values() if relay.session is not None)
-
     def upsert(self, login: RelayLogin) -> Relay | None:
         """The relay of a login; None when there are too many. A relay is its address and port."""
         relay_id = named_id("relay", f"{login.ipv4 or login.ipv6}:{login.port}")

@@ -46,11 +46,10 @@ class Reply:
 
 
 def encode(message: Message) -> str:
-    """The frame's text, all four keys present, no spaces."""
+    """The frame's text in ASCII (lone surrogates could not be sent otherwise), all four keys present, no spaces."""
     return json.dumps(
         {"topic": message.topic, "event": message.event, "payload": message.payload, "ref": message.ref},
         separators=(",", ":"),
-        ensure_ascii=False,
     )
 
 
@@ -61,7 +60,7 @@ def decode(text: str) -> Message:
         MessageError: no JSON object, or a key is missing or has the wrong type.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise MessageError("not a JSON text") from None
     if not isinstance(value, dict):
@@ -96,3 +95,7 @@ def parse_reply(payload: Json) -> Reply:
             raise MessageError("error reply without a reason")
         case _:
             raise MessageError("reply status is neither ok nor error")
+
+
+def _refuse_constant(name: str) -> Json:
+    raise MessageError(f"{name} is no JSON value")

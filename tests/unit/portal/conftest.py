@@ -153,7 +153,7 @@ class World:
             assert not component.closed
             match output:
                 case SendText():
-                    component.inbox.append(json.loads(output.text))
+                    component.inbox.append(json.loads(output.text.encode()))
                 case CloseTransport():
                     component.closed = True
 
@@ -167,6 +167,6 @@ def world() -> World:
     return World()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_world() -> type[World]:
     return World

@@ -76,6 +76,9 @@ def test_join_of_a_foreign_topic(world: Any) -> None:
         ("flow_authorized", {"ref": "x"}),
         ("broadcast_ice_candidates", {"gateway_ids": "x", "candidates": []}),
         ("broadcast_ice_candidates", {"gateway_ids": [], "candidates": [1]}),
+        ("broadcast_ice_candidates", {"gateway_ids": [], "candidates": ["\ud800"]}),
+        ("broadcast_ice_candidates", {"gateway_ids": [], "candidates": ["c" * 513]}),
+        ("broadcast_ice_candidates", {"gateway_ids": ["g"] * 257, "candidates": []}),
         ("nonsense", {}),
     ],
 )
@@ -93,7 +96,9 @@ def test_relay_without_stamp_secret(world: Any) -> None:
     relay.leave()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"topic":"client","event":"phx_join","ref":"1"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[" * 100_000, "NaN", '{"topic":"client","event":"phx_join","ref":"1"}']
+)
 def test_unreadable_frame_ends_the_connection(world: Any, text: str) -> None:
     client = world.client()
     client.send_text(text)
