@@ -19,6 +19,7 @@ from connectivity.ip.checksum import (
     transport_sum,
 )
 from connectivity.ip.packet import (
+    FRAGMENT,
     ICMP_ECHO_REQUEST,
     ICMP_HEADER_BYTES,
     ICMPV6_ECHO_REQUEST,
@@ -173,7 +174,10 @@ def _answer(packet: Packet, icmp_type: int, code: int) -> bytes | None:
 
 
 def _is_later_fragment(packet: Packet) -> bool:
-    return packet.version == 4 and bool((packet.data[6] & 0x1F) << 8 | packet.data[7])
+    data = packet.data
+    if packet.version == 4:
+        return bool((data[6] & 0x1F) << 8 | data[7])
+    return data[6] == FRAGMENT and bool(data[IPV6_HEADER_BYTES + 2] << 8 | data[IPV6_HEADER_BYTES + 3] & 0xF8)
 
 
 def _is_single_host(address: IPAddress) -> bool:

@@ -1,6 +1,7 @@
 """Properties of the IP batches: any bytes give a packet or an IpError, and splitting and merging are inverse."""
 
 import struct
+from typing import Any
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -81,7 +82,7 @@ def test_split_makes_the_packets_that_a_sender_would(
     options: bytes,
     tos: int,
 ) -> None:
-    fields = {"flags": flags, "sequence": sequence, "options": options} if protocol == 6 else {}
+    fields: dict[str, Any] = {"flags": flags, "sequence": sequence, "options": options} if protocol == 6 else {}
     fields |= {"tos": tos, "identification": identification}
     virtio, whole = super_packet(version, protocol, payload, segment, **fields)
     found = Splitter().split(VirtioNetHeader.decode(virtio), memoryview(bytearray(whole)))
@@ -93,9 +94,9 @@ def test_split_makes_the_packets_that_a_sender_would(
         if protocol == 6:
             fields["sequence"] = sequence + index * segment
             fields["flags"] = flags & ~((0x09 if index + 1 < len(pieces) else 0) | (0x80 if index else 0))
-            expected.append(tcp(version, piece, **fields))  # type: ignore[arg-type] # mixed keywords
+            expected.append(tcp(version, piece, **fields))
         else:
-            expected.append(udp(version, piece, **fields))  # type: ignore[arg-type] # mixed keywords
+            expected.append(udp(version, piece, **fields))
     assert [bytes(packet) for packet in found.run.segments()] == expected
     assert found.tos == tos
     assert found.flow == parse(expected[0]).key

@@ -2,6 +2,7 @@
 
 import struct
 from ipaddress import ip_address
+from typing import Any
 
 V4 = (ip_address("100.64.0.1"), ip_address("192.0.2.9"))
 V6 = (ip_address("fd00:2021:1111::1"), ip_address("2001:db8::9"))
@@ -83,15 +84,21 @@ def udp(version: int, payload: bytes, *, ports: tuple[int, int] = (53, 50000), *
     return with_checksums(ip(version, 17, struct.pack(">HHHH", *ports, 8 + len(payload), 0) + payload, **header))
 
 
+def with_ipv4_options(packet: bytes) -> bytes:
+    """The packet with four no-operation options in its header."""
+    total = struct.pack(">H", len(packet) + 4)
+    return with_checksums(b"\x46" + packet[1:2] + total + packet[4:20] + b"\1\1\1\1" + packet[20:])
+
+
 def echo(version: int, identifier: int, *, kind: int | None = None, body: bytes = b"x" * 8) -> bytes:
     icmp_type = kind if kind is not None else (8 if version == 4 else 128)
     message = struct.pack(">BBHHH", icmp_type, 0, 0, identifier, 1) + body
     return with_checksums(ip(version, 1 if version == 4 else 58, message))
 
 
-def super_packet(version: int, protocol: int, payload: bytes, segment: int, **fields: object) -> tuple[bytes, bytes]:
+def super_packet(version: int, protocol: int, payload: bytes, segment: int, **fields: Any) -> tuple[bytes, bytes]:
     """Virtio header and super-packet as a TUN device hands them out: partial checksum in place."""
-    built = bytearray((tcp if protocol == 6 else udp)(version, payload, **fields))  # type: ignore[arg-type] # mixed keywords
+    built = bytearray((tcp if protocol == 6 else udp)(version, payload, **fields))
     offset = 20 if version == 4 else 40
     at = offset + (16 if protocol == 6 else 6)
     built[at : at + 2] = struct.pack(">H", ~internet_checksum(pseudo_header(bytes(built))) & 0xFFFF)
