@@ -36,7 +36,7 @@ from connectivity.stun import (
     encode,
 )
 from relay.core import Output, Relayed, ToClient
-from tests.netns.plain_pair import entered, namespaces
+from tests.netns.plain_pair import entered, ip, namespaces
 from tests.unit.relay.playbook import Client, RelayUnderTest, attribute_of, channel_message, error_code
 
 pytestmark = pytest.mark.root
@@ -304,6 +304,42 @@ def test_the_portal_may_be_away_and_come_back() -> None:
         assert error_code(client.call(Method.REFRESH)) == 0
         process.send_signal(signal.SIGTERM)
         assert process.wait(3) == 0
+
+
+def test_the_kernel_takes_over_and_python_takes_what_it_leaves() -> None:
+    with namespaces() as names, ExitStack() as stack:
+        # A veth takes frames from XDP only if its far end does GRO or has a program too.
+        ip("netns", "exec", names[1], "ethtool", "-K", "veth0", "gro", "on")
+        portal = Portal(names[0])
+        stack.callback(portal.close)
+        process = stack.enter_context(running(names[0], {**ENVIRONMENT, "POSTERN_EBPF_INTERFACES": "veth0"}))
+        client = WireClient(stack, names[1], 4, portal.wait_join())
+        peer = bound(stack, names[1], 6)
+        _, body = fetch(names[0], "readyz")
+        offload = json.loads(body)["offload"]
+        assert (offload["mode"], offload["egress"]) == ("native", {"veth0": "verified"}), body
+        relayed = Endpoint(RELAY[6], client.allocate())
+        client.bind(0x4000, Endpoint(FAR[6], peer.local.port))
+        payloads = [bytes([index]) * 1200 for index in range(20)]
+        client.send_data(0x4000, payloads, tos=0xB9)
+        assert receive(peer, len(payloads), relayed, tos=0xB9) == payloads
+        peer.send(Transmit(None, relayed, Run(memoryview(b"".join(payloads)), 1200), 0))
+        expected = [channel_message(0x4000, payload) for payload in payloads]
+        assert receive(client.socket, len(payloads), client.server) == expected
+        for direction in ("to_peer", "to_client"):
+            assert f'packets_total{{path="xdp",direction="{direction}"}} 20' in fetch(names[0], "metrics")[1]
+        # Padding is for Python.
+        client.socket.send(Transmit(None, client.server, Run.single(channel_message(0x4000, b"12345") + bytes(3))))
+        assert receive(peer, 1, relayed) == [b"12345"]
+        assert 'packets_total{path="python",direction="to_peer"} 1' in fetch(names[0], "metrics")[1]
+        # Once the channel is gone, so is its entry.
+        client.call(Method.REFRESH, Lifetime(0))
+        client.send_data(0x4000, [b"late"], tos=0)
+        client.allocate()
+        assert 'packets_total{path="xdp",direction="to_peer"} 20' in fetch(names[0], "metrics")[1]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(3) == 0
+        assert "xdp" not in ip("-n", names[0], "link", "show", "veth0")
 
 
 def test_a_port_that_another_program_holds_is_not_given_out() -> None:
