@@ -46,7 +46,6 @@ def compatible(client: Version, gateway: Version) -> bool:
 def _policies(configuration: Configuration, token: Token, resource: Resource) -> list[Policy]:
     return [
         policy
-        for policy in configuration.policies
-        if policy.resource_id == resource.id
-        and (policy.groups & token.groups or token.actor in policy.actors or token.name in policy.tokens)
+        for policy in configuration.policies_by_resource.get(resource.id, ())
+        if policy.groups & token.groups or token.actor in policy.actors or token.name in policy.tokens
     ]

@@ -131,6 +131,20 @@ class Configuration:
         return MappingProxyType({resource.id: resource for resource in self.resources})
 
     @cached_property
+    def policies_by_resource(self) -> Mapping[str, tuple[Policy, ...]]:
+        """The policies of each resource that has any."""
+        found: dict[str, tuple[Policy, ...]] = {}
+        for policy in self.policies:
+            found[policy.resource_id] = (*found.get(policy.resource_id, ()), policy)
+        return MappingProxyType(found)
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """When something in here stops being valid, in order."""
+        of_policies = {policy.expires_at for policy in self.policies}
+        return tuple(sorted(of_policies | {token.expires_at for token in self.tokens}))
+
+    @cached_property
     def tokens_by_name(self) -> Mapping[str, Token]:
         """Each token under its name."""
         return MappingProxyType({token.name: token for token in self.tokens})

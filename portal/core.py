@@ -15,7 +15,7 @@ from connectivity.clock import SECOND, Instant, WallTime, earliest
 from connectivity.phoenix import message as frames
 from connectivity.phoenix.message import Json, Message, MessageError
 from portal import access, views
-from portal.configuration import Configuration, TokenType
+from portal.configuration import NEVER, Configuration, TokenType
 from portal.devices import Devices
 from portal.flows import Flows
 from portal.login import DeviceLogin, Refusal, RelayLogin, TokenTable, authenticate
@@ -25,7 +25,7 @@ from portal.session import Device, Outbox, Output, Relay, Session
 # Nothing received for so long closes the connection; components send a heartbeat every 30 s.
 IDLE_LIMITS_NS: Final = {TokenType.GATEWAY: 37 * SECOND, TokenType.RELAY: 41 * SECOND, TokenType.CLIENT: 307 * SECOND}
 HOUSEKEEPING_INTERVAL_NS: Final = SECOND
-REFRESH_INTERVAL_SECONDS: Final = 60
+RENEW_INTERVAL_NS: Final = 60 * SECOND
 MAXIMUM_SESSIONS: Final = 16_384
 
 _CANDIDATE_EVENTS: Final = {
@@ -54,7 +54,8 @@ class ControlServer:
         self._sessions: dict[int, Session] = {}
         self._next_number = 0
         self._housekeeping_at = now + HOUSEKEEPING_INTERVAL_NS
-        self._refresh_at = wall_now // SECOND + REFRESH_INTERVAL_SECONDS
+        self._refresh_at = self._next_end(wall_now // SECOND)
+        self._renew_at = now + RENEW_INTERVAL_NS
 
     def authenticate(
         self, kind: TokenType, parameters: Mapping[str, str], headers: Mapping[str, str], wall_now: WallTime
@@ -143,6 +144,9 @@ class ControlServer:
                 self._revoke(session, now)
         if wall_now // SECOND >= self._refresh_at:
             self._refresh(wall_now // SECOND)
+        if now >= self._renew_at:
+            self._renew_at = now + RENEW_INTERVAL_NS
+            self._relays.renew(wall_now // SECOND)
 
     def _join(self, session: Session, message: Message, wall: int) -> None:
         party = session.party
@@ -202,7 +206,7 @@ class ControlServer:
 
     def _refresh(self, wall: int) -> None:
         """Compare what everybody was told with what is right now, and tell the differences."""
-        self._refresh_at = min(self._next_end(wall), wall + REFRESH_INTERVAL_SECONDS)
+        self._refresh_at = self._next_end(wall)
         self._flows.refresh(self._configuration, wall)
         for session in list(self._sessions.values()):
             party = session.party
@@ -230,8 +234,8 @@ class ControlServer:
         return {resource.id: views.client_resource(self._configuration, resource) for resource in resources}
 
     def _next_end(self, wall: int) -> int:
-        ends = [policy.expires_at for policy in self._configuration.policies]
-        return min((end for end in ends if end > wall), default=wall + REFRESH_INTERVAL_SECONDS)
+        """When time alone changes what somebody may do."""
+        return next((end for end in self._configuration.ends if end > wall), NEVER)
 
     def _revoke(self, session: Session, now: Instant) -> None:
         """The token is no good any more; a device learns that by its next attempt, a relay is told."""

@@ -20,6 +20,7 @@ class Devices:
 
     def __init__(self) -> None:
         self._devices: dict[str, Device] = {}  # in the order of their last log-in
+        self._gateways: dict[str, Device] = {}  # those among them
         self._offsets: dict[int, str] = {}
 
     def get(self, device_id: object, kind: TokenType) -> Device | None:
@@ -29,11 +30,7 @@ class Devices:
 
     def online_gateways(self, site_ids: tuple[str, ...]) -> list[Device]:
         """The gateways of some sites that have joined."""
-        return [
-            device
-            for device in self._devices.values()
-            if device.type is TokenType.GATEWAY and device.session is not None and device.owner in site_ids
-        ]
+        return [device for device in self._gateways.values() if device.session is not None and device.owner in site_ids]
 
     def find(self, login: DeviceLogin) -> Device | None:
         """The device of a log-in; None when the table is full of online devices."""
@@ -47,6 +44,8 @@ class Devices:
             ipv4, ipv6 = tunnel_addresses(self._claim(device_id))
             device = Device(device_id, token.type, owner, login.name, ipv4, ipv6)
         self._devices[device_id] = device
+        if device.type is TokenType.GATEWAY:
+            self._gateways[device_id] = device
         return device
 
     def identify(self, device: Device, login: DeviceLogin, configuration: Configuration) -> None:
@@ -70,5 +69,6 @@ class Devices:
         if victim is None:
             return False
         del self._devices[victim.id]
+        self._gateways.pop(victim.id, None)
         self._offsets = {offset: owner for offset, owner in self._offsets.items() if owner != victim.id}
         return True

@@ -186,6 +186,15 @@ def test_missing_file(tmp_path: Path) -> None:
         config_file.load(tmp_path / "none.yaml")
 
 
+def test_the_example_in_the_documentation(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir()
+    for name in ("gateway-hq", "relay"):
+        (tmp_path / "secrets" / name).write_text(f"token of {name}".replace(" ", "-"))
+    text = (Path(__file__).parents[3] / "docs" / "portal.md").read_text(encoding="utf-8")
+    example = text.partition("```yaml\n")[2].partition("```")[0]
+    assert len(config_file.parse(example, base=tmp_path).resources) == 4
+
+
 def parse(content: str) -> Configuration:
     return config_file.parse(content, base=Path())
 
