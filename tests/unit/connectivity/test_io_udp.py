@@ -1,0 +1,257 @@
+"""UDP sockets over a scripted kernel: refusals, full queues, odd datagrams."""
+
+import errno
+import logging
+import socket
+import struct
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from connectivity.endpoint import Endpoint
+from connectivity.io import buffers
+from connectivity.io.udp import UDP_GRO, UDP_SEGMENT, UdpSocket
+from connectivity.run import Run, Transmit
+
+TO = Endpoint(ip_address("192.0.2.2"), 9)
+PKTINFO = struct.pack("=i4s4s", 1, bytes(4), ip_address("192.0.2.1").packed)
+
+
+class ScriptedSocket:
+    """A socket whose ``sendmsg`` and ``recvmsg_into`` answer from lists; an errno in place of an answer is raised."""
+
+    family = socket.AF_INET
+
+    def __init__(self, *, missing: tuple[int, ...] = (), answers: list[int] | None = None) -> None:
+        self.sent: list[tuple[bytes, list[tuple[int, int, bytes]], Any]] = []
+        self.answers = answers or []  # 0: taken; else the errno to raise
+        self.incoming: list[Any] = []
+        self.missing = missing
+        self.closed = False
+
+    def setblocking(self, flag: bool) -> None:
+        assert not flag
+
+    def getsockname(self) -> tuple[str, int]:
+        return "0.0.0.0", 52625
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        if level == socket.IPPROTO_UDP and option in self.missing:
+            raise OSError(errno.ENOPROTOOPT, f"no option {option} for {value}")
+
+    def sendmsg(self, data: tuple[memoryview], ancillary: list[tuple[int, int, bytes]], flags: int, to: Any) -> int:
+        code = self.answers.pop(0) if self.answers else flags
+        if code:
+            raise OSError(code, "scripted")
+        self.sent.append((bytes(data[0]), ancillary, to))
+        return len(data[0])
+
+    def recvmsg_into(self, into: list[memoryview], _: int) -> Any:
+        if not self.incoming:
+            raise BlockingIOError
+        answer = self.incoming.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        data, ancillary, flags, address = answer
+        into[0][: len(data)] = data
+        return len(data), ancillary, flags, address
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def opened(script: ScriptedSocket, **switches: Any) -> UdpSocket:
+    return UdpSocket(cast(socket.socket, script), **({"gso": True, "gro": True} | switches))
+
+
+def run_of(count: int, size: int = 100) -> Run:
+    return Run(memoryview(b"".join(bytes((index,)) * size for index in range(count))), size)
+
+
+def lengths(script: ScriptedSocket) -> list[int]:
+    return [len(data) for data, _, _ in script.sent]
+
+
+def test_a_run_is_one_send_with_segment_size_source_and_tos() -> None:
+    script = ScriptedSocket()
+    source = Endpoint(ip_address("192.0.2.1"), 1)
+    assert opened(script).send(Transmit(source, TO, run_of(48), 0x2D)) is None
+    (sent,) = script.sent
+    assert sent == (
+        bytes(run_of(48).data),
+        [
+            (socket.IPPROTO_IP, 8, struct.pack("=i4s4x", 0, source.ip.packed)),
+            (socket.IPPROTO_IP, socket.IP_TOS, struct.pack("=i", 0x2D)),
+            (socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", 100)),
+        ],
+        ("192.0.2.2", 9),
+    )
+
+
+def test_chunks_hold_at_most_64_segments_and_what_a_length_field_can_say() -> None:
+    script = ScriptedSocket()
+    opened(script).send(Transmit(None, TO, run_of(130)))
+    opened(script).send(Transmit(None, TO, run_of(60, 1312)))
+    assert lengths(script) == [6400, 6400, 200, 49 * 1312, 11 * 1312]
+
+
+def test_a_single_datagram_carries_no_segment_size() -> None:
+    script = ScriptedSocket()
+    opened(script).send(Transmit(None, TO, run_of(65)))
+    assert [ancillary for _, ancillary, _ in script.sent] == [
+        [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", 100))],
+        [],
+    ]
+
+
+@pytest.mark.parametrize("refusal", [errno.EIO, errno.EINVAL])
+def test_refused_segmentation_sends_the_same_bytes_once_more_and_remembers(refusal: int) -> None:
+    script = ScriptedSocket(answers=[refusal])
+    sender = opened(script)
+    assert sender.send(Transmit(None, TO, run_of(5))) is None
+    assert b"".join(data for data, _, _ in script.sent) == bytes(run_of(5).data)
+    assert lengths(script) == [100] * 5
+    assert (sender.gso, sender.counters.gso_failures, sender.counters.datagrams_sent) == (False, 1, 5)
+    sender.send(Transmit(None, TO, run_of(2)))
+    assert lengths(script) == [100] * 7
+
+
+def test_a_second_refusal_is_reported_and_does_not_blame_segmentation() -> None:
+    script = ScriptedSocket(answers=[errno.EINVAL, errno.EINVAL])
+    sender = opened(script)
+    error = sender.send(Transmit(None, TO, run_of(130)))
+    assert error is not None
+    assert (error.errno, str(error.args[1])) == (
+        errno.EINVAL,
+        "cannot send 13000 bytes in segments of 100 to 192.0.2.2:9",
+    )
+    assert (sender.gso, sender.counters.send_errors, lengths(script)) == (True, 1, [])
+
+
+def test_a_full_queue_while_finding_out_loses_nothing() -> None:
+    script = ScriptedSocket(answers=[errno.EIO, errno.EAGAIN, errno.EAGAIN])
+    sender = opened(script)
+    assert sender.send(Transmit(None, TO, run_of(3))) is None
+    assert sender.backlogged
+    assert sender.flush()
+    assert b"".join(data for data, _, _ in script.sent) == bytes(run_of(3).data)
+
+
+def test_one_refused_chunk_does_not_stop_the_next() -> None:
+    script = ScriptedSocket(answers=[0, errno.EPERM, 0])
+    error = opened(script).send(Transmit(None, TO, run_of(130)))
+    assert isinstance(error, PermissionError)
+    assert "bytes 6400 to 12800 of 13000" in str(error)
+    assert lengths(script) == [6400, 200]
+
+
+def test_what_a_full_socket_does_not_take_waits_in_order() -> None:
+    script = ScriptedSocket(answers=[0, errno.EAGAIN])
+    sender = opened(script)
+    scratch = bytearray(run_of(70).data)
+    assert sender.send(Transmit(None, TO, Run(memoryview(scratch), 100), tos=1)) is None
+    assert sender.send(Transmit(None, TO, Run.single(b"later"))) is None
+    scratch[:] = bytes(len(scratch))  # the run was only borrowed
+    assert sender.backlogged
+    script.answers = [errno.EAGAIN]
+    assert not sender.flush()
+    assert sender.flush()
+    assert not sender.backlogged
+    assert b"".join(data for data, _, _ in script.sent) == bytes(run_of(70).data) + b"later"
+    assert [bool(ancillary) for _, ancillary, _ in script.sent] == [True, True, False]
+
+
+def test_the_backlog_is_bounded_and_what_is_dropped_is_counted() -> None:
+    script = ScriptedSocket(answers=[errno.EAGAIN])
+    sender = opened(script, max_backlog_bytes=450)
+    for _ in range(3):
+        assert sender.send(Transmit(None, TO, run_of(2))) is None
+    assert sender.counters.backlog_dropped == 2
+    sender.close()
+    assert (sender.counters.backlog_dropped, script.closed) == (6, True)
+
+
+def test_errors_of_a_flush_are_kept_for_whoever_asks() -> None:
+    script = ScriptedSocket(answers=[errno.EAGAIN, errno.ENETUNREACH])
+    sender = opened(script)
+    sender.send(Transmit(None, TO, run_of(1)))
+    assert sender.flush()
+    assert [error.errno for error in sender.take_errors()] == [errno.ENETUNREACH]
+    assert sender.take_errors() == []
+
+
+def test_received_datagrams_keep_their_stride_addresses_and_tos() -> None:
+    script = ScriptedSocket()
+    ancillary = [
+        (socket.IPPROTO_IP, 8, PKTINFO),
+        (socket.IPPROTO_IP, socket.IP_TOS, b"\x2d"),
+        (socket.IPPROTO_UDP, UDP_GRO, struct.pack("=i", 4)),
+    ]
+    script.incoming = [
+        (b"aaaabbbbcc", ancillary, 0, ("198.51.100.1", 7)),
+        (b"x", ancillary[:1], 0, ("198.51.100.1", 7)),
+    ]
+    receiver = opened(script)
+    taken = [
+        (*received[:2], [bytes(segment) for segment in received.run.segments()], received.tos)
+        for received in receiver.receive()
+    ]
+    local, remote = Endpoint(ip_address("192.0.2.1"), 52625), Endpoint(ip_address("198.51.100.1"), 7)
+    assert taken == [(local, remote, [b"aaaa", b"bbbb", b"cc"], 0x2D), (local, remote, [b"x"], 0)]
+    assert (receiver.counters.batches_received, receiver.counters.datagrams_received) == (2, 4)
+
+
+def test_unusable_datagrams_and_errors_do_not_stop_the_next() -> None:
+    script = ScriptedSocket()
+    info = [(socket.IPPROTO_IP, 8, PKTINFO)]
+    script.incoming = [
+        (b"no destination", [], 0, ("198.51.100.1", 7)),
+        (b"", info, 0, ("198.51.100.1", 7)),
+        (b"cut", info, socket.MSG_TRUNC, ("198.51.100.1", 7)),
+        (b"stride", [*info, (socket.IPPROTO_UDP, UDP_GRO, struct.pack("=i", 7))], 0, ("198.51.100.1", 7)),
+        ConnectionRefusedError(errno.ECONNREFUSED, "scripted"),
+        (b"good", info, 0, ("198.51.100.1", 7)),
+    ]
+    receiver = opened(script)
+    assert [bytes(received.run.data) for received in receiver.receive()] == [b"good"]
+    assert (receiver.counters.received_unusable, receiver.counters.receive_errors) == (4, 1)
+    assert [error.errno for error in receiver.take_errors()] == [errno.ECONNREFUSED]
+
+
+def test_no_more_is_read_than_asked_for() -> None:
+    script = ScriptedSocket()
+    script.incoming = [(b"x", [(socket.IPPROTO_IP, 8, PKTINFO)], 0, ("198.51.100.1", 7))] * 5
+    assert len(list(opened(script).receive(3))) == 3
+
+
+def test_ipv4_in_ipv6_is_ipv4() -> None:
+    shared = buffers.ReceiveBuffer()
+    assert shared.remote(("::ffff:192.0.2.1", 7, 0, 0)) == Endpoint(ip_address("192.0.2.1"), 7)
+    assert shared.local(ip_address("2001:db8::1").packed, 7) == Endpoint(ip_address("2001:db8::1"), 7)
+    for port in range(2 * buffers.MAX_REMEMBERED):
+        shared.remote(("192.0.2.1", port))
+    assert len(shared.endpoints) <= buffers.MAX_REMEMBERED
+
+
+def test_offloads_that_the_kernel_or_the_operator_refuses_stay_off() -> None:
+    assert (opened(ScriptedSocket()).gso, opened(ScriptedSocket()).gro) == (True, True)
+    without = opened(ScriptedSocket(missing=(UDP_SEGMENT, UDP_GRO)))
+    assert (without.gso, without.gro) == (False, False)
+    script = ScriptedSocket()
+    refused = opened(script, gso=False, gro=False)
+    assert (refused.gso, refused.gro) == (False, False)
+    refused.send(Transmit(None, TO, run_of(3)))
+    assert lengths(script) == [100, 100, 100]
+
+
+def test_kernel_limits_are_raised_but_never_lowered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "rmem_max").write_text("212992\n")
+    (tmp_path / "wmem_max").write_text("99999999\n")
+    with caplog.at_level(logging.INFO):
+        buffers.raise_limits(tmp_path)
+        buffers.raise_limits(tmp_path / "missing")
+    assert (tmp_path / "rmem_max").read_text() == str(128 << 20)
+    assert (tmp_path / "wmem_max").read_text() == "99999999\n"
+    assert [record.levelname for record in caplog.records] == ["INFO"] * 4
