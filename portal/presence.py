@@ -53,7 +53,7 @@ class RelayPresence:
         was_known = bool(relay.stamp_secret)
         changed = was_known and relay.stamp_secret != stamp_secret
         relay.session, relay.leaves_at, relay.stamp_secret = session, None, stamp_secret
-        _logger.info("Relay joined", extra={"fields": {"rid": relay.id, "name": relay.name or relay.id}})
+        _logger.info("Relay joined", extra={"fields": {"rid": relay.id, "name": relay.name}})
         for watcher in list(self._watchers.values()):
             if relay.id in watcher.relay_ids:
                 if changed:
@@ -94,7 +94,7 @@ class RelayPresence:
         for relay in list(self._relays.values()):
             if relay.leaves_at is None or now < relay.leaves_at:
                 continue
-            _logger.info("Relay left", extra={"fields": {"rid": relay.id, "name": relay.name or relay.id}})
+            _logger.info("Relay left", extra={"fields": {"rid": relay.id, "name": relay.name}})
             del self._relays[relay.id]
             for watcher in list(self._watchers.values()):
                 if relay.id in watcher.relay_ids:
