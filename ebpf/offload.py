@@ -238,6 +238,7 @@ class RelayOffload:
             self._write_flow(key, value, now)
 
     def _write_flow(self, key: FlowKey, value: FlowValue, now: Instant) -> None:
+        # What the program counts between this read and the write is lost to the flow's own counters, not to the totals.
         slot = 0 if self._next_hops is None else self._next_hops.slot(value.target.ip, now)
         counted = replace(value, next_hop=slot, counter=self._flow_counter(key))
         bpf_syscall.map_update(self._flow_map(key), key.pack(), counted.pack(key))

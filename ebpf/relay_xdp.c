@@ -24,8 +24,9 @@
 
 #define FAMILY_IPV4 2	/* AF_INET */
 #define FAMILY_IPV6 10	/* AF_INET6 */
-#define DATAGRAM_MAX 4096 /* a native frame lies in one page; beyond this no checksum is recomputed */
-#define PIECE_BYTES 64	/* of the payload per checksum call: what the stack has room for */
+#define DATAGRAM_MAX 9216 /* jumbo frame: beyond this no checksum is recomputed */
+#define PIECE_BYTES 512	  /* of a datagram per checksum call: the most that bpf_csum_diff takes before Linux 6.12 */
+#define PIECE_TAIL 3	  /* to complete a word */
 #define LOOPBACK_IFINDEX 1
 
 /*
@@ -43,6 +44,12 @@ BPF_ARRAY(next_hops, struct next_hop, MAX_NEXT_HOPS);
 
 /* By outcome * DIRECTION_COUNT + direction. One copy per CPU and no preemption within a program: no atomics needed. */
 BPF_PERCPU_ARRAY(outcome_stats, struct counter, OUTCOME_COUNT *DIRECTION_COUNT);
+
+/* Where a datagram is summed piece by piece; the stack has no room for a piece that is worth a call. */
+struct piece {
+	__u8 bytes[PIECE_BYTES + PIECE_TAIL + 1];
+};
+BPF_PERCPU_ARRAY(pieces, struct piece, 1);
 
 static __always_inline struct flow *find_flow(const struct packet *packet)
 {
@@ -155,36 +162,41 @@ static __always_inline int is_egress(const struct relay_config *settings, __u32 
 }
 
 /* A plain sum: the difference from nothing. Folded, because kernels differ in whether the helper folds. */
-static __always_inline __u64 sum_piece(__u8 piece[PIECE_BYTES])
+static __always_inline __u64 sum_piece(struct piece *piece, __u32 size)
 {
-	return checksum_fold((__u32)bpf_csum_diff(0, 0, (__be32 *)piece, PIECE_BYTES, 0));
+	return checksum_fold((__u32)bpf_csum_diff(0, 0, (__be32 *)piece->bytes, size, 0));
 }
 
 /* Sum of the UDP header and all behind it, without the checksum field. */
 static __always_inline enum outcome sum_datagram(struct xdp_md *context, const struct packet *packet, __u64 *sum)
 {
-	__u8 piece[PIECE_BYTES] __attribute__((aligned(8)));
-	__u32 offset = packet->udp_offset, remaining = packet->udp_length;
-	__u64 rest;
+	__u32 offset = packet->udp_offset, remaining = packet->udp_length, rest;
+	struct piece *piece;
+	int zero = 0;
 
-	if (remaining > DATAGRAM_MAX)
+	piece = pieces.lookup(&zero);
+	if (!piece || remaining > DATAGRAM_MAX)
 		return PUNT_TOO_LONG;
 	for (int i = 0; i < DATAGRAM_MAX / PIECE_BYTES; i++) {
 		/* verifier: keeps the compiler from dropping the counter that bounds the loop, clang 14 */
 		asm volatile("" : "+r"(remaining));
 		if (remaining < PIECE_BYTES)
 			break;
-		if (bpf_xdp_load_bytes(context, offset, piece, PIECE_BYTES))
+		if (bpf_xdp_load_bytes(context, offset, piece->bytes, PIECE_BYTES))
 			return PUNT_TRUNCATED;
-		*sum += sum_piece(piece);
+		*sum += sum_piece(piece, PIECE_BYTES);
 		offset += PIECE_BYTES;
 		remaining -= PIECE_BYTES;
 	}
 	rest = remaining % PIECE_BYTES;
-	__builtin_memset(piece, 0, sizeof(piece));
-	if (rest && bpf_xdp_load_bytes(context, offset, piece, rest))
-		return PUNT_TRUNCATED;
-	*sum += sum_piece(piece) + (__u16)~packet->checksum_be;
+	if (rest) {
+		if (bpf_xdp_load_bytes(context, offset, piece->bytes, rest))
+			return PUNT_TRUNCATED;
+		/* The helper sums whole words: what the last one lacks is zero. */
+		__builtin_memset(piece->bytes + rest, 0, PIECE_TAIL);
+		*sum += sum_piece(piece, (rest + PIECE_TAIL) & ~PIECE_TAIL);
+	}
+	*sum += (__u16)~packet->checksum_be;
 	return OUTCOME_CONTINUE;
 }
 

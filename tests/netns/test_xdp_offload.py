@@ -23,7 +23,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal
@@ -175,6 +175,16 @@ def test_refresh_keeps_counters_and_removal_returns_to_user_space(lab: Lab) -> N
             assert offload.flow_counters() == {}
 
 
+def test_a_full_table_keeps_the_next_flow_in_user_space(lab: Lab) -> None:
+    with offloaded(lab, "native", capacity=1) as offload:
+        first = _flow(4, 4)
+        second = replace(first, channel=CHANNEL + 1, peer=Endpoint(PEER[4], 7001))
+        assert [offload.install(first), offload.install(second), offload.install(first)] == [True, False, True]
+        assert set(offload.flow_counters()) == {(first.client, CHANNEL)}
+        offload.remove(first.client, CHANNEL)
+        assert offload.install(second)
+
+
 def test_without_forwarding_the_learnt_neighbour_is_used(lab: Lab) -> None:
     with offloaded(lab, "native") as offload:
         _carry(lab, offload, 4, 6)
@@ -319,13 +329,14 @@ def offloaded(
     public: tuple[IPAddress, ...] = (),
     generic_from_peer: bool = False,
     neighbours: bool = True,
+    capacity: int = 128,
 ) -> Iterator[RelayOffload]:
     if neighbours:
         neighbourly(lab)
     with entered(lab.relay):
         offload = RelayOffload(
             OffloadSettings(
-                interfaces=("e0",), mode=mode, public=public, generic_from_peer=generic_from_peer, capacity=128
+                interfaces=("e0",), mode=mode, public=public, generic_from_peer=generic_from_peer, capacity=capacity
             )
         )
         try:
