@@ -1,5 +1,7 @@
 """How errors are shown: one line, outermost context first, the whole chain of causes, never a traceback."""
 
+import os
+
 
 def chain(error: BaseException) -> str:
     """``outer: middle: cause``, following ``__cause__`` and, where none was given, ``__context__``."""
@@ -9,7 +11,7 @@ def chain(error: BaseException) -> str:
         if isinstance(current, ExceptionGroup) and len(current.exceptions) == 1:
             current = current.exceptions[0]
             continue
-        text = (str(current) or type(current).__name__).replace("\n", " ")
+        text = _own_text(current).replace("\n", " ")
         if not texts or texts[-1] != text:
             texts.append(text)
         suppressed = current.__suppress_context__
@@ -19,3 +21,12 @@ def chain(error: BaseException) -> str:
 
 class FatalError(Exception):
     """Ends a service with one line of chained causes and exit code 1."""
+
+
+def _own_text(error: BaseException) -> str:
+    """What an error says; of the system's errors the words without the number, and the file if one is concerned."""
+    match error.args:
+        case (int(), str(words), *_):  # OSError, and netlink's errors, which are none
+            name = getattr(error, "filename", None)
+            return words if name is None else f"{words}: {os.fsdecode(name) if isinstance(name, bytes) else name}"
+    return str(error) or type(error).__name__

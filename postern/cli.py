@@ -1,12 +1,15 @@
 """``postern SERVICE [flags]``: finds the service, sets logging up, turns errors into one line and an exit code."""
 
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from connectivity.errors import FatalError, chain
 from connectivity.settings import HelpRequested, SettingsError
+
+log = logging.getLogger("postern")
 
 # command -> (module holding ``run(arguments) -> int``, what it is)
 COMMANDS: Final = {
@@ -22,22 +25,31 @@ COMMANDS: Final = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 it failed, 2 it was called wrongly."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in {"-h", "--help"} or words[0] not in COMMANDS:
-        wanted = bool(words) and words[0] in {"-h", "--help"}
+    if not words or words[0] in {"-h", "--help"}:
         rows = [f"  postern {name:8} {text}" for name, (_, text) in COMMANDS.items()]
-        print("usage: postern COMMAND [flags]", *rows, sep="\n", file=sys.stdout if wanted else sys.stderr)
-        return 0 if wanted else 2
-    module = importlib.import_module(COMMANDS[words[0]][0])
+        print("usage: postern COMMAND [flags]", *rows, sep="\n", file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    command = words[0]
+    if command not in COMMANDS:
+        print(f"postern: {command!r} is not a command: expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
     try:
+        module = importlib.import_module(COMMANDS[command][0])
         return int(module.run(words[1:]))
     except HelpRequested as help_text:
         print(help_text)
         return 0
     except SettingsError as error:
-        print(f"postern {words[0]}: {error}", file=sys.stderr)
-        return 2
-    except FatalError as error:
-        print(f"postern {words[0]}: {chain(error)}", file=sys.stderr)
-        return 1
+        return _failed(command, str(error), 2)
+    except (FatalError, OSError) as error:
+        return _failed(command, chain(error), 1)
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # noqa: BLE001 - outermost frame: a defect is one line too, its traceback for who asks
+        log.debug("Traceback of a defect", exc_info=error)
+        return _failed(command, f"{type(error).__name__}: {chain(error)} (RUST_LOG=debug shows where)", 1)
+
+
+def _failed(command: str, reason: str, code: int) -> int:
+    print(f"postern {command}: {reason}", file=sys.stderr)
+    return code

@@ -44,7 +44,15 @@ def test_earliest_ignores_what_has_no_deadline() -> None:
 def test_errors_chain_into_one_line() -> None:
     error = FatalError("cannot listen on\n0.0.0.0:3478")
     error.__cause__ = OSError(98, "Address already in use")
-    assert chain(error) == "cannot listen on 0.0.0.0:3478: [Errno 98] Address already in use"
+    assert chain(error) == "cannot listen on 0.0.0.0:3478: Address already in use"
+
+
+def test_errors_of_the_system_show_their_words_and_the_file() -> None:
+    assert (
+        chain(PermissionError(1, "Operation not permitted", "/dev/net/tun")) == "Operation not permitted: /dev/net/tun"
+    )
+    assert chain(OSError("no address known")) == "no address known"
+    assert chain(OSError()) == "OSError"
 
 
 def test_a_suppressed_context_stays_out_and_a_lone_member_of_a_group_speaks_for_itself() -> None:

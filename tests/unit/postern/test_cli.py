@@ -1,0 +1,63 @@
+"""The command line finds the service and turns every end of it into an exit code and at most one line."""
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from connectivity.errors import FatalError
+from connectivity.settings import SettingsError
+from postern.cli import COMMANDS, main
+
+
+def test_without_arguments_the_usage_is_on_stderr_and_the_code_is_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("usage: postern COMMAND")
+    assert all(f"postern {name}" in said.err for name in COMMANDS)
+
+
+def test_help_is_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.startswith("usage: postern COMMAND")
+
+
+def test_an_unknown_command_is_one_line_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["realy"]) == 2
+    assert capsys.readouterr().err == f"postern: 'realy' is not a command: expected one of {', '.join(COMMANDS)}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (SettingsError(["A is 'x': expected y", "B is not set"]), 2, "A is 'x': expected y; B is not set"),
+        (FatalError("cannot serve"), 1, "cannot serve"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
+        (KeyError("address"), 1, "KeyError: 'address' (RUST_LOG=debug shows where)"),
+    ],
+)
+def test_every_error_of_a_service_is_one_line(
+    error: Exception, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _serve_with(error, monkeypatch)
+    assert main(["relay"]) == code
+    said = capsys.readouterr()
+    assert said.err == f"postern relay: {line}\n"
+    assert said.out == ""
+
+
+def test_an_interrupt_is_what_a_shell_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+    _serve_with(KeyboardInterrupt(), monkeypatch)
+    assert main(["relay"]) == 130
+
+
+def _serve_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_: list[str]) -> int:
+        raise error
+
+    module = ModuleType("relay.command")
+    module.run = run  # type: ignore[attr-defined]  # a stand-in for the service
+    monkeypatch.setitem(sys.modules, "relay.command", module)
