@@ -9,7 +9,7 @@ from connectivity.io import logs
 from connectivity.phoenix import COMPONENT_VERSIONS
 from relay.core import NonceMint, PeerPolicy, Server, ServerSettings, StampSecretCredentials
 from relay.core.nonce import SECRET_BYTES
-from relay.driver.addresses import host_addresses
+from relay.driver.addresses import always_own_addresses, host_addresses
 from relay.driver.service import make_stamp_secret, serve
 from relay.driver.sockets import raise_descriptor_limit
 from relay.settings import RelaySettings, read_settings
@@ -36,8 +36,7 @@ def run(arguments: list[str]) -> int:
 
 def server_settings(settings: RelaySettings, on_host: frozenset[IPAddress]) -> ServerSettings:
     """What the core needs of them. A public address that this host has is also what peers see as source."""
-    internal = () if settings.offload is None else settings.offload.internal
-    own = frozenset({*on_host, *settings.public.values(), *internal})
+    own = on_host | always_own_addresses(settings)
     return ServerSettings(
         public=settings.public,
         policy=PeerPolicy(under_portal=True, allow=settings.peers_allow, deny=settings.peers_deny, own=own),

@@ -107,9 +107,12 @@ def disguised(ip: IPAddress) -> tuple[IPv4Address, ...]:
     return ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PeerPolicy:
-    """Judges peers. ``own`` are the relay's own addresses, which the server treats apart (hairpin)."""
+    """Judges peers. ``own`` are the relay's own addresses, which the server treats apart (hairpin).
+
+    A host's addresses change, so ``own`` may be replaced at any time; it counts from the next judgement on.
+    """
 
     under_portal: bool
     allow: tuple[Network, ...] = ()

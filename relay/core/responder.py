@@ -3,6 +3,7 @@
 BINDING answers are never signed; every other one is when the requester's key is known, errors too.
 """
 
+import logging
 from collections import deque
 from typing import Final
 
@@ -20,6 +21,8 @@ _METHOD_LABELS: Final[dict[int, str]] = {
     Method.CHANNEL_BIND: "channelbind",
 }
 _OTHER_METHOD: Final = "other"
+
+_log = logging.getLogger("relay")
 
 
 class Responder:
@@ -51,6 +54,9 @@ class Responder:
             message_class = MessageClass.SUCCESS
             attributes = (self._software, *answer)
             self._statistics.responses["success", label, 0] += 1
+        if _log.isEnabledFor(logging.DEBUG):
+            fields = {"method": label, "code": int(answer.code) if isinstance(answer, Refusal) else 0}
+            _log.debug("Answered", extra={"fields": fields | {"client": five_tuple.client}})
         encoded = encode(method, message_class, transaction_id, attributes, integrity_key=key, fingerprint=fingerprint)
         self.repeat(five_tuple, encoded)
         return encoded

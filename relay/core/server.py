@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from connectivity.clock import Instant, WallTime
+from connectivity.endpoint import IPAddress
 from connectivity.run import Received
 from connectivity.stun import (
     HEADER_BYTES,
@@ -95,6 +96,10 @@ class Server:
     def relayed_port_failed(self, port: int, *, may_retry: bool) -> None:
         """``OpenRelayedPort`` failed; ``may_retry`` if another port may be free where this one is not."""
         self._finish(self._handlers.port_failed(port, may_retry=may_retry))
+
+    def handle_own_addresses(self, own: frozenset[IPAddress]) -> None:
+        """The host's addresses are these now, the public ones included."""
+        self._settings.policy.own = own
 
     def poll_output(self) -> Output | None:
         """The next thing to do; None when there is nothing left."""

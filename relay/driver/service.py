@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack
 from typing import Any, Final, assert_never
 
 from connectivity.clock import SECOND, Instant
+from connectivity.endpoint import IPAddress
+from connectivity.errors import chain
 from connectivity.io.portal import PortalLink, read_system_info
 from connectivity.io.udp import UdpSocket
 from connectivity.phoenix import PortalLogin, relay_login, user_agent
@@ -26,17 +28,19 @@ from relay.core import (
     ToClient,
     ToPeer,
 )
+from relay.driver.addresses import always_own_addresses, host_addresses
 from relay.driver.health import Health
 from relay.driver.offload import Offload
 from relay.driver.sockets import RelaySockets
 from relay.settings import RelaySettings
 
-# A portal that stays away for longer has given our clients other relays.
-PORTAL_PATIENCE_SECONDS: Final = 15 * 60
+# Long, because leaving would drop allocations that are in use; clients hear of other relays from their portal anyway.
+PORTAL_PATIENCE_SECONDS: Final = 24 * 60 * 60
 STAMP_SECRET_BYTES: Final = 32
 # Runs that one socket may hand in before the others get their turn.
 _RUNS_PER_TURN: Final = 32
 _MAINTENANCE_SECONDS: Final = 5.0
+_ADDRESSES_SECONDS: Final = 60.0
 _CLOSE_SECONDS: Final = 0.5
 
 _log = logging.getLogger("relay")
@@ -172,14 +176,17 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str) -> N
         service.sockets.start()
         health.serving = True
         _log.info("Serving", extra={"fields": {"port": settings.listen_port, "families": len(settings.public)}})
-        await _run_until_stopped(service, link, stop)
+        await _run_until_stopped(service, link, stop, always_own_addresses(settings))
 
 
-async def _run_until_stopped(service: RelayService, link: PortalLink, stop: asyncio.Event) -> None:
+async def _run_until_stopped(
+    service: RelayService, link: PortalLink, stop: asyncio.Event, always_own: frozenset[IPAddress]
+) -> None:
     portal = asyncio.ensure_future(link.run())
     stopped = asyncio.ensure_future(stop.wait())
     maintenance = asyncio.ensure_future(_maintain(service))
-    watched: set[asyncio.Future[Any]] = {portal, stopped, maintenance, service.failed}
+    addresses = asyncio.ensure_future(_follow_addresses(service, always_own))
+    watched: set[asyncio.Future[Any]] = {portal, stopped, maintenance, addresses, service.failed}
     try:
         done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         for future in done:
@@ -187,15 +194,27 @@ async def _run_until_stopped(service: RelayService, link: PortalLink, stop: asyn
         _log.info("Stopping")
         # No draining yet, and nothing to tell the portal: it sees the connection end.
     finally:
-        for task in (portal, stopped, maintenance):
+        for task in (portal, stopped, maintenance, addresses):
             task.cancel()
-        await asyncio.wait({portal, stopped, maintenance}, timeout=_CLOSE_SECONDS)
+        await asyncio.wait({portal, stopped, maintenance, addresses}, timeout=_CLOSE_SECONDS)
 
 
 async def _maintain(service: RelayService) -> None:
     while True:
         await asyncio.sleep(_MAINTENANCE_SECONDS)
         service.offload.maintain()
+
+
+async def _follow_addresses(service: RelayService, always: frozenset[IPAddress]) -> None:
+    """A network that the host joins later must not open the host to clients."""
+    while True:
+        await asyncio.sleep(_ADDRESSES_SECONDS)
+        try:
+            found = await asyncio.to_thread(host_addresses)
+        except OSError as error:
+            _log.warning("Cannot read the host's addresses", extra={"fields": {"error": chain(error)}})
+            continue
+        service.server.handle_own_addresses(always | found)
 
 
 def _login(settings: RelaySettings) -> PortalLogin:

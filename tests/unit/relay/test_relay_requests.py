@@ -411,3 +411,12 @@ def test_responses_are_counted(relay: RelayUnderTest, client: Client) -> None:
         ("success", "allocate", 0): 1,
         ("error", "channelbind", 400): 1,
     }
+
+
+def test_an_address_that_the_host_gets_later_is_ours_from_then_on(relay: RelayUnderTest, client: Client) -> None:
+    client.allocate()
+    service = Endpoint.parse("10.9.9.9:8080")
+    assert error_code(client.bind(0x4000, service)) == 0
+    relay.server.handle_own_addresses(frozenset({*PUBLIC.values(), service.ip}))
+    assert error_code(client.bind(0x4000, service)) == 403
+    assert error_code(client.bind(0x4001, Endpoint(service.ip, 22))) == 403
