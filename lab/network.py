@@ -36,10 +36,10 @@ def build(plan: Plan, names: dict[str, str]) -> None:
     with ExitStack() as stack:
         routes: dict[str, Any] = {}
         for role in plan.roles:
-            netns.create(names[role])
+            _run(["ip", "netns", "add", names[role]])
             # Before any interface exists, so that each is born with these defaults.
             execute(names[role], ["sysctl", "-qw", *_SYSCTLS, *(_FORWARDING if role in plan.forwarding else ())])
-            routes[role] = stack.enter_context(IPRoute(netns=names[role]))
+            routes[role] = stack.enter_context(_route_socket(names[role]))
             routes[role].link("set", index=1, state="up")
         bridge = _add_bridge(plan, routes["internet"])
         for one, other in plan.links:
@@ -78,23 +78,34 @@ def execute(namespace: str, command: list[str], *, stdin: str | None = None, tim
     Raises:
         LabError: it failed; the line carries what it said.
     """
+    return _run(["ip", "netns", "exec", namespace, *command], stdin=stdin, timeout=timeout)
+
+
+def _run(command: list[str], *, stdin: str | None = None, timeout: float = 60) -> str:
+    shown = " ".join(command)
     try:
-        done = subprocess.run(
-            ["ip", "netns", "exec", namespace, *command],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
     except FileNotFoundError as error:
-        raise LabError("the command ip is missing (Debian package iproute2)") from error
+        raise LabError(f"the command {command[0]} is missing") from error
     except subprocess.TimeoutExpired as error:
-        raise LabError(f"{' '.join(command)} in {namespace} took longer than {timeout:.0f} s") from error
+        raise LabError(f"{shown} took longer than {timeout:.0f} s") from error
     if done.returncode != 0:
         said = " ".join((done.stderr or done.stdout).split())
-        raise LabError(f"{' '.join(command)} in {namespace} failed with code {done.returncode}: {said}")
+        raise LabError(f"{shown} failed with code {done.returncode}: {said}")
     return done.stdout
+
+
+def _route_socket(namespace: str) -> IPRoute:
+    """A netlink socket of a namespace, opened by stepping in and back.
+
+    ``IPRoute(netns=…)`` forks instead; a signal that reaches the child in a moment of Python makes it run our own
+    clean-up with our descriptors.
+    """
+    netns.pushns(namespace)
+    try:
+        return IPRoute()
+    finally:
+        netns.popns()
 
 
 def _add_bridge(plan: Plan, internet: Any) -> int:
