@@ -25,8 +25,7 @@ class FatalError(Exception):
 
 def _own_text(error: BaseException) -> str:
     """What an error says; of the system's errors the words without the number, and the file if one is concerned."""
-    match error.args:
-        case (int(), str(words), *_):  # OSError, and netlink's errors, which are none
-            name = getattr(error, "filename", None)
-            return words if name is None else f"{words}: {os.fsdecode(name) if isinstance(name, bytes) else name}"
+    if len(error.args) > 1 and isinstance(error.args[0], int) and isinstance(error.args[1], str):
+        name = getattr(error, "filename", None)
+        return error.args[1] if name is None else f"{error.args[1]}: {os.fsdecode(name)}"
     return str(error) or type(error).__name__

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(command, chain(error), 1)
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # noqa: BLE001 - outermost frame: a defect is one line too, its traceback for who asks
+    except Exception as error:  # outermost frame: a defect is one line too, and its traceback for who asks
         log.debug("Traceback of a defect", exc_info=error)
         return _failed(command, f"{type(error).__name__}: {chain(error)} (RUST_LOG=debug shows where)", 1)
 
