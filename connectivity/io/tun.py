@@ -64,6 +64,8 @@ _PACKET_ROOM: Final = 65536
 _BUFFER_BYTES: Final = _PACKET_ROOM + MAX_RUN_SEGMENTS * MAX_PACKET_BYTES
 _MAX_ERRORS: Final = 64
 
+_WORDS: Final = np.dtype("<u2")
+
 _log = logging.getLogger(__name__)
 
 
@@ -152,7 +154,7 @@ class Tun:
             _ensure_node(_DEVICE)
             descriptor = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise FatalError(f"cannot open {_DEVICE} for device {name}") from error
+            raise FatalError(f"cannot open the TUN device {name}") from error
         try:
             _attach(descriptor, name)
             tso, uso = _set_offloads(descriptor, offloads)
@@ -306,15 +308,18 @@ def _complete_rows(data: memoryview, stride: int, start: int, offset: int) -> No
     """Finish the partial checksums of equally long packets at once."""
     rows = np.frombuffer(data, np.uint8).reshape(-1, stride)
     fields = udp_complements if offset == CHECKSUM_OFFSET[PROTOCOL_UDP] else complements
-    rows.view("<u2")[:, (start + offset) // 2] = fields(row_sums(rows[:, start:]))
+    rows.view(_WORDS)[:, (start + offset) // 2] = fields(row_sums(rows[:, start:]))
 
 
 def _ensure_node(device: Path) -> None:
     """Make the device node where a container image lacks it; whether the kernel lets us open it shows then."""
     if device.exists():
         return
-    device.parent.mkdir(mode=0o751, parents=True, exist_ok=True)
-    os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(*_DEVICE_NUMBER))
+    try:
+        device.parent.mkdir(mode=0o751, parents=True, exist_ok=True)
+        os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(*_DEVICE_NUMBER))
+    except OSError as error:
+        raise FatalError(f"{device} is missing and cannot be made") from error
 
 
 def _attach(descriptor: int, name: str) -> None:

@@ -25,6 +25,7 @@ CHECKSUM_OFFSET: Final = {PROTOCOL_ICMP: 2, PROTOCOL_TCP: 16, PROTOCOL_UDP: 6, P
 _LARGE: Final = np.uint64(MODULUS << 40)
 _MODULUS: Final = np.uint64(MODULUS)
 _WORD: Final = struct.Struct("<H")
+_U32: Final = np.dtype("<u4")
 
 
 def word(value: int) -> int:
@@ -54,7 +55,7 @@ def store_udp(packet: memoryview, offset: int, total: int) -> None:
 
 def row_sums(rows: NDArray[np.uint8]) -> Sums:
     """The sum of each row; rows must have a length divisible by four (pad with zeros)."""
-    sums: Sums = np.add.reduce(rows.view("<u4"), axis=1, dtype=np.uint64)
+    sums: Sums = np.add.reduce(rows.view(_U32), axis=1, dtype=np.uint64)
     return sums
 
 

@@ -144,7 +144,10 @@ class Coalescer:
             alone = data[l4 + TCP_FLAGS_OFFSET] & _ALONE
         else:
             breaks, flags, alone = np.zeros(count - 1, np.bool_), None, 0
-        if not (alone or np.count_nonzero(differences) or np.count_nonzero(breaks)) and right.all():
+        if (
+            not (alone or np.count_nonzero(differences) or np.count_nonzero(breaks))
+            and np.count_nonzero(right) == count
+        ):
             return [count]
         breaks |= differences.any(axis=1)
         mergeable = right if flags is None else right & (flags & _ALONE == 0)

@@ -60,6 +60,15 @@ _INITIAL_SCRATCH_BYTES: Final = 96 * 1024
 _VIRTIO: Final = struct.Struct("=BBHHHH")
 _U16: Final = struct.Struct(">H")
 _U32: Final = struct.Struct(">I")
+_WORDS: Final = np.dtype("<u2")
+_NETWORK_U16: Final = np.dtype(">u2")
+_NETWORK_U32: Final = np.dtype(">u4")
+_STEPS: Final = np.arange(65536, dtype=np.uint64)
+_PROTOCOLS: Final = {
+    VIRTIO_NET_HDR_GSO_TCPV4: (PROTOCOL_TCP, TCP_HEADER_BYTES, (4,)),
+    VIRTIO_NET_HDR_GSO_TCPV6: (PROTOCOL_TCP, TCP_HEADER_BYTES, (6,)),
+    VIRTIO_NET_HDR_GSO_UDP_L4: (PROTOCOL_UDP, UDP_HEADER_BYTES, (4, 6)),
+}
 
 
 class VirtioNetHeader(NamedTuple):
@@ -193,20 +202,15 @@ def _understand(header: VirtioNetHeader, kind: int, packet: memoryview) -> _Supe
     Raises:
         IpError: they do not fit each other.
     """
-    protocol = {VIRTIO_NET_HDR_GSO_TCPV4: PROTOCOL_TCP, VIRTIO_NET_HDR_GSO_TCPV6: PROTOCOL_TCP}.get(kind, PROTOCOL_UDP)
     size, l4, segment = len(packet), header.csum_start, header.gso_size
+    protocol, needed, versions = _PROTOCOLS.get(kind, (0, 0, ()))
     version = packet[0] >> 4 if size > IPV4_HEADER_BYTES else 0
     if version == 4:
         right = l4 == (packet[0] & 0xF) * 4 >= IPV4_HEADER_BYTES and packet[9] == protocol
         right = right and packet[2] << 8 | packet[3] == size
     else:
-        right = version == 6 and size > l4 >= IPV6_HEADER_BYTES and not l4 % 4
-    if kind in (VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6):
-        right = right and version == (4 if kind == VIRTIO_NET_HDR_GSO_TCPV4 else 6)
-    elif kind != VIRTIO_NET_HDR_GSO_UDP_L4:
-        right = False
-    needed = TCP_HEADER_BYTES if protocol == PROTOCOL_TCP else UDP_HEADER_BYTES
-    if not right or l4 + needed > size or not segment:
+        right = l4 >= IPV6_HEADER_BYTES and not l4 % 4
+    if not right or version not in versions or l4 + needed > size or not segment:
         raise IpError(f"super-packet of {size} bytes does not fit its header {tuple(header)}")
     if protocol == PROTOCOL_TCP:
         needed = max(needed, (packet[l4 + 12] >> 4) * 4)
@@ -242,22 +246,22 @@ def _set_lengths(head: memoryview, found: _Super, payload: int) -> None:
 def _number(rows: NDArray[np.uint8], found: _Super, last: int) -> None:
     """Write what differs from packet to packet: ids, IPv4 header checksums, sequence numbers, the outer flags."""
     packet, version, protocol, l4, _, segment, count = found
-    steps = np.arange(count, dtype=np.uint64)
+    steps = _STEPS[:count]
     if protocol == PROTOCOL_TCP:
         (sequence,) = _U32.unpack_from(packet, l4 + 4)
-        rows.view(">u4")[:, l4 // 4 + 1] = steps * segment + sequence  # stored modulo 2**32
+        rows.view(_NETWORK_U32)[:, l4 // 4 + 1] = steps * segment + sequence  # stored modulo 2**32
         flags = packet[l4 + TCP_FLAGS_OFFSET]
-        rows[0, l4 + TCP_FLAGS_OFFSET] |= flags & TCP_CWR  # RFC 3168 §6.1.2: said once
+        if flags & TCP_CWR:  # RFC 3168 §6.1.2: said once
+            rows[0, l4 + TCP_FLAGS_OFFSET] |= TCP_CWR
         rows[-1, l4 + TCP_FLAGS_OFFSET] |= flags & (TCP_FIN | TCP_PSH)
-    tail = rows[-1].data
-    if last != segment:
-        _set_lengths(tail, found, last)
     if version == 4:
         (identification,) = _U16.unpack_from(packet, 4)
-        words = rows.view("<u2")
-        rows.view(">u2")[:, 2] = steps + identification  # stored modulo 2**16
+        rows.view(_NETWORK_U16)[:, 2] = steps + identification  # stored modulo 2**16
+    if last != segment:
+        _set_lengths(rows[-1].data, found, last)
+    if version == 4:  # the checksum field was zero so far
+        words = rows.view(_WORDS)
         words[:, 5] = complements(np.add.reduce(words[:, : l4 // 2], axis=1, dtype=np.uint64))
-        # The field was zero in the sum, so this is the last packet's right checksum too.
 
 
 def _checksum(rows: NDArray[np.uint8], found: _Super, last: int) -> None:
@@ -274,4 +278,4 @@ def _checksum(rows: NDArray[np.uint8], found: _Super, last: int) -> None:
             other -= ones_sum(rows[-1].data[:l4])
         sums[-1] += np.uint64(other % MODULUS)
     fields = udp_complements if protocol == PROTOCOL_UDP else complements
-    rows.view("<u2")[:, (l4 + CHECKSUM_OFFSET[protocol]) // 2] = fields(sums, constant)
+    rows.view(_WORDS)[:, (l4 + CHECKSUM_OFFSET[protocol]) // 2] = fields(sums, constant)
