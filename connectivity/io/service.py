@@ -123,11 +123,13 @@ async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
         with Tun.create(DEVICE, offloads=settings.tun_offloads) as tun:
             service = _Service(settings, role, core, tun, login)
             driver = service.driver = TunnelDriver(core, sockets, tun, service.act)
-            await service.run(driver)
+            try:
+                await service.run(driver)
+            finally:
+                service.leave_host()
     finally:
         for opened in sockets.values():
             opened.close()
-        host.remove_policy_routing()
 
 
 class _Service:
@@ -148,6 +150,7 @@ class _Service:
             on_event=self._portal_event,
         )
         self._configured = False
+        self._host_changed = False
         self._routes: tuple[Any, ...] = ()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -197,7 +200,17 @@ class _Service:
             case ConfigureTun():
                 self._configure(action)
 
+    def leave_host(self) -> None:
+        """Take back what the device does not take along when it goes. Never hides what ended the service."""
+        if not self._host_changed:
+            return
+        try:
+            host.remove_policy_routing()
+        except OSError as error:
+            log.warning("Cannot remove the policy rules", extra={"fields": {"error": chain(error)}})
+
     def _configure(self, action: ConfigureTun) -> None:
+        self._host_changed = True
         try:
             host.configure(self._tun.name, action.interface.ipv4, action.interface.ipv6)
             host.set_routes(self._tun.name, action.routes, self._routes)

@@ -1,12 +1,13 @@
 """Small HTTP answers for people and probes: ``/healthz``, and ``/status`` with the connections as JSON."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
 from connectivity.endpoint import Endpoint
-from connectivity.errors import FatalError
+from connectivity.errors import FatalError, chain
 
 
 async def serve(listen: Endpoint, status: Callable[[], dict[str, Any]]) -> web.AppRunner:
@@ -30,5 +31,7 @@ async def serve(listen: Endpoint, status: Callable[[], dict[str, Any]]) -> web.A
         await web.TCPSite(runner, str(listen.ip), listen.port).start()
     except OSError as error:
         await runner.cleanup()
-        raise FatalError(f"cannot listen on {listen} for health and status") from error
+        # asyncio's own text repeats the address.
+        reason = os.strerror(error.errno) if error.errno else chain(error)
+        raise FatalError(f"cannot listen on {listen} for health and status: {reason}") from None
     return runner

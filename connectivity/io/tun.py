@@ -154,7 +154,7 @@ class Tun:
             _ensure_node(_DEVICE)
             descriptor = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise FatalError(f"cannot open the TUN device {name}") from error
+            raise FatalError(f"cannot open {_DEVICE} for device {name}") from error
         try:
             _attach(descriptor, name)
             tso, uso = _set_offloads(descriptor, offloads)
@@ -319,7 +319,7 @@ def _ensure_node(device: Path) -> None:
         device.parent.mkdir(mode=0o751, parents=True, exist_ok=True)
         os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(*_DEVICE_NUMBER))
     except OSError as error:
-        raise FatalError(f"{device} is missing and cannot be made") from error
+        raise OSError(error.errno, "it is missing and cannot be made") from error
 
 
 def _attach(descriptor: int, name: str) -> None:
