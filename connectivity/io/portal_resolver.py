@@ -7,7 +7,9 @@ link from dialling an address that worked.
 import asyncio
 import logging
 import socket
-from typing import Final
+import threading
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
@@ -16,6 +18,8 @@ from connectivity.errors import chain
 RESOLVE_SECONDS: Final = 3.0  # before the addresses known from before are used
 
 _logger = logging.getLogger("connectivity.phoenix")
+# What getaddrinfo returns: family, type, protocol, canonical name, socket address.
+_Found: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
 
 
 class PortalResolver(AbstractResolver):
@@ -26,10 +30,9 @@ class PortalResolver(AbstractResolver):
 
     async def refresh(self, host: str, port: int) -> bool:
         """Look ``host`` up; False if it has no known address now."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(RESOLVE_SECONDS if host in self._known else None):
-                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                found = await _ask_system(host, port)
         except (OSError, TimeoutError, UnicodeError) as error:
             _logger.debug("Failed to resolve portal host", extra={"fields": {"error": chain(error)}})
         else:
@@ -58,3 +61,36 @@ class PortalResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is open. The memory outlives the connectors."""
+
+
+async def _ask_system(host: str, port: int) -> Sequence[_Found]:
+    """``getaddrinfo`` in a thread that nobody waits for at the end.
+
+    The event loop's own threads are joined when the process ends, and a resolver that does not answer takes its time:
+    a service that looks a name up would not stop when it is told to.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Sequence[_Found]] = loop.create_future()
+
+    def settle(found: Sequence[_Found], error: OSError | UnicodeError | None) -> None:
+        if answer.done():  # given up on
+            return
+        if error is None:
+            answer.set_result(found)
+        else:
+            answer.set_exception(error)
+
+    def ask() -> None:
+        found: Sequence[_Found] = ()
+        failure: OSError | UnicodeError | None = None
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            failure = error
+        try:
+            loop.call_soon_threadsafe(settle, found, failure)
+        except RuntimeError:
+            _logger.debug("An answer came after the end")  # the loop is closed: nobody waits any more
+
+    threading.Thread(target=ask, name="portal-resolver", daemon=True).start()
+    return await answer
