@@ -71,10 +71,11 @@ async def _serve(settings: GatewaySettings) -> None:
             user_agent=user_agent("gateway", read_system_info()),
         )
 
-    role = Role("gateway", make_core, make_login, "cid", MAX_PARTITION_SECONDS)
+    masquerade = Masquerade(DEVICE)
+    role = Role("gateway", make_core, make_login, "cid", MAX_PARTITION_SECONDS, on_configured=masquerade.apply)
     health = await serve(settings.health_address, dict)
     try:
-        with Masquerade(DEVICE):
-            await run_tunnel(settings.tunnel, role)
+        await run_tunnel(settings.tunnel, role)
     finally:
+        masquerade.remove()
         await health.cleanup()

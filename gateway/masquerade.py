@@ -8,7 +8,7 @@ not an end.
 import logging
 import subprocess
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 from connectivity.errors import chain
 from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6
@@ -40,13 +40,16 @@ table inet {TABLE} {{
 
 
 class Masquerade:
-    """Use as a context manager around the gateway's life."""
+    """Applied when the device is ready, so that a gateway that is not let in changes nothing; removed at the end."""
 
     def __init__(self, device: str) -> None:
         self._device = device
         self._applied = False
 
-    def __enter__(self) -> Self:
+    def apply(self) -> None:
+        """Forward and masquerade from now on; again is fine."""
+        if self._applied:
+            return
         for name in _FORWARDING:
             _enable(Path("/proc/sys") / name)
         try:
@@ -55,14 +58,15 @@ class Masquerade:
             log.warning("Cannot masquerade clients by nftables", extra={"fields": {"error": chain(error)}})
         else:
             self._applied = True
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def remove(self) -> None:
+        """Take the table away. Forwarding stays on: by now the host may need it for something else."""
         if self._applied:
             try:
                 _nft(f"delete table inet {TABLE}\n")
             except (OSError, subprocess.SubprocessError) as error:
                 log.warning("Cannot remove the nftables table", extra={"fields": {"error": chain(error)}})
+            self._applied = False
 
 
 def _enable(sysctl: Path) -> None:
