@@ -10,12 +10,13 @@ from typing import Final
 from client.core import ClientCore
 from client.token import DEFAULT_PATH, take_token
 from connectivity.clock import Instant
+from connectivity.errors import FatalError, chain
 from connectivity.io import logs
 from connectivity.io.identity import load_or_create
 from connectivity.io.portal import read_system_info
 from connectivity.io.service import Role, TunnelSettings, read_tunnel_settings, run_tunnel
 from connectivity.phoenix.login import PortalLogin, client_login, user_agent
-from connectivity.settings import SettingsReader, one_of, text_value
+from connectivity.settings import SettingsError, SettingsReader, one_of, text_value
 from connectivity.wireguard import KeyPair
 
 DEFAULT_API_URL: Final = "wss://api.firezone.dev/"
@@ -45,8 +46,7 @@ def read_settings(arguments: list[str]) -> ClientSettings:
     check = reader.switch(None, "--check", "only look at the settings")
     reader.optional("LOG_DIR", "--log-dir", text_value, "")
     tunnel = read_tunnel_settings(reader, token="", default_api_url=DEFAULT_API_URL, raise_limits_by_default=False)
-    reader.finish()
-    token = take_token(os.environ, path)
+    token = _finish(reader, path)
     return ClientSettings(replace(tunnel, token=token), partition, check)
 
 
@@ -73,6 +73,27 @@ def run(arguments: list[str]) -> int:
     role = Role("client", make_core, make_login, "gid", settings.max_partition_seconds)
     asyncio.run(run_tunnel(settings.tunnel, role))
     return 0
+
+
+def _finish(reader: SettingsReader, path: Path) -> str:
+    """The token. Without one this is told together with whatever else is wrong.
+
+    Raises:
+        SettingsError: something is wrong with the other settings, and maybe with the token.
+        FatalError: only the token is missing.
+    """
+    token, missing = "", None
+    try:
+        token = take_token(os.environ, path)
+    except FatalError as error:
+        missing = error
+    try:
+        reader.finish()
+    except SettingsError as error:
+        raise SettingsError([*error.problems, *([] if missing is None else [chain(missing)])]) from None
+    if missing is not None:
+        raise missing
+    return token
 
 
 def _duration(text: str) -> float:
