@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from connectivity.tunnel import PEERS_IPV4
 from lab import network, portal_file
 from lab.errors import LabError
 from lab.plan import BACKBONE, PORTAL, PORTAL_PORT, TUN_NAME, Underlay, masquerading_rules, relay_site
@@ -180,12 +181,12 @@ class Stack:
         return True
 
     def _has_tunnel(self, role: str) -> bool:
-        """The device has its address: the program has joined the portal and set its host up."""
+        """Routes lead to the device, the last thing to be set up: the program has joined the portal."""
         try:
-            found = network.execute(self.lab.namespace(role), ["ip", "-4", "address", "show", "dev", TUN_NAME])
+            found = network.execute(self.lab.namespace(role), ["ip", "route", "show", "table", "all", "dev", TUN_NAME])
         except LabError:
             return False  # no device yet
-        return "inet " in found
+        return str(PEERS_IPV4) in found
 
 
 def _postern() -> Path:
