@@ -66,6 +66,9 @@ class DataPath:
             self._statistics.drops[reason] += messages.messages
             return
         payloads = channel_runs.strip(messages, self._stripped)
+        if not payloads.data:
+            self._statistics.drops[DropReason.EMPTY] += messages.messages
+            return
         if binding.is_hairpin:
             yield from self._hairpin(allocation, binding.peer, payloads, messages.messages, tos, now)
             return
@@ -85,6 +88,8 @@ class DataPath:
             self._statistics.drops[DropReason.NO_ALLOCATION] += 1
         elif not allocation.is_permitted(peer.endpoint.ip, now):
             self._statistics.drops[DropReason.NO_PERMISSION] += 1
+        elif not data.value:
+            self._statistics.drops[DropReason.EMPTY] += 1
         elif self._settings.policy.is_own(peer.endpoint.ip):
             yield from self._hairpin(allocation, peer.endpoint, Run.single(data.value), 1, tos, now)
         else:
@@ -95,7 +100,7 @@ class DataPath:
 
     def relay_from_peer(self, port: int, peer: Endpoint, run: Run, tos: int, now: Instant) -> Iterator[Relayed]:
         """Datagrams that arrived at a relayed address (RFC 8656 §10.3, §12.7)."""
-        datagrams = run.segment_count or 1
+        datagrams = run.segment_count
         allocation = self._table.by_port.get(port)
         if allocation is None:
             self._statistics.drops[DropReason.NO_ALLOCATION] += datagrams
@@ -130,7 +135,7 @@ class DataPath:
         else:
             statistics.to_client_packets += datagrams
             statistics.to_client_bytes += len(run.data)
-            for datagram in run.segments() if run.segment_count else (run.data,):
+            for datagram in run.segments():
                 yield ToClient(
                     Transmit(allocation.server, allocation.client, Run.single(self._indicate(peer, datagram)), tos)
                 )

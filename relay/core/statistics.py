@@ -30,7 +30,7 @@ class DropReason(Enum):
     NO_CHANNEL = "no_channel"
     NO_PERMISSION = "no_permission"
     PEER_REFUSED = "peer_refused"
-    OPENING = "opening"  # the same client is being given a port right now
+    EMPTY = "empty"  # a run cannot hold an empty datagram, and nobody needs one relayed
 
 
 ResponseKey: TypeAlias = tuple[str, str, int]  # class ("success" or "error"), method, error code or 0

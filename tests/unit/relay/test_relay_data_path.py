@@ -102,7 +102,8 @@ def test_what_has_no_channel_is_dropped_and_counted(relay: RelayUnderTest) -> No
     assert relay.from_peer(port, Endpoint(PEER4.ip, PEER4.port + 1), b"another port") == []
     assert relay.from_peer(port, Endpoint.parse("198.51.100.8:40000"), b"another peer") == []
     assert relay.from_peer(port ^ 1, PEER4, b"another allocation") == []
-    assert relay.drops() == {"no_allocation": 2, "no_channel": 3, "malformed_channel_data": 1}
+    assert client.send(channel_message(0x4000, b"")) == []
+    assert relay.drops() == {"no_allocation": 2, "no_channel": 3, "malformed_channel_data": 1, "empty": 1}
 
 
 def test_another_client_cannot_use_the_channel(relay: RelayUnderTest) -> None:
