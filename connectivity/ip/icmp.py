@@ -152,6 +152,27 @@ def read_error(packet: Packet) -> IcmpError | None:
     )
 
 
+def translate_error(
+    error: IcmpError,
+    source: IPAddress,
+    destination: IPAddress,
+    *,
+    quoted_destination: IPAddress,
+    quoted_source_port: int,
+) -> bytes:
+    """The same error about the packet as its sender knew it before translation, from ``source`` to ``destination``.
+
+    Type, code and MTU stay. In the quotation the destination and the source port (the identifier of an echo) are put
+    back; its checksums are left alone, as nobody verifies those of a quotation.
+    """
+    quoted = bytearray(error.quoted)
+    at = 16 if quoted_destination.version == 4 else 24
+    quoted[at : at + len(quoted_destination.packed)] = quoted_destination.packed
+    port = error.quoted_l4 + (0 if error.protocol in (PROTOCOL_TCP, PROTOCOL_UDP) else 4)
+    quoted[port : port + 2] = quoted_source_port.to_bytes(2, "big")
+    return build_error(source, destination, error.icmp_type, error.code, error.rest, bytes(quoted))
+
+
 def _quoted_ports(quoted: memoryview, l4: int, protocol: int) -> tuple[int, int] | None:
     if protocol in (PROTOCOL_TCP, PROTOCOL_UDP) and len(quoted) >= l4 + 4:
         source, destination = struct.unpack_from(">HH", quoted, l4)

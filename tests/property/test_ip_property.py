@@ -1,6 +1,7 @@
 """Properties of the IP batches: any bytes give a packet or an IpError, and splitting and merging are inverse."""
 
 import struct
+from ipaddress import ip_address
 from typing import Any
 
 from hypothesis import example, given
@@ -11,10 +12,13 @@ from connectivity.ip.coalescing import Coalescer
 from connectivity.ip.flow import Flow, mark_congestion
 from connectivity.ip.icmp import prohibited, read_error, unreachable
 from connectivity.ip.offload import Splitter, VirtioNetHeader
+from connectivity.ip.rewrite import rewrite
 from connectivity.run import Run
-from tests.unit.connectivity.ip_oracle import checksums_are_right, super_packet, tcp, transport, udp
+from tests.unit.connectivity.ip_oracle import checksums_are_right, echo, super_packet, tcp, transport, udp
 
 VERSIONS = st.sampled_from([4, 6])
+PORTS = st.integers(0, 0xFFFF)
+OPTIONAL_PORTS = st.none() | PORTS
 TCP_FLAGS = st.sampled_from([0x10, 0x18, 0x11, 0x19, 0x90, 0x50])
 
 
@@ -160,6 +164,46 @@ def test_marking_congestion_keeps_checksums_right(case: tuple[bytes, int], tos: 
         assert parse(segment).tos == expected
         assert checksums_are_right(bytes(segment))
         assert bytes(segment[transport(row)[1] :]) == row[transport(row)[1] :]
+
+
+@st.composite
+def rewritable(draw: st.DrawFn) -> tuple[int, list[bytes]]:
+    """Packets of one flow, TCP, UDP or a single echo."""
+    version, size = draw(VERSIONS), draw(st.integers(1, 60))
+    if draw(st.booleans()) and draw(st.booleans()):
+        return version, [echo(version, draw(PORTS), body=draw(st.binary(max_size=20)))]
+    build: Any = draw(st.sampled_from([tcp, udp]))
+    ports = (draw(PORTS), draw(PORTS))
+    rows = [
+        build(version, draw(st.binary(min_size=size, max_size=size)), ports=ports)
+        for _ in range(draw(st.integers(1, 5)))
+    ]
+    return version, rows
+
+
+@given(rewritable(), st.binary(min_size=32, max_size=32), st.tuples(OPTIONAL_PORTS, OPTIONAL_PORTS), st.booleans())
+def test_rewriting_is_what_editing_and_summing_anew_gives(
+    case: tuple[int, list[bytes]], addresses: bytes, ports: tuple[int | None, int | None], both: bool
+) -> None:
+    version, rows = case
+    size = 4 if version == 4 else 16
+    source, destination = ip_address(addresses[:size]), ip_address(addresses[16 : 16 + size]) if both else None
+    packet = parse(rows[0])
+    run = PacketRun(Run(memoryview(bytearray(b"".join(rows))), len(rows[0])), packet.key, packet.tos)
+    changed = rewrite(run, source=source, destination=destination, source_port=ports[0], destination_port=ports[1])
+    for segment, row in zip(changed.run.segments(), rows, strict=True):
+        assert checksums_are_right(bytes(segment))
+        found, before = Flow.from_key(parse(segment).key), Flow.from_key(packet.key)
+        assert found.source == source
+        assert found.destination == (destination or before.destination)
+        identifier = next((port for port in ports if port is not None), before.source_port)
+        if packet.is_echo:
+            assert found[4:] == (identifier, identifier)
+        else:
+            wanted = [old if new is None else new for new, old in zip(ports, before[4:], strict=True)]
+            assert list(found[4:]) == wanted
+        assert changed.flow == found.key
+        assert bytes(segment[packet.l4 + 8 :])[10:] == row[packet.l4 + 8 :][10:]
 
 
 def _without_ids(data: bytes, stride: int) -> bytes:

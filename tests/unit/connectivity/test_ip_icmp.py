@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from connectivity.ip.checksum import refresh
-from connectivity.ip.icmp import build_error, is_error, prohibited, read_error, unreachable
+from connectivity.ip.icmp import build_error, is_error, prohibited, read_error, translate_error, unreachable
 from connectivity.ip.packet import parse
 from tests.unit.connectivity.ip_oracle import ADDRESSES, V4, V6, checksums_are_right, echo, ip, tcp, udp
 
@@ -119,3 +119,24 @@ def test_a_udp_checksum_that_was_left_out_stays_out_over_ipv4_only() -> None:
         packet[at : at + 2] = b"\0\0"
         refresh(memoryview(packet), at - 6, 17)
         assert (bytes(packet[at : at + 2]) == b"\0\0") == (version == 4)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("kind", ["udp", "echo"])
+def test_an_error_is_translated_back_to_what_the_sender_knew(version: int, kind: str) -> None:
+    inside, resolved = ADDRESSES[version]
+    proxy, router = (V4[0] + 9, V4[1] + 9) if version == 4 else (V6[0] + 9, V6[1] + 9)
+    quoted = udp(version, b"x" * 40, ports=(7000, 53)) if kind == "udp" else echo(version, 7000)
+    mtu = struct.pack(">I", 1280)
+    found = read_error(parse(build_error(router, inside, 3 if version == 4 else 2, 4 * (version == 4), mtu, quoted)))
+    assert found is not None
+    answer = translate_error(found, proxy, inside, quoted_destination=proxy, quoted_source_port=50000)
+    assert checksums_are_right(answer)
+    parsed = parse(answer)
+    assert (parsed.source, parsed.destination, answer[8 if version == 4 else 7]) == (proxy, inside, 20)
+    again = read_error(parsed)
+    assert again is not None
+    assert again[:3] == found[:3]
+    assert (again.source, again.destination) == (inside, proxy)
+    assert (again.source_port, again.destination_port) == (50000, 53 if kind == "udp" else 50000)
+    assert resolved not in (again.source, again.destination)

@@ -1,0 +1,97 @@
+"""Address translation of whole runs: one decision, one pass, in place.
+
+All packets of a run share the words that change, so each checksum changes by the same amount (RFC 1624 §3) and no
+payload byte is read. A checksum that was wrong stays wrong: translation never repairs a packet.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectivity.endpoint import IPAddress
+from connectivity.ip.checksum import (
+    CHECKSUM_OFFSET,
+    MODULUS,
+    PROTOCOL_ICMP,
+    PROTOCOL_ICMPV6,
+    PROTOCOL_TCP,
+    PROTOCOL_UDP,
+    ones_sum,
+)
+from connectivity.ip.flow import PacketRun
+from connectivity.ip.packet import parse
+
+_WORD: Final = np.dtype("<u2")
+_IPV4_CHECKSUM_OFFSET: Final = 10
+_IDENTIFIER_OFFSET: Final = 4  # of an ICMP echo, from the start of its header
+
+
+def rewrite(
+    packets: PacketRun,
+    *,
+    source: IPAddress | None = None,
+    destination: IPAddress | None = None,
+    source_port: int | None = None,
+    destination_port: int | None = None,
+) -> PacketRun:
+    """Replace addresses and ports in every packet of a run, in place.
+
+    The identifier of an ICMP echo counts as both ports: either argument sets it. Ports of other protocols are ignored.
+
+    Args:
+        packets: writable; addresses given must be of its family.
+
+    Returns:
+        The same memory under its new flow key.
+    """
+    run, _, tos = packets
+    data, stride = run
+    rows = run.segment_count
+    first = parse(data[:stride])
+    version, protocol, l4 = first.version, first.protocol, first.l4
+    at, size = (12, 4) if version == 4 else (8, 16)
+    addresses = 0
+    for offset, address in ((at, source), (at + size, destination)):
+        if address is not None:
+            addresses += _replace(data, stride, rows, offset, address.packed)
+    ports = 0
+    if protocol in (PROTOCOL_TCP, PROTOCOL_UDP):
+        for offset, port in ((l4, source_port), (l4 + 2, destination_port)):
+            if port is not None:
+                ports += _replace(data, stride, rows, offset, port.to_bytes(2, "big"))
+    elif first.is_echo:
+        identifier = source_port if source_port is not None else destination_port
+        if identifier is not None:
+            ports += _replace(data, stride, rows, l4 + _IDENTIFIER_OFFSET, identifier.to_bytes(2, "big"))
+    if version == 4 and addresses:
+        _adjust(data, stride, rows, _IPV4_CHECKSUM_OFFSET, addresses)
+    if protocol in (PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ICMPV6):
+        ports += addresses  # by way of the pseudo-header
+    if ports and protocol in (PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ICMP, PROTOCOL_ICMPV6):
+        may_lack = protocol == PROTOCOL_UDP and version == 4
+        _adjust(
+            data, stride, rows, l4 + CHECKSUM_OFFSET[protocol], ports, udp=protocol == PROTOCOL_UDP, may_lack=may_lack
+        )
+    return PacketRun(run, parse(data[:stride]).key, tos)
+
+
+def _replace(data: memoryview, stride: int, rows: int, offset: int, value: bytes) -> int:
+    """Write ``value`` at ``offset`` of every row; returns by how much each row's sum grew (not reduced)."""
+    before = ones_sum(data[offset : offset + len(value)])
+    field: NDArray[np.uint8] = np.ndarray((rows, len(value)), np.uint8, data, offset, (stride, 1))
+    field[:] = np.frombuffer(value, np.uint8)
+    return ones_sum(value) - before
+
+
+def _adjust(
+    data: memoryview, stride: int, rows: int, offset: int, growth: int, *, udp: bool = False, may_lack: bool = False
+) -> None:
+    """Let the checksum at ``offset`` of every row follow a sum that grew by ``growth``."""
+    field: NDArray[np.uint16] = np.ndarray((rows,), _WORD, data, offset, (stride,))
+    changed = (field.astype(np.uint32) + (-growth % MODULUS)) % MODULUS
+    if udp:
+        changed[changed == 0] = MODULUS
+    if may_lack:
+        changed[field == 0] = 0
+    field[:] = changed
