@@ -14,7 +14,7 @@ bench: setup
 	.venv/bin/postern bench $(ARGS)
 
 lock: setup
-	.venv/bin/uv pip compile --python-version 3.11 --extra dev --generate-hashes --allow-unsafe --output-file requirements.lock pyproject.toml
+	.venv/bin/uv pip compile --quiet --no-header --no-emit-index-url --python-version 3.11 --extra dev --generate-hashes --allow-unsafe --output-file requirements.lock pyproject.toml
 
 setup:
 	@lab/setup.sh
