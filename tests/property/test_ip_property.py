@@ -4,7 +4,7 @@ import struct
 from ipaddress import ip_address
 from typing import Any
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from connectivity.ip import IpError, PacketRun, parse, split_flows
@@ -16,6 +16,7 @@ from connectivity.ip.rewrite import rewrite
 from connectivity.run import Run
 from tests.unit.connectivity.ip_oracle import checksums_are_right, echo, super_packet, tcp, transport, udp
 
+UNTIMED = settings(deadline=None)  # a busy machine is no defect
 VERSIONS = st.sampled_from([4, 6])
 PORTS = st.integers(0, 0xFFFF)
 OPTIONAL_PORTS = st.none() | PORTS
@@ -32,6 +33,7 @@ def almost_packets(draw: st.DrawFn) -> bytes:
     return bytes(packet[: draw(st.integers(0, len(packet)))])
 
 
+@UNTIMED
 @given(st.binary(max_size=1400) | almost_packets())
 @example(b"")
 @example(b"\x45")
@@ -51,6 +53,7 @@ def test_any_bytes_are_a_packet_or_an_ip_error(data: bytes) -> None:
             assert (built.source, built.destination) == (packet.destination, packet.source)
 
 
+@UNTIMED
 @given(st.lists(st.binary(min_size=1, max_size=64) | almost_packets(), min_size=1, max_size=6), st.integers(40, 140))
 def test_rows_of_any_bytes_become_strict_runs_or_errors(rows: list[bytes], stride: int) -> None:
     data = b"".join(row[:stride].ljust(stride, b"\0") for row in rows)
@@ -64,6 +67,7 @@ def test_rows_of_any_bytes_become_strict_runs_or_errors(rows: list[bytes], strid
             assert (packet.key, packet.tos) == (found.flow, found.tos)
 
 
+@UNTIMED
 @given(
     version=VERSIONS,
     protocol=st.sampled_from([6, 17]),
@@ -130,6 +134,7 @@ def tcp_or_udp_rows(draw: st.DrawFn) -> tuple[bytes, int]:
     return b"".join(rows), len(rows[0])
 
 
+@UNTIMED
 @given(tcp_or_udp_rows())
 def test_split_undoes_coalesce(case: tuple[bytes, int]) -> None:
     data, stride = case
@@ -151,6 +156,7 @@ def test_split_undoes_coalesce(case: tuple[bytes, int]) -> None:
     assert out == _without_ids(data, stride)
 
 
+@UNTIMED
 @given(tcp_or_udp_rows(), st.integers(0, 255))
 def test_marking_congestion_keeps_checksums_right(case: tuple[bytes, int], tos: int) -> None:
     data, stride = case
@@ -181,6 +187,7 @@ def rewritable(draw: st.DrawFn) -> tuple[int, list[bytes]]:
     return version, rows
 
 
+@UNTIMED
 @given(rewritable(), st.binary(min_size=32, max_size=32), st.tuples(OPTIONAL_PORTS, OPTIONAL_PORTS), st.booleans())
 def test_rewriting_is_what_editing_and_summing_anew_gives(
     case: tuple[int, list[bytes]], addresses: bytes, ports: tuple[int | None, int | None], both: bool
