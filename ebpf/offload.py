@@ -19,6 +19,7 @@ from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import chain
 from ebpf import bpf_syscall, layout, netlink
 from ebpf.attach import Attachment, attach_all, attach_by_ladder
+from ebpf.doctor import explain
 from ebpf.egress import EgressState, verify_egress
 from ebpf.layout import Counter, FlowKey, FlowValue, NextHop
 from ebpf.loader import BuildOptions, LoadedProgram, load
@@ -174,7 +175,7 @@ class RelayOffload:
 
     def _start(self) -> None:
         """Load, configure, attach, test: in that order, so that no packet meets an unconfigured program."""
-        self._program = program = load(BuildOptions(self._settings.capacity * _ENTRIES_PER_BINDING))
+        self._program = program = _load(BuildOptions(self._settings.capacity * _ENTRIES_PER_BINDING))
         mode, self._attachments, self.reason = attach_by_ladder(
             lambda wanted: attach_all(program.fd, self._interfaces, wanted), self._settings.mode
         )
@@ -286,6 +287,18 @@ def own_addresses(
         if chosen:
             sources[version] = chosen[0]
     return tuple(own), sources
+
+
+def _load(options: BuildOptions) -> LoadedProgram:
+    """Load, and if that fails say first what stands in the way on this host: the compiler's words seldom do."""
+    try:
+        return load(options)
+    except OffloadError as error:
+        reason = chain(error)
+        obstacles = [line for line in explain() if line not in reason]
+        if not obstacles:
+            raise
+        raise OffloadError("; ".join([*obstacles, reason])) from None
 
 
 def _find_interfaces(names: tuple[str, ...]) -> list[Interface]:

@@ -162,7 +162,8 @@ class Tun:
                 fcntl.ioctl(control, SIOCSIFMTU, struct.pack("16si20x", name.encode(), mtu))
         except OSError as error:
             os.close(descriptor)
-            raise FatalError(f"cannot create TUN device {name}") from error
+            hint = " (CAP_NET_ADMIN is needed)" if error.errno == errno.EPERM else ""
+            raise FatalError(f"cannot create TUN device {name}{hint}") from error
         _log.info("TUN device created", extra={"fields": {"name": name, "mtu": mtu, "tso": tso, "uso": uso}})
         return cls(descriptor, name, tso=tso, uso=uso)
 
