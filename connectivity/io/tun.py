@@ -33,14 +33,13 @@ from connectivity.ip.offload import (
     VirtioNetHeader,
     complete_checksum,
 )
-from connectivity.ip.packet import MAX_PACKET_BYTES, IpError, Packet, parse
+from connectivity.ip.packet import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, MAX_PACKET_BYTES, IpError, Packet, parse
 from connectivity.run import Run
 
 # linux/if_tun.h
 TUNSETIFF: Final = 0x400454CA
 TUNSETOFFLOAD: Final = 0x400454D0
 IFF_TUN: Final = 0x0001
-IFF_MULTI_QUEUE: Final = 0x0100
 IFF_NO_PI: Final = 0x1000
 IFF_VNET_HDR: Final = 0x4000
 TUN_F_CSUM: Final = 0x01
@@ -58,6 +57,7 @@ _DEVICE: Final = Path("/dev/net/tun")
 _DEVICE_NUMBER: Final = (10, 200)
 
 OFFLOADS: Final = frozenset({"tso", "uso"})
+_COMPARED_BYTES: Final = 56  # reaches behind the TCP data offset of IPv6
 # What a UDP_SEGMENT send takes at most; longer runs are handed out in pieces.
 MAX_RUN_SEGMENTS: Final = 64
 _PACKET_ROOM: Final = 65536
@@ -83,19 +83,55 @@ class TunCounters:
     offload_failures: int = 0
 
 
+def _likeness_mask(version: int, protocol: int, length: int) -> int:
+    """Which bits of a packet's first bytes say what flow it is of and how long its parts are."""
+    if version == 4:
+        spans = [(0, 4), (6, 10), (12, 26 if protocol == PROTOCOL_UDP else 24)]
+        data_offset = IPV4_HEADER_BYTES + 12
+    else:
+        spans = [(0, 46 if protocol == PROTOCOL_UDP else 44)]
+        data_offset = IPV6_HEADER_BYTES + 12
+    if protocol != PROTOCOL_UDP:
+        spans.append((data_offset, data_offset + 1))
+    bits = bytearray(min(length, _COMPARED_BYTES))
+    for start, end in spans:
+        bits[start:end] = b"\xff" * (end - start)
+    return int.from_bytes(bits, "little")
+
+
 class _Pack:
     """Packets that lie one behind the other in the read buffer and form one run."""
 
-    __slots__ = ("checksum", "end", "first", "key", "length", "open", "start")
+    __slots__ = ("checksum", "end", "first", "header", "key", "length", "mask", "open", "start", "wanted")
 
-    def __init__(self, first: Packet, start: int, header: VirtioNetHeader) -> None:
+    def __init__(self, first: Packet, start: int, header: VirtioNetHeader, raw_header: bytes) -> None:
         self.first = first
         self.key = first.key
         self.start = start
         self.length = len(first.data)
         self.end = start + self.length
+        self.header = raw_header
         self.checksum = (header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM, header.csum_start, header.csum_offset)
         self.open = shares_runs(first)
+        self.mask = _likeness_mask(first.version, first.protocol, self.length) if self.open else 0
+        self.wanted = int.from_bytes(first.data[:_COMPARED_BYTES], "little") & self.mask
+
+    def take_like(self, size: int, header: bytearray, buffer: memoryview) -> bool:
+        """Add what lies at ``end`` if it is to the byte what the first packet is where that decides; parses nothing.
+
+        Equal in version, lengths, fragmentation, protocol, addresses, ports and header length means equally valid.
+        """
+        end = self.end
+        if (
+            not self.open
+            or size != self.length
+            or header != self.header
+            or int.from_bytes(buffer[end : end + _COMPARED_BYTES], "little") & self.mask != self.wanted
+        ):
+            return False
+        self.end = end = end + size
+        self.open = end - self.start < MAX_RUN_SEGMENTS * size
+        return True
 
     def take(self, packet: Packet, header: VirtioNetHeader) -> bool:
         """Add the packet that lies at ``end`` if it fits in."""
@@ -196,7 +232,7 @@ class Tun:
         Raises:
             FatalError: the device is gone.
         """
-        buffer, header = self._buffer, self._header
+        buffer, header, counters = self._buffer, self._header, self.counters
         pack: _Pack | None = None
         offset = taken = 0
         while taken < limit:
@@ -208,7 +244,16 @@ class Tun:
                 raise FatalError(f"cannot read from {self.name}") from error
             if size <= VIRTIO_HEADER_BYTES:
                 raise FatalError(f"{self.name} was closed")
-            body = buffer[offset : offset + size - VIRTIO_HEADER_BYTES]
+            size -= VIRTIO_HEADER_BYTES
+            if pack is not None and pack.take_like(size, header, buffer):
+                taken += 1
+                counters.packets_read += 1
+                offset = pack.end
+                if not pack.open or offset > _BUFFER_BYTES - _PACKET_ROOM:
+                    yield pack.finish(buffer)
+                    pack, offset = None, 0
+                continue
+            body = buffer[offset : offset + size]
             virtio = VirtioNetHeader.decode(header)
             if virtio.gso_type != VIRTIO_NET_HDR_GSO_NONE:
                 if pack is not None:
@@ -226,7 +271,7 @@ class Tun:
             if pack is None or not pack.take(packet, virtio):
                 if pack is not None:
                     yield pack.finish(buffer)
-                pack = _Pack(packet, offset, virtio)
+                pack = _Pack(packet, offset, virtio, bytes(header))
             offset = pack.end
             if not pack.open or offset > _BUFFER_BYTES - _PACKET_ROOM:
                 yield pack.finish(buffer)
@@ -324,16 +369,13 @@ def _ensure_node(device: Path) -> None:
 
 
 def _attach(descriptor: int, name: str) -> None:
-    """Create the interface; a persistent one that was made for a single queue is taken as it is."""
+    """Create the interface, or take a persistent one that nobody has open.
+
+    Not IFF_MULTI_QUEUE: with it, opening a device that another process serves would quietly share its packets.
+    """
     if not 0 < len(name.encode()) < _NAME_BYTES:
         raise OSError(errno.ENAMETOOLONG, f"interface name {name!r} does not have 1 to 15 bytes")
-    flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR
-    try:
-        fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags | IFF_MULTI_QUEUE))
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+    fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI | IFF_VNET_HDR))
 
 
 def _set_offloads(descriptor: int, wanted: frozenset[str]) -> tuple[bool, bool]:

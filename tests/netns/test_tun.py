@@ -144,6 +144,8 @@ def test_what_cannot_be_done_is_said() -> None:
         with pytest.raises(OSError, match="no device tun-pio"):
             host.configure("tun-pio", IPv4Address("100.64.0.1"), None)
         with Tun.create("tun-pio") as tun:
+            with pytest.raises(FatalError, match="cannot create TUN device tun-pio"):
+                Tun.create("tun-pio")  # another process serves it
             with pytest.raises(FatalError, match="cannot create TUN device veth0"):
                 Tun.create("veth0")
             with pytest.raises(FatalError, match="cannot create TUN device a-name-of-16-byt"):
