@@ -12,9 +12,9 @@ import pytest
 from connectivity.errors import FatalError
 from connectivity.io import tun as module
 from connectivity.io.tun import Tun
-from connectivity.ip.flow import PacketRun
+from connectivity.ip.flow import PacketRun, shares_runs
 from connectivity.ip.offload import VirtioNetHeader
-from connectivity.ip.packet import parse
+from connectivity.ip.packet import IpError, parse
 from connectivity.run import Run
 from tests.unit.connectivity.ip_oracle import checksums_are_right, echo, super_packet, tcp, udp
 
@@ -107,6 +107,31 @@ def test_another_flow_length_or_tos_begins_another_run(device: ScriptedDevice, t
     device.incoming = [NO_OFFLOAD + packet for group in groups for packet in group]
     device.incoming.append(partial(6, 6, b"", acknowledgement=3))
     assert read(tun) == [*groups, [tcp(6, b"", acknowledgement=3)]]
+
+
+@pytest.mark.parametrize("protocol", [6, 17])
+@pytest.mark.parametrize("version", [4, 6])
+def test_packets_share_a_run_only_if_the_strict_parser_finds_one_flow_in_them(
+    device: ScriptedDevice, tun: Tun, version: int, protocol: int
+) -> None:
+    """Whatever byte differs in the second packet, the shortcut must decide as parsing does."""
+    make = udp if protocol == 17 else tcp
+    first = make(version, b"payload of some length")
+    for index in range(len(first)):
+        for bit in (0x01, 0x40):
+            second = bytearray(first)
+            second[index] ^= bit
+            try:
+                packet = parse(second)
+            except IpError:
+                expected = [[first]]
+            else:
+                one_flow = shares_runs(packet) and (packet.key, packet.tos) == (parse(first).key, parse(first).tos)
+                whole = one_flow and len(packet.data) == len(first)
+                expected = [[first, bytes(second)]] if whole else [[first], [bytes(packet.data)]]
+            device.incoming = [NO_OFFLOAD + first, NO_OFFLOAD + bytes(second)]
+            assert read(tun) == expected, (index, bit)
+            tun.take_errors()
 
 
 def test_what_is_not_tcp_or_udp_is_a_run_of_one(device: ScriptedDevice, tun: Tun) -> None:
