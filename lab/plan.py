@@ -43,11 +43,12 @@ class Underlay(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LabSettings:
-    """One lab. ``direct_ipv6=False``: the routers drop IPv6 between the two ends, the relay stays reachable."""
+    """One lab. The routers drop what the ends send each other in a family that may not be ``direct``."""
 
     client_nat: Nat = Nat.NONE
     gateway_nat: Nat = Nat.NONE
     underlay: Underlay = Underlay.IPV4
+    direct_ipv4: bool = True
     direct_ipv6: bool = True
     relay_count: int = 1
 
@@ -146,11 +147,11 @@ def make_plan(settings: LabSettings) -> Plan:
         (_inner("gateway", "eth1", GATEWAY_RESOURCES), _inner("resource", "eth0", RESOURCE)),
         (_inner("client", "users", CLIENT_USERS, TUN_MTU), _inner("user", "eth0", USER, TUN_MTU)),
     ]
-    blocked = None if settings.direct_ipv6 else (network6(CLIENT), network6(GATEWAY))
+    to_gateway, to_client = _blocked(settings, GATEWAY, GATEWAY_ROUTER), _blocked(settings, CLIENT, CLIENT_ROUTER)
     rules = {
         "client": client_rules(users="users", tun=TUN_NAME),
-        "client-nat": router_rules(settings.client_nat.value, CLIENT_ROUTER.address, CLIENT.address, blocked),
-        "gateway-nat": router_rules(settings.gateway_nat.value, GATEWAY_ROUTER.address, GATEWAY.address, blocked),
+        "client-nat": router_rules(settings.client_nat.value, CLIENT_ROUTER.address, CLIENT.address, to_gateway),
+        "gateway-nat": router_rules(settings.gateway_nat.value, GATEWAY_ROUTER.address, GATEWAY.address, to_client),
     }
     return Plan(settings.underlay, roles, tuple(links), _routes(settings, relays), rules, switches=_switches(relays))
 
@@ -166,6 +167,12 @@ def network(site: Site) -> str:
 
 def network6(site: Site) -> str:
     return str(ip_interface(site.ipv6).network)
+
+
+def _blocked(settings: LabSettings, end: Site, router: Site) -> list[str]:
+    """Where an end's router lets nothing out to: the other end, by its own and by its public address."""
+    blocked = [] if settings.direct_ipv4 else [network(end), router.address]
+    return blocked if settings.direct_ipv6 else [*blocked, network6(end)]
 
 
 def _inner(role: str, interface: str, site: Site, mtu: int = 1500) -> Port:

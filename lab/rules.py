@@ -5,18 +5,17 @@ approximated by keeping ports and by forwarding every unsolicited UDP port to th
 fresh random port per destination and lets in only answers.
 """
 
+from collections.abc import Sequence
+
 TUNNEL_IPV4 = "100.64.0.0/11"
 TUNNEL_IPV6 = "fd00:2021:1111::/107"
 # Ports below stay the router's own.
 _FORWARDED_PORTS = "1024-65535"
 
 
-def router_rules(kind: str, public: str, inside_host: str, blocked_ipv6: tuple[str, str] | None) -> str:
-    """A router between ``outside`` and ``inside``; ``blocked_ipv6`` are two networks that may not talk directly."""
-    forward = []
-    if blocked_ipv6 is not None:
-        one, other = blocked_ipv6
-        forward += [f"ip6 saddr {one} ip6 daddr {other} drop", f"ip6 saddr {other} ip6 daddr {one} drop"]
+def router_rules(kind: str, public: str, inside_host: str, blocked: Sequence[str] = ()) -> str:
+    """A router between ``outside`` and ``inside``; to ``blocked`` addresses and networks it lets nothing out."""
+    forward = [f'iifname "inside" {"ip6" if ":" in to else "ip"} daddr {to} drop' for to in blocked]
     prerouting: list[str] = []
     postrouting: list[str] = []
     match kind:

@@ -79,7 +79,7 @@ def leftovers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr("lab.topology.Record", Noted)
     yield
-    assert prefixes
+    assert prefixes, "the test built no lab"
     assert not [name for name in netns.listnetns() if name.startswith(tuple(prefixes))]
 
 
@@ -195,7 +195,6 @@ def test_half_built_lab_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-@pytest.mark.usefixtures("leftovers")
 def test_lab_of_a_killed_process_is_swept_and_a_kept_one_only_on_demand(tmp_path: Path) -> None:
     script = (
         "import os, sys, signal\nfrom pathlib import Path\n"
