@@ -73,7 +73,7 @@ class Stack:
     def start_portal(self) -> Process:
         path = self.lab.logs / "portal.yaml"
         portal_file.write(path, self.tokens)
-        process = self._spawn("portal", [str(_postern()), "portal", "--config", str(path)], {})
+        process = self._spawn("portal", [str(postern_command()), "portal", "--config", str(path)], {})
         probe = ["curl", "-s", "-o", str(self.lab.logs / "probe"), f"http://{PORTAL.address}:{PORTAL_PORT}/healthz"]
         wait_until(lambda: self._succeeds("portal", probe), "the portal answers", [process], _START_SECONDS)
         return process
@@ -159,7 +159,7 @@ class Stack:
 
     def _command(self, role: str, maker: Maker) -> list[str]:
         if maker is Maker.OURS:
-            return [str(_postern()), role]
+            return [str(postern_command()), role]
         return [str(self.parts.programs[_PROGRAMS[role]])]
 
     def _spawn(
@@ -189,6 +189,6 @@ class Stack:
         return str(PEERS_IPV4) in found
 
 
-def _postern() -> Path:
+def postern_command() -> Path:
     """The command beside the interpreter that runs us."""
     return Path(sys.executable).with_name("postern")
