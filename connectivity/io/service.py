@@ -21,20 +21,21 @@ from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError, chain
 from connectivity.io import host, logs
-from connectivity.io.buffers import raise_limits
+from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, raise_limits
 from connectivity.io.portal import PortalLink
 from connectivity.io.status import serve
 from connectivity.io.tun import Tun
 from connectivity.io.tunnel import SOCKET_MARK, TunnelDriver, bind_sockets
 from connectivity.phoenix.channel import Joined, MessageReceived
 from connectivity.phoenix.login import PortalLogin, parse_api_url
-from connectivity.settings import SettingsReader, text_value
+from connectivity.settings import SettingsReader, integer, text_value
 from connectivity.tunnel import Action, ConfigureTun, ReconnectPortal, SendToPortal, TunnelCore
 from connectivity.wireguard import KeyPair
 
 log = logging.getLogger("connectivity.io")
 
 DEVICE: Final = "tun-firezone"
+_buffer_size: Final = integer(1, (1 << 31) - 1)  # a C int
 _UDP_OFFLOADS: Final = frozenset({"gso", "gro"})
 _TUN_OFFLOADS: Final = frozenset({"tso", "uso"})
 
@@ -50,6 +51,8 @@ class TunnelSettings:
     status_address: Endpoint | None
     log_filter: str
     raise_limits: bool
+    send_buffer_bytes: int
+    receive_buffer_bytes: int
     udp_offloads: frozenset[str]
     tun_offloads: frozenset[str]
 
@@ -77,6 +80,12 @@ def read_tunnel_settings(
         status_address=status,
         log_filter=log_filter,
         raise_limits=raised and not keep,
+        send_buffer_bytes=reader.optional(
+            "FIREZONE_UDP_SEND_BUFFER_SIZE", None, _buffer_size, SEND_BUFFER_BYTES, "bytes to ask for"
+        ),
+        receive_buffer_bytes=reader.optional(
+            "FIREZONE_UDP_RECV_BUFFER_SIZE", None, _buffer_size, RECEIVE_BUFFER_BYTES, "bytes to ask for"
+        ),
         udp_offloads=reader.optional("POSTERN_UDP_OFFLOADS", None, _words(_UDP_OFFLOADS), _UDP_OFFLOADS, "gso,gro"),
         tun_offloads=reader.optional("POSTERN_TUN_OFFLOADS", None, _words(_TUN_OFFLOADS), _TUN_OFFLOADS, "tso,uso"),
     )
@@ -118,7 +127,11 @@ async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
     keys = KeyPair.generate(os.urandom)
     core = role.make_core(keys, time.monotonic_ns())
     login = role.make_login(settings, keys)
-    sockets = bind_sockets(offloads=settings.udp_offloads)
+    sockets = bind_sockets(
+        offloads=settings.udp_offloads,
+        send_buffer_bytes=settings.send_buffer_bytes,
+        receive_buffer_bytes=settings.receive_buffer_bytes,
+    )
     try:
         with Tun.create(DEVICE, offloads=settings.tun_offloads) as tun:
             service = _Service(settings, role, core, tun, login)

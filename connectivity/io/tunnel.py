@@ -15,6 +15,7 @@ from typing import Final
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError, chain
+from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
 from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
 from connectivity.node import UnknownConnectionError
@@ -33,7 +34,13 @@ _FLUSH_SECONDS: Final = 1.0
 _QUIET: Final = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EHOSTDOWN, errno.EINVAL}
 
 
-def bind_sockets(port: int = PREFERRED_PORT, *, offloads: frozenset[str]) -> dict[int, UdpSocket]:
+def bind_sockets(
+    port: int = PREFERRED_PORT,
+    *,
+    offloads: frozenset[str],
+    send_buffer_bytes: int = SEND_BUFFER_BYTES,
+    receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES,
+) -> dict[int, UdpSocket]:
     """One socket per IP version, on the preferred port or any free one; a missing family is fine.
 
     Raises:
@@ -44,7 +51,14 @@ def bind_sockets(port: int = PREFERRED_PORT, *, offloads: frozenset[str]) -> dic
     for version, address in ((4, "0.0.0.0"), (6, "::")):
         try:
             sockets[version] = UdpSocket.bind(
-                address, port, any_port=True, mark=SOCKET_MARK, gso="gso" in offloads, gro="gro" in offloads
+                address,
+                port,
+                any_port=True,
+                mark=SOCKET_MARK,
+                send_buffer_bytes=send_buffer_bytes,
+                receive_buffer_bytes=receive_buffer_bytes,
+                gso="gso" in offloads,
+                gro="gro" in offloads,
             )
         except OSError as error:
             problems.append(error)
