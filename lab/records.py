@@ -27,7 +27,7 @@ class Record:
     """The claim on one lab's names."""
 
     def __init__(self, directory: Path = DIRECTORY) -> None:
-        directory.mkdir(mode=0o755, exist_ok=True)
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         self.run_id = secrets.token_hex(3)
         self._path = directory / self.run_id
         self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
@@ -37,14 +37,22 @@ class Record:
     def prefix(self) -> str:
         return f"postern-{self.run_id}-"
 
+    def note(self, logs: Path) -> None:
+        """The logs that go with the lab when it is swept."""
+        self._write("", logs)
+
     def keep(self, logs: Path) -> None:
         """The lab stays although this process goes; ``sweep(kept=True)`` removes it and its logs."""
-        os.write(self._lock, f"{_KEPT} {logs}".encode())
+        self._write(_KEPT, logs)
         os.close(self._lock)
 
     def drop(self) -> None:
         self._path.unlink(missing_ok=True)
         os.close(self._lock)
+
+    def _write(self, word: str, logs: Path) -> None:
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{word} {logs}".encode(), 0)
 
 
 def sweep(*, kept: bool = False, directory: Path = DIRECTORY) -> int:

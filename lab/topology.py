@@ -40,8 +40,7 @@ class Lab:
         self._record = Record()
         self._names = {role: self._record.prefix + role for role in self._plan.roles}
         try:
-            self.logs = self._given_logs or Path(tempfile.mkdtemp(prefix=f"postern-lab-{self._record.run_id}-"))
-            self.logs.mkdir(parents=True, exist_ok=True)
+            self.logs = self._make_logs()
             network.build(self._plan, self._names)
             network.set_nameserver(self._names.values(), BACKBONE.address)
         except BaseException:
@@ -129,6 +128,14 @@ class Lab:
     def keep_logs(self) -> None:
         """Leave the logs on the way out."""
         self._logs_kept = True
+
+    def _make_logs(self) -> Path:
+        if self._given_logs is not None:
+            self._given_logs.mkdir(parents=True, exist_ok=True)
+            return self._given_logs
+        logs = Path(tempfile.mkdtemp(prefix=f"postern-lab-{self._record.run_id}-"))
+        self._record.note(logs)
+        return logs
 
     def _remove(self) -> None:
         with _undisturbed():

@@ -201,23 +201,29 @@ def test_lab_of_a_killed_process_is_swept_and_a_kept_one_only_on_demand(tmp_path
         "from lab import network, records\nfrom lab.plan import LabSettings, make_plan\n"
         "record = records.Record(Path(sys.argv[1]))\nplan = make_plan(LabSettings())\n"
         "network.build(plan, {role: record.prefix + role for role in plan.roles})\n"
-        "if sys.argv[2] == 'kept': record.keep(Path(sys.argv[1]) / 'logs')\n"
+        "logs = Path(sys.argv[3])\nrecord.note(logs)\nif sys.argv[2] == 'kept': record.keep(logs)\n"
         "print(record.prefix, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
 
+    directory = tmp_path / "records"
+
     def orphan(state: str) -> str:
+        (tmp_path / state).mkdir()
         done = subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path), state], capture_output=True, text=True, check=False
+            [sys.executable, "-c", script, str(directory), state, str(tmp_path / state)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.stdout, done.stderr
         return done.stdout.strip()
 
-    killed, kept = orphan("plain"), orphan("kept")
-    assert killed
-    assert kept
-    assert records.sweep(directory=tmp_path) == 1
+    killed, kept = orphan("killed"), orphan("kept")
+    assert records.sweep(directory=directory) == 1
     names = netns.listnetns()
     assert not [name for name in names if name.startswith(killed)]
     assert [name for name in names if name.startswith(kept)]
-    assert records.sweep(kept=True, directory=tmp_path) == 1
-    assert os.listdir(tmp_path) == []
+    assert sorted(os.listdir(tmp_path)) == ["kept", "records"]
+    assert records.sweep(kept=True, directory=directory) == 1
+    assert os.listdir(tmp_path) == ["records"]
+    assert os.listdir(directory) == []
