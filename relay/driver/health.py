@@ -1,24 +1,22 @@
 """HTTP for probes and Prometheus: ``/healthz``, ``/readyz``, ``/metrics``."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from aiohttp import web
 
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
 from connectivity.io.portal import PortalLink
-from relay.driver.metrics import render
-
-if TYPE_CHECKING:
-    from relay.driver.service import RelayService
+from relay.driver.offload import OffloadStatus
 
 
 class Health:
     """Alive as long as it answers; ready once traffic is served and the portal has let us in."""
 
-    def __init__(self, service: "RelayService", link: PortalLink) -> None:
+    def __init__(self, link: PortalLink, *, offload: Callable[[], OffloadStatus], metrics: Callable[[], str]) -> None:
         self.serving = False
-        self._service = service
+        self._offload = offload
+        self._render_metrics = metrics
         self._link = link
         application = web.Application()
         application.add_routes(
@@ -50,7 +48,7 @@ class Health:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _request: web.Request) -> web.Response:
-        status = self._service.offload.status()
+        status = self._offload()
         is_ready = self.serving and self._link.joined
         body = {
             "ready": is_ready,
@@ -60,6 +58,6 @@ class Health:
         return web.json_response(body, status=200 if is_ready else 503)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        service = self._service
-        text = render(service.server.statistics(), service.offload, service.sockets.counters)
-        return web.Response(text=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        return web.Response(
+            text=self._render_metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )

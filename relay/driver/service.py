@@ -30,6 +30,7 @@ from relay.core import (
 )
 from relay.driver.addresses import always_own_addresses, host_addresses
 from relay.driver.health import Health
+from relay.driver.metrics import render
 from relay.driver.offload import Offload
 from relay.driver.sockets import RelaySockets
 from relay.settings import RelaySettings
@@ -57,6 +58,10 @@ class RelayService:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._timer_deadline: Instant | None = None
+
+    def metrics(self) -> str:
+        """All counters in Prometheus' text format."""
+        return render(self.server.statistics(), self.offload, self.sockets.counters)
 
     def close(self) -> None:
         """Stop at once; clients learn from their time-outs."""
@@ -169,7 +174,7 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str) -> N
             max_partition_seconds=PORTAL_PATIENCE_SECONDS,
             on_event=lambda _event: None,  # the link logs; a relay acts on nothing that a portal says
         )
-        health = Health(service, link)
+        health = Health(link, offload=lambda: service.offload.status(), metrics=service.metrics)
         await health.start(settings.health_address)
         stack.push_async_callback(health.close)
         service.offload = Offload.load(settings.offload, settings.public, settings.listen_port)
