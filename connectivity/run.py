@@ -14,7 +14,7 @@ from connectivity.endpoint import Endpoint
 
 
 class Run(NamedTuple):
-    """``data`` is contiguous and holds ``segment_count`` segments of ``segment_size`` bytes, the last one possibly shorter."""
+    """``data`` is contiguous and holds segments of ``segment_size`` bytes, the last one possibly shorter."""
 
     data: memoryview
     segment_size: int
