@@ -156,6 +156,9 @@ class Flows:
                 self._outbox.push(session, "reject_access", pair)
                 _logger.info("Access revoked", extra={"fields": {"cid": client_id, "gid": gateway.id}})
                 continue
+            if grant.expires_at <= wall:  # the gateway has dropped it by itself: the client has to ask again
+                del grants[client_id, resource_id]
+                continue
             if resource.filters != grant.resource.filters and resource_id not in updated:
                 updated.add(resource_id)
                 self._outbox.push(session, "resource_updated", views.gateway_resource(resource))

@@ -128,6 +128,17 @@ def test_policy_ends_on_time(world: Any) -> None:
     assert len(gateway.take("reject_access")) == 1
 
 
+def test_access_that_has_ended_is_not_prolonged(world: Any) -> None:
+    end = world.wall // SECOND + 20
+    world.apply(("groups: [staff]}", f"groups: [staff], expires_at: {end}}}"))
+    gateway, client = granted(world)
+    world.wall += 20 * SECOND  # the gateway has noticed; the portal looks only now and then
+    world.apply((f"groups: [staff], expires_at: {end}}}", "groups: [staff]}"))
+    assert gateway.events() == []
+    ask(client, world.resource("lan"))
+    assert gateway.take_one("authorize_flow")["expires_at"] > end
+
+
 def test_expiry_is_the_earlier_of_policy_and_token(world: Any) -> None:
     wall = world.wall // SECOND
     world.apply(
