@@ -156,11 +156,11 @@ class GatewayCore:
                 gone, servers = values.relays_presence(message)
                 self._node.update_relays(gone, servers, now)
             case "ice_candidates":
-                for candidate in values.candidates(message):
-                    self._node.add_remote_candidate(text(message, "client_id"), candidate, now, wall_now)
+                peer_id, candidates = text(message, "client_id"), values.candidates(message)
+                self._node.add_remote_candidates(peer_id, candidates, now, wall_now)
             case "invalidate_ice_candidates":
-                for candidate in values.candidates(message):
-                    self._node.remove_remote_candidate(text(message, "client_id"), candidate, now, wall_now)
+                peer_id, candidates = text(message, "client_id"), values.candidates(message)
+                self._node.remove_remote_candidates(peer_id, candidates, now, wall_now)
             case _:
                 raise MessageError(f"unknown event {event!r}")
         self._handle_node_events()
@@ -228,8 +228,9 @@ class GatewayCore:
         client = self._clients.get(client_id)
         known = client is not None and expires_at is not None and client.extend(resource_id, expires_at)
         fields = {"cid": client_id, "rid": resource_id, "expires_at": expires_at}
+        # Unknown is nothing to worry about: a client that said goodbye is forgotten here before the portal knows.
         phrase = "Updated access expiry" if known else "Expiry of an unknown authorization"
-        log.log(logging.INFO if known else logging.WARNING, phrase, extra={"fields": fields})
+        log.log(logging.INFO if known else logging.DEBUG, phrase, extra={"fields": fields})
 
     def _handle_reject_access(self, message: Json, now: Instant) -> None:
         client_id, resource_id = text(message, "client_id"), text(message, "resource_id")
