@@ -142,8 +142,11 @@ class PortalLink:
             await self._finished.wait()
 
     async def _run(self) -> None:
-        if not self._closing and not await self._resolver.refresh(self._login.host, self._login.port):
-            raise PortalFatal(f"Failed to resolve portal host '{self._login.host}'")
+        if not self._closing:
+            # None: asked to stop or to dial anew meanwhile.
+            found = await self._until_interrupted(self._resolver.refresh(self._login.host, self._login.port))
+            if found is False:
+                raise PortalFatal(f"Failed to resolve portal host '{self._login.host}'")
         while not self._closing:
             self._interrupt.clear()
             failure = await self._until_interrupted(self._attempt())
