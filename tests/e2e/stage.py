@@ -1,0 +1,198 @@
+"""The whole stack for tests of its life: what a part leaves behind, how it ends, what it logged meanwhile."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from lab import network
+from lab.errors import LabError
+from lab.measure import PAGE_URL, first_answer_ms
+from lab.processes import Process, wait_until
+from lab.stack import Stack
+
+PARTS: Final = ("portal", "relay", "gateway", "client")
+# A service that was told to stop has this long, goodbyes and all.
+END_SECONDS: Final = 2.0
+POSTERN: Final = (str(Path(sys.executable).with_name("postern")),)
+_INFORMATION: Final = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z +(INFO|DEBUG|TRACE) ")
+_FORWARDING: Final = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
+_VOLATILE: Final = frozenset({"flags", "expires", "pref", "metric", "cache"})
+
+
+def traces(namespace: str) -> dict[str, Any]:
+    """All that a service could leave behind in a namespace."""
+    found: dict[str, Any] = {
+        "links": sorted((link["ifname"], "xdp" in link) for link in _json(namespace, "link")),
+        "addresses": sorted(
+            (link["ifname"], address["local"])
+            for link in _json(namespace, "address")
+            for address in link.get("addr_info", ())
+        ),
+        "rules": [_json(namespace, family, "rule") for family in ("-4", "-6")],
+        "routes": [_routes(namespace, family) for family in ("-4", "-6")],
+        "tables": network.execute(namespace, ["nft", "list", "ruleset"]),
+        "processes": network.execute(namespace, ["ip", "netns", "pids", namespace]).split(),
+        "forwarding": network.execute(namespace, ["sysctl", *_FORWARDING]),
+    }
+    # The one that asks is in there, too.
+    found["processes"] = [pid for pid in found["processes"] if _command(pid) not in ("ip", "")]
+    return found
+
+
+@dataclass(slots=True)
+class Stage:
+    """A running stack; ``pristine`` is what each namespace looked like before any part was started."""
+
+    stack: Stack
+    pristine: dict[str, dict[str, Any]]
+    allowed: list[str] = field(default_factory=list)
+
+    def process(self, name: str) -> Process:
+        """The latest process of a part."""
+        return next(process for process in reversed(self.stack.lab.processes) if process.name == name)
+
+    def ensure_running(self) -> None:
+        """Start what a failed test left ended."""
+        starts: dict[str, Callable[[], object]] = {
+            "portal": self.stack.start_portal,
+            "relay": self.stack.start_relay,
+            "gateway": self.stack.start_gateway,
+            "client": self.stack.start_client,
+        }
+        for name, start in starts.items():
+            if not self.process(name).running():
+                start()
+
+    def connect(self, url: str = PAGE_URL) -> float:
+        """Fetch the page through the tunnel; the milliseconds until the first byte."""
+        return first_answer_ms(self.stack.lab, url)
+
+    def peers(self, role: str) -> list[dict[str, Any]]:
+        """The connections that client or gateway has."""
+        found: list[dict[str, Any]] = self.stack.status(role)["connections"]
+        return found
+
+    def end(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ask a part to stop, and hold it to a prompt end with exit code 0 that leaves nothing behind."""
+        process = self.process(name)
+        process.popen.send_signal(number)
+        self.expect_end(name)
+
+    def expect_end(self, name: str) -> None:
+        """A part was asked to stop a moment ago."""
+        process = self.process(name)
+        asked = time.monotonic()
+        assert process.popen.wait(10) == 0, process.log_text()[-500:]
+        assert time.monotonic() - asked < END_SECONDS
+        assert traces(self.stack.lab.namespace(name)) == self.pristine[name]
+
+    def kill(self, name: str) -> None:
+        """A part dies without a word."""
+        process = self.process(name)
+        process.popen.kill()
+        process.popen.wait()
+
+    def secrets(self) -> list[str]:
+        tokens = self.stack.tokens
+        return [tokens.relay, tokens.gateway, tokens.client]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A program that has ended by itself."""
+
+    code: int
+    output: str
+    errors: str
+    seconds: float
+
+    def complaint(self, code: int) -> str:
+        """The one line on stderr that says what is wrong; before it there are lines of the log below WARN at most."""
+        assert self.code == code, self.errors
+        assert self.output == ""
+        lines = self.errors.splitlines()
+        assert lines, "it said nothing"
+        assert all(_INFORMATION.match(line) for line in lines[:-1]), self.errors
+        return lines[-1]
+
+
+def run_to_end(
+    namespace: str, arguments: Sequence[str], env: Mapping[str, str], launcher: Sequence[str] = (), seconds: float = 20
+) -> Ended:
+    """Run ``postern`` in a namespace with nothing but these variables; ``launcher`` is what starts it."""
+    started = time.monotonic()
+    done = subprocess.run(
+        ["ip", "netns", "exec", namespace, *launcher, *POSTERN, *arguments],
+        env={"PATH": os.environ["PATH"], **env},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+
+
+def is_within(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether something comes true in time."""
+    try:
+        wait_until(condition, "it", seconds=seconds)
+    except LabError:
+        return False
+    return True
+
+
+class LogReader:
+    """What the parts log from now on."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._read = {name: len(self._text(name)) for name in PARTS}
+
+    def new_text(self, name: str) -> str:
+        return self._text(name)[self._read[name] :]
+
+    def complaints(self, allowed: Sequence[str] = ()) -> list[str]:
+        """What a healthy run has none of: warnings, errors, tracebacks, secrets, lines that are not of the log."""
+        secrets = self._stage.secrets()
+        return [
+            f"{name}: {line}"
+            for name in PARTS
+            for line in self.new_text(name).splitlines()
+            if _is_complaint(line, secrets) and not any(re.search(text, line) for text in allowed)
+        ]
+
+    def _text(self, name: str) -> str:
+        path = self._stage.stack.lab.logs / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+
+def _is_complaint(line: str, secrets: Sequence[str]) -> bool:
+    return _INFORMATION.match(line) is None or any(secret in line for secret in secrets)
+
+
+def _routes(namespace: str, family: str) -> list[str]:
+    routes = _json(namespace, family, "route", "show", "table", "all")
+    kept = [{key: value for key, value in route.items() if key not in _VOLATILE} for route in routes]
+    return sorted(json.dumps(route, sort_keys=True) for route in kept)
+
+
+def _json(namespace: str, *arguments: str) -> list[dict[str, Any]]:
+    text = network.execute(namespace, ["ip", "-j", *arguments])
+    found: list[dict[str, Any]] = [entry for entry in json.loads(text or "[]") if entry]
+    return found
+
+
+def _command(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""  # ended meanwhile

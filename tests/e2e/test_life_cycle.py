@@ -1,0 +1,286 @@
+"""Parts of the running stack end, die, come back: goodbyes, nothing left behind, the tunnel recovers, logs stay clean.
+
+Client and gateway sit behind symmetric NATs, so that all traffic goes through the relay, which offloads. Each test
+finds the whole stack running and leaves it so, whatever the order.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import network
+from lab.measure import PAGE_URL6
+from lab.plan import LabSettings, Nat, Underlay
+from lab.processes import wait_until
+from lab.stack import API_URL, Stack
+from lab.topology import Lab
+from lab.transfer import download, upload
+from tests.e2e.stage import PARTS, POSTERN, LogReader, Stage, is_within, run_to_end, traces
+
+pytestmark = pytest.mark.root
+
+GOODBYE_SECONDS = 1.0  # far below any ICE time-out
+RECOVERY_SECONDS = 30.0
+OTHER = {"gateway": "client", "client": "gateway"}
+# A peer's allocation went with its relay; what is bound to it in the same moment is refused.
+CHANNEL_REFUSED = r"connectivity::turn::allocation: Channel refused .* code=403"
+
+
+@pytest.fixture(scope="module")
+def built() -> Iterator[Stage]:
+    with Lab(LabSettings(Nat.SYMMETRIC, Nat.SYMMETRIC, Underlay.IPV4)) as lab:
+        pristine = {name: traces(lab.namespace(name)) for name in PARTS}
+        stack = Stack(lab)
+        stack.start()
+        yield Stage(stack, pristine)
+
+
+@pytest.fixture
+def stage(built: Stage) -> Iterator[Stage]:
+    built.ensure_running()
+    built.allowed.clear()
+    logs = LogReader(built)
+    yield built
+    assert logs.complaints(built.allowed) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("role", ["gateway", "client"])
+def test_who_is_told_to_stop_says_goodbye_and_leaves_nothing_behind(
+    stage: Stage, role: str, number: signal.Signals
+) -> None:
+    stage.connect()
+    assert len(stage.peers(OTHER[role])) == 1
+    logs = LogReader(stage)
+    told = time.monotonic()
+    stage.process(role).popen.send_signal(number)
+    assert is_within(lambda: stage.peers(OTHER[role]) == [], GOODBYE_SECONDS)
+    assert time.monotonic() - told < GOODBYE_SECONDS
+    stage.expect_end(role)
+    assert logs.new_text(role).rstrip().endswith("Goodbye!")
+    assert "reason=goodbye" in logs.new_text(OTHER[role])
+
+    start = stage.stack.start_gateway if role == "gateway" else stage.stack.start_client
+    start()
+    assert stage.connect() < 5000  # the client asks again at once
+
+
+def test_a_second_signal_while_stopping_changes_nothing(stage: Stage) -> None:
+    stage.connect()
+    process = stage.process("gateway")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+        process.popen.send_signal(number)
+    stage.expect_end("gateway")
+    stage.stack.start_gateway()
+
+
+def test_a_gateway_takes_over_what_a_dead_one_left_behind(stage: Stage) -> None:
+    stage.connect()
+    stage.kill("gateway")  # its rules and its table stay
+    assert traces(stage.stack.lab.gateway) != stage.pristine["gateway"]
+    stage.stack.start_gateway()
+    stage.end("client")  # which knows only the dead one, until ICE gives up
+    stage.stack.start_client()
+    stage.connect()
+    stage.end("gateway")
+    stage.stack.start_gateway()
+
+
+def test_a_second_client_on_one_host_is_refused_and_the_first_goes_on(stage: Stage) -> None:
+    stage.connect()
+    before = traces(stage.stack.lab.client)
+    env = {"FIREZONE_API_URL": API_URL, "FIREZONE_TOKEN": stage.stack.tokens.client, "FIREZONE_ID": "another"}
+    ended = run_to_end(stage.stack.lab.client, ["client"], env)
+    assert ended.complaint(1) == "postern client: cannot create TUN device tun-firezone: Device or resource busy"
+    assert traces(stage.stack.lab.client) == before
+    stage.connect()
+
+
+def test_the_end_does_not_wait_for_a_portal_that_hangs(stage: Stage) -> None:
+    stage.connect()
+    portal = stage.process("portal")
+    portal.popen.send_signal(signal.SIGSTOP)
+    try:
+        for name in ("client", "gateway", "relay"):
+            stage.end(name)
+    finally:
+        portal.popen.send_signal(signal.SIGCONT)
+    stage.ensure_running()
+
+
+def test_the_end_does_not_wait_for_a_name_server_that_is_silent(stage: Stage) -> None:
+    stage.end("client")
+    nameserver = stage.process("nameserver")
+    nameserver.popen.send_signal(signal.SIGSTOP)
+    try:
+        env = {"FIREZONE_API_URL": "ws://portal.lab:8081", "FIREZONE_TOKEN": stage.stack.tokens.client}
+        client = stage.stack.lab.spawn("client", stage.stack.lab.client, [*POSTERN, "client"], env)
+        wait_until(
+            lambda: "TUN device created" in client.log_text().splitlines()[-1], "it asks for the portal", [client]
+        )
+        stage.end("client")
+        assert client.log_text().rstrip().endswith("Goodbye!")
+    finally:
+        nameserver.popen.send_signal(signal.SIGCONT)
+    stage.stack.start_client()
+
+
+def test_a_relay_that_dies_under_traffic_is_replaced(stage: Stage) -> None:
+    stage.allowed.append(CHANNEL_REFUSED)
+    stage.connect()
+    pids = {role: stage.process(role).pid for role in OTHER}
+    with _pings(stage) as answered:
+        assert is_within(lambda: answered() > 0, 5)
+        stage.kill("relay")
+        assert _xdp(stage) is None  # the program goes with its process
+        stage.stack.start_relay()
+        before = answered()
+        assert is_within(lambda: answered() > before, RECOVERY_SECONDS)
+    stage.connect()
+    assert {role: stage.process(role).pid for role in OTHER} == pids
+    assert all(stage.process(role).running() for role in OTHER)
+
+
+def test_a_relay_is_replaced_while_the_connection_is_idle(stage: Stage) -> None:
+    stage.allowed.append(CHANNEL_REFUSED)
+    stage.connect()
+    assert is_within(lambda: [peer["state"] for peer in stage.peers("client")] == ["idle"], 30)
+    stage.kill("relay")
+    stage.stack.start_relay()
+    assert is_within(lambda: _reaches(stage), RECOVERY_SECONDS)
+
+
+def test_a_relay_that_stops_takes_its_program_along_and_the_next_one_offloads(stage: Stage) -> None:
+    stage.allowed.append(CHANNEL_REFUSED)
+    stage.connect()
+    assert _xdp(stage) is not None
+    stage.end("relay")
+    assert _xdp(stage) is None
+    stage.stack.start_relay()
+    assert _xdp(stage) is not None
+    assert stage.stack.xdp_mode() == "native"
+    assert is_within(lambda: _reaches(stage), RECOVERY_SECONDS)
+    before = stage.stack.relay_counts()
+    download(stage.stack.lab, 1_000_000)
+    after = stage.stack.relay_counts()
+    assert after.xdp - before.xdp > 800
+    assert after.python - before.python < 50
+
+
+def test_data_flows_while_the_portal_is_away_and_new_flows_when_it_is_back(stage: Stage) -> None:
+    stage.connect()
+    stage.kill("portal")
+    assert is_within(lambda: not any(stage.stack.status(role)["portal"] for role in OTHER), 5)
+    with _pings(stage) as answered:
+        download(stage.stack.lab, 2_000_000)
+        upload(stage.stack.lab, 2_000_000)
+        stage.stack.start_portal()
+        assert is_within(lambda: all(stage.stack.status(role)["portal"] for role in OTHER), RECOVERY_SECONDS)
+        # The new portal knows of no flow: what there was ends with a goodbye, and the next packet asks again.
+        before = answered()
+        assert is_within(lambda: answered() > before + 5, 5)
+    assert stage.connect(PAGE_URL6) < 5000  # another resource, so another flow
+
+
+def test_access_ends_when_the_file_no_longer_grants_it(stage: Stage) -> None:
+    stage.connect()
+    with _edited_portal(stage, lambda content: content.update(policies=[])):
+        assert is_within(lambda: stage.peers("client") == stage.peers("gateway") == [], GOODBYE_SECONDS)
+        assert not _reaches(stage)
+    assert is_within(lambda: _reaches(stage), 5)
+
+
+def test_access_ends_when_it_expires(stage: Stage) -> None:
+    stage.connect()
+    seconds = 2
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
+
+    def expire(content: dict[str, Any]) -> None:
+        for policy in content["policies"]:
+            policy["expires_at"] = end.isoformat()
+
+    with _edited_portal(stage, expire):
+        stage.connect()  # not yet
+        assert is_within(lambda: stage.peers("client") == stage.peers("gateway") == [], seconds + 2)
+        assert datetime.now(UTC) >= end
+    assert is_within(lambda: _reaches(stage), 5)
+
+
+def test_a_whole_life_at_the_most_talkative_level_tells_no_secret() -> None:
+    with Lab(LabSettings(Nat.SYMMETRIC, Nat.SYMMETRIC, Underlay.IPV4)) as lab:
+        stack = Stack(lab, log_filter="trace")
+        stage = Stage(stack, {name: traces(lab.namespace(name)) for name in PARTS})
+        stack.start()
+        stage.connect()
+        download(lab, 100_000)
+        for name in reversed(PARTS):
+            stage.end(name)
+        texts = {name: stage.process(name).log_text() for name in PARTS}
+    assert all(" DEBUG " in texts[name] for name in ("relay", "gateway", "client"))
+    for name, text in texts.items():
+        assert not re.search(r" (WARN|ERROR) |Traceback", text), name
+        assert not any(secret in text for secret in stage.secrets()), name
+        assert not _told_secrets(text), name
+
+
+def _told_secrets(text: str) -> list[str]:
+    """Values behind the names of secrets; what hides itself shows stars or nothing."""
+    found = re.findall(r"(?i)((?:password|secret|preshared|private|token)\w*['\"]?[=:] *['\"]?[\w+/=-]{4,})", text)
+    return [told for told in found if not told.endswith(("None", "True", "False"))]
+
+
+def _reaches(stage: Stage) -> bool:
+    command = ["curl", "-sf", "--max-time", "1", "-o", os.devnull, "http://172.20.0.100/"]
+    argv = ["ip", "netns", "exec", stage.stack.lab.user, *command]
+    return subprocess.run(argv, check=False).returncode == 0
+
+
+@contextmanager
+def _pings(stage: Stage) -> Iterator[Any]:
+    """Ten packets a second through the tunnel; yields a function that counts the answers."""
+    path = stage.stack.lab.logs / "ping"
+    with path.open("wb") as output:
+        argv = ["ip", "netns", "exec", stage.stack.lab.user, "ping", "-n", "-i", "0.1", "172.20.0.100"]
+        process = subprocess.Popen(argv, stdout=output, stderr=subprocess.DEVNULL)
+        try:
+            yield lambda: path.read_text().count("bytes from")
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _edited_portal(stage: Stage, edit: Any) -> Iterator[None]:
+    """The portal with another file for a while."""
+    path = stage.stack.lab.logs / "portal.yaml"
+    original = path.read_text(encoding="utf-8")
+    content = yaml.safe_load(original)
+    edit(content)
+    try:
+        _reload_portal(stage, yaml.safe_dump(content))
+        yield
+    finally:
+        _reload_portal(stage, original)
+
+
+def _reload_portal(stage: Stage, content: str) -> None:
+    logs = LogReader(stage)
+    (stage.stack.lab.logs / "portal.yaml").write_text(content, encoding="utf-8")
+    stage.process("portal").popen.send_signal(signal.SIGHUP)
+    wait_until(lambda: "Configuration read again" in logs.new_text("portal"), "the portal has read the file again")
+
+
+def _xdp(stage: Stage) -> Any:
+    """What the relay's interface says of an XDP program on it."""
+    (link,) = json.loads(network.execute(stage.stack.lab.relay, ["ip", "-j", "link", "show", "eth0"]))
+    return link.get("xdp")
