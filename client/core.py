@@ -173,12 +173,12 @@ class ClientCore:
                 self._handle_flow_failed(mapping(payload))
             case "ice_candidates":
                 message = mapping(payload)
-                for candidate in values.candidates(message):
-                    self._node.add_remote_candidate(text(message, "gateway_id"), candidate, now, wall_now)
+                peer_id, candidates = text(message, "gateway_id"), values.candidates(message)
+                self._node.add_remote_candidates(peer_id, candidates, now, wall_now)
             case "invalidate_ice_candidates":
                 message = mapping(payload)
-                for candidate in values.candidates(message):
-                    self._node.remove_remote_candidate(text(message, "gateway_id"), candidate, now, wall_now)
+                peer_id, candidates = text(message, "gateway_id"), values.candidates(message)
+                self._node.remove_remote_candidates(peer_id, candidates, now, wall_now)
             case _:
                 raise MessageError(f"unknown event {event!r}")
         self._handle_node_events()

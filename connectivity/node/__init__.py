@@ -1,5 +1,6 @@
 """The node joins ICE, WireGuard and TURN: peers over connections, each on its best path."""
 
+from connectivity.node.errors import NodeError, NoRelaysError, StrayDatagramError, UnknownConnectionError
 from connectivity.node.events import (
     CandidatesAdded,
     CandidatesRemoved,
@@ -9,7 +10,7 @@ from connectivity.node.events import (
     Event,
     Opened,
 )
-from connectivity.node.node import Node, NodeError, NoRelaysError, UnknownConnectionError
+from connectivity.node.node import Node
 from connectivity.node.path import PathKind, PeerSocket
 from connectivity.node.relays import RelayServer
 
@@ -27,5 +28,6 @@ __all__ = [
     "PathKind",
     "PeerSocket",
     "RelayServer",
+    "StrayDatagramError",
     "UnknownConnectionError",
 ]

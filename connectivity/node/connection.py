@@ -10,20 +10,23 @@ nomination moves the path.
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 from connectivity.clock import SECOND, Instant, WallTime, earliest
 from connectivity.endpoint import Endpoint
 from connectivity.ice import Candidate, CandidateKind, IceCredentials
 from connectivity.ice.agent import Agent
 from connectivity.ice.events import AgentState, Nominated, StateChanged
-from connectivity.node.events import CandidatesAdded, CandidatesRemoved, ConnectionEstablished, Event
+from connectivity.node.events import ConnectionEstablished, Event
 from connectivity.node.path import PathKind, PeerSocket
 from connectivity.node.relays import RelaySet
+from connectivity.node.signalling import Signalling
 from connectivity.run import Run, Transmit, owned
 from connectivity.turn.channel_data import HEADER_BYTES, frame
-from connectivity.wireguard import Tunnel
+from connectivity.turn.channels import COOL_DOWN_NS, LIFETIME_NS
+from connectivity.wireguard import KeyPair, RateLimiter, Tunnel, Workspace, format_key
 
 log = logging.getLogger("connectivity.node")
 
@@ -32,6 +35,8 @@ DISCONNECT_GRACE: Final = 2 * SECOND
 IDLE_AFTER: Final = 20 * SECOND  # must exceed the active ICE time-out
 SESSION_DEBOUNCE: Final = 20 * SECOND  # must exceed the rekey attempt time, so that the last one has ended
 _BUFFERED_PACKETS: Final = 128
+_CANDIDATE_WINDOW: Final = LIFETIME_NS + COOL_DOWN_NS  # after that a relay's channel numbers can be used again
+_CANDIDATE_LIMIT: Final = 256
 
 
 class State(Enum):
@@ -43,6 +48,32 @@ class State(Enum):
     FAILED = auto()
 
 
+class Parameters(NamedTuple):
+    """What makes two connections to one peer the same one: all four have to be equal."""
+
+    public_key: bytes
+    preshared_key: bytes
+    local: IceCredentials
+    remote: IceCredentials
+
+    def __repr__(self) -> str:
+        return f"Parameters({format_key(self.public_key)}, {self.local!r}, {self.remote!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all connections of one node share."""
+
+    keys: KeyPair
+    controlling: bool
+    limiter: RateLimiter
+    workspace: Workspace
+    relays: RelaySet
+    rng: Callable[[int], bytes]
+    emit: Callable[[Event], None]
+    transmit: Callable[[Transmit], None]
+
+
 class Connection:
     """Owned by the node, which calls ``handle_timeout`` and ``drain`` after every input to it."""
 
@@ -51,39 +82,46 @@ class Connection:
         *,
         connection_id: str,
         index: int,
-        agent: Agent,
-        tunnel: Tunnel,
-        relays: RelaySet,
+        parameters: Parameters,
         relay_id: str,
-        parameters: tuple[bytes, bytes, IceCredentials, IceCredentials],
-        controlling: bool,
-        emit: Callable[[Event], None],
-        transmit: Callable[[Transmit], None],
+        surroundings: Surroundings,
         now: Instant,
     ) -> None:
+        public_key, preshared_key, local, remote = parameters
+        node = surroundings
         self.connection_id = connection_id
         self.index = index
-        self.agent = agent
-        self.tunnel = tunnel
+        self.parameters = parameters
         self.relay_id = relay_id
-        self.parameters = parameters  # public key, preshared key, own and remote ICE credentials
+        self.agent = Agent(controlling=node.controlling, local=local, remote=remote, rng=node.rng, now=now)
+        self.tunnel = Tunnel(
+            keys=node.keys,
+            peer_public_key=public_key,
+            preshared_key=preshared_key,
+            connection_index=index,
+            limiter=node.limiter,
+            rng=node.rng,
+            now=now,
+            workspace=node.workspace,
+        )
         self.state = State.CONNECTING
         self.socket: PeerSocket | None = None
         self.failure = ""
-        self._relays = relays
-        self._controlling = controlling
-        self._emit = emit
-        self._transmit = transmit
+        self._relays = node.relays
+        self._controlling = node.controlling
+        self._emit = node.emit
+        self._transmit = node.transmit
         self._created_at = now
         self._last_activity = now
+        self._failed_at: Instant | None = None
         self._disconnected_at: Instant | None = None
         self._initiated_at: Instant | None = None
         self._established = False
         self._waiting_packets: deque[tuple[bytes, int]] = deque(maxlen=_BUFFERED_PACKETS)
         self._waiting_messages: deque[bytes] = deque(maxlen=_BUFFERED_PACKETS)
-        self._signalled: dict[str, Candidate] = {}
-        self._to_signal: dict[str, Candidate] = {}
-        self._to_revoke: dict[str, Candidate] = {}
+        self._signalling = Signalling(connection_id)
+        self._candidates_since = now
+        self._candidate_count = 0
 
     # Candidates ----------------------------------------------------------------------------------------------------
 
@@ -96,29 +134,28 @@ class Connection:
             if numbered is None:
                 return
             candidate = numbered
-        text = candidate.to_text()
-        self._to_revoke.pop(text, None)
-        self._to_signal[text] = candidate
+        self._signalling.add(candidate)
 
     def remove_local_candidate(self, candidate: Candidate) -> None:
         """Stop using a candidate and tell the peer, if the peer was told of it."""
         known = self.agent.remove_local_candidate(candidate)
-        if not known and candidate.kind is not CandidateKind.SRFLX:
-            return
-        for text, signalled in [*self._signalled.items(), *self._to_signal.items()]:
-            if signalled.kind is candidate.kind and signalled.address == candidate.address:
-                self._to_signal.pop(text, None)
-                if self._signalled.pop(text, None) is not None:
-                    self._to_revoke[text] = signalled
+        if known or candidate.kind is CandidateKind.SRFLX:
+            self._signalling.remove(candidate)
 
     def signal_again(self) -> None:
         """Repeat every live candidate: the peer may have lost its half."""
-        self._to_signal = {**self._signalled, **self._to_signal}
+        self._signalling.repeat()
 
     def add_remote_candidate(self, candidate: Candidate, now: Instant) -> None:
-        """Take a signalled candidate, bind a channel to it ahead of need, and wake up."""
-        if not self.agent.add_remote_candidate(candidate, now):
+        """Take a signalled candidate, bind a channel to it ahead of need, and wake up.
+
+        Each one can take a channel number, which all connections of a relay share: nobody gets them all.
+        """
+        if now - self._candidates_since >= _CANDIDATE_WINDOW:
+            self._candidates_since, self._candidate_count = now, 0
+        if self._candidate_count >= _CANDIDATE_LIMIT or not self.agent.add_remote_candidate(candidate, now):
             return
+        self._candidate_count += 1
         allocation = self._relays.get(self.relay_id)
         if allocation is not None and candidate.kind is not CandidateKind.HOST:
             allocation.bind_channel(candidate.address, now)
@@ -186,18 +223,19 @@ class Connection:
             self.agent.set_idle(True, now)
             log.debug("Connection is idle", extra={"fields": {"cid": self.connection_id}})
         if not self.agent.remote_candidates and now - self._created_at >= CANDIDATE_TIMEOUT:
-            self._fail("no candidates received")
+            self._fail("no candidates received", now)
         if self._disconnected_at is not None and now - self._disconnected_at >= DISCONNECT_GRACE:
-            self._fail("ICE timed out")
+            self._fail("ICE timed out", now)
         if self.socket is not None:
             self.tunnel.handle_timeout(now, wall_now)
             if self.tunnel.expired:
-                self._fail("WireGuard session expired")
+                self._fail("WireGuard session expired", now)
         self.drain(now, wall_now)
 
     def poll_timeout(self) -> Instant | None:
         """The first deadline of this connection."""
         return earliest(
+            self._failed_at,  # the node has to take it out
             self.agent.poll_timeout(),
             self.tunnel.poll_timeout() if self.socket is not None else None,
             None if self.agent.remote_candidates else self._created_at + CANDIDATE_TIMEOUT,
@@ -226,14 +264,9 @@ class Connection:
                 self._send_message(self.socket, message, now)
 
     def drain_signalling(self) -> None:
-        """Emit candidates in one batch, highest priority first; equal priorities are ordered by their text."""
-        if self._to_revoke:
-            revoked, self._to_revoke = self._to_revoke, {}
-            self._emit(CandidatesRemoved(self.connection_id, _by_priority(revoked)))
-        if self._to_signal:
-            fresh, self._to_signal = self._to_signal, {}
-            self._signalled.update(fresh)
-            self._emit(CandidatesAdded(self.connection_id, _by_priority(fresh)))
+        """Emit the candidates that the peer has to be told of, and those that it must forget."""
+        for event in self._signalling.drain():
+            self._emit(event)
 
     def migrate(self, relay_id: str) -> None:
         """Continue with another relay after the selected one is gone."""
@@ -313,11 +346,8 @@ class Connection:
     def _may_idle(self) -> bool:
         return self.agent.state in {AgentState.CONNECTED, AgentState.COMPLETED}
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, now: Instant) -> None:
         if self.state is not State.FAILED:
             self.state = State.FAILED
             self.failure = reason
-
-
-def _by_priority(candidates: dict[str, Candidate]) -> tuple[str, ...]:
-    return tuple(sorted(candidates, key=lambda text: (-candidates[text].priority, text)))
+            self._failed_at = now

@@ -10,19 +10,20 @@ Hot calls are ``seal`` and ``open``; what they return is borrowed. Everything el
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from connectivity.clock import Instant, WallTime, earliest
 from connectivity.endpoint import Endpoint
 from connectivity.ice import IceCredentials
-from connectivity.ice.agent import Agent
-from connectivity.ice.candidate import parse as parse_candidate
-from connectivity.node.connection import Connection, State
+from connectivity.node.connection import Connection, Parameters, State, Surroundings
+from connectivity.node.connections import ConnectionTable
+from connectivity.node.errors import NodeError, NoRelaysError, StrayDatagramError, UnknownConnectionError
 from connectivity.node.events import ConnectionClosed, ConnectionFailed, Event, Opened
 from connectivity.node.path import PeerSocket
 from connectivity.node.relays import RelayServer, RelaySet
-from connectivity.node.segments import groups
+from connectivity.node.segments import uniform
+from connectivity.node.signalling import readable
 from connectivity.run import Received, Run, Transmit, owned
 from connectivity.stun import DecodeError, decode
 from connectivity.turn.channel_data import HEADER_BYTES
@@ -31,7 +32,6 @@ from connectivity.wireguard import (
     HandshakeError,
     KeyPair,
     RateLimiter,
-    Tunnel,
     Workspace,
     format_index,
     format_key,
@@ -46,18 +46,7 @@ MAX_DATAGRAM_BYTES: Final = 1316  # an inner packet of 1280, WireGuard's 32, a c
 _LARGEST_STUN_FIRST_BYTE: Final = 3
 _TRANSPORT_DATA: Final = 4
 _INITIATION: Final = 1
-
-
-class NodeError(Exception):
-    """A packet that could not be handled; one of possibly many in a batch."""
-
-
-class UnknownConnectionError(NodeError):
-    """The packet names a connection that does not exist (any more)."""
-
-
-class NoRelaysError(NodeError):
-    """A connection needs a relay and none is known: the portal has to be asked for some."""
+_DATA_MESSAGE_BYTES: Final = 32  # a keep-alive, the shortest data message
 
 
 class Node:
@@ -66,20 +55,28 @@ class Node:
     def __init__(self, *, keys: KeyPair, controlling: bool, rng: Callable[[int], bytes]) -> None:
         self.keys = keys
         self._controlling = controlling
-        self._rng = rng
         self._limiter = RateLimiter(keys.public, rng)
-        self._workspace = Workspace()  # one for all tunnels: what they hand out is borrowed until the node's next call
         self._relays = RelaySet(software=software_attribute(keys.public), rng=rng)
-        self._connections: dict[str, Connection] = {}
-        self._by_index: dict[int, Connection] = {}
+        self._connections = ConnectionTable(rng)
         self._transmits: deque[Transmit] = deque()
         self._events: deque[Event] = deque()
+        self._surroundings = Surroundings(
+            keys=keys,
+            controlling=controlling,
+            limiter=self._limiter,
+            workspace=Workspace(),  # one for all tunnels: what they hand out is borrowed until the node's next call
+            relays=self._relays,
+            rng=rng,
+            emit=self._events.append,
+            transmit=self._transmits.append,
+        )
 
     # Relays and connections ----------------------------------------------------------------------------------------
 
     def update_relays(self, remove: Iterable[str], add: Iterable[RelayServer], now: Instant) -> None:
         """Apply a relay list of the portal."""
         self._relays.update(remove, add, now)
+        self._migrate()
         self._settle()
 
     def upsert(
@@ -98,7 +95,7 @@ class Node:
         Raises:
             NoRelaysError: a new connection is needed and no relay is known; an existing one is left alone.
         """
-        parameters = (public_key, preshared_key, local, remote)
+        parameters = Parameters(public_key, preshared_key, local, remote)
         fields = {"cid": connection_id}
         held = self._connections.get(connection_id)
         if held is not None and held.parameters == parameters and held.state is not State.FAILED:
@@ -114,10 +111,19 @@ class Node:
         if relay_id is None:
             raise NoRelaysError("no TURN servers")
         if held is not None:
-            self._forget(held)
-        connection = self._connect(connection_id, relay_id, parameters, now)
+            self._connections.remove(held)
+        index = self._connections.unused_index()
+        connection = Connection(
+            connection_id=connection_id,
+            index=index,
+            parameters=parameters,
+            relay_id=relay_id,
+            surroundings=self._surroundings,
+            now=now,
+        )
+        self._connections.add(connection)
         phrase = "Replaced connection" if held is not None else "Created new connection"
-        log.info(phrase, extra={"fields": fields | {"index": format_index(connection.index << 8)}})
+        log.info(phrase, extra={"fields": fields | {"index": format_index(index << 8)}})
         for owner, candidate in self._relays.candidates():
             connection.add_local_candidate(owner, candidate)
         self._settle()
@@ -132,22 +138,40 @@ class Node:
             self.queue(transmit)
             self._events.append(ConnectionClosed(connection_id))
         log.info("Connection closed by us", extra={"fields": {"cid": connection_id}})
-        self._forget(connection)
+        self._connections.remove(connection)
 
     def remove(self, connection_id: str, reason: str) -> None:
         """Forget a connection that the peer closed."""
         connection = self._connections.get(connection_id)
         if connection is not None:
             log.info("Connection closed by peer", extra={"fields": {"cid": connection_id, "reason": reason}})
-            self._forget(connection)
+            self._connections.remove(connection)
 
-    def add_remote_candidate(self, connection_id: str, text: str, now: Instant, wall_now: WallTime) -> None:
-        """Take one signalled candidate. An unreadable one, or one for a connection unknown, is skipped."""
-        self._remote_candidate(connection_id, text, now, wall_now, added=True)
+    def add_remote_candidates(self, connection_id: str, texts: Sequence[str], now: Instant, wall_now: WallTime) -> None:
+        """Take signalled candidates in their order. Unreadable ones, or all for a connection unknown, are skipped."""
+        connection = self._connections.get(connection_id)
+        if connection is None:
+            log.debug("Candidates for an unknown connection", extra={"fields": {"cid": connection_id}})
+            return
+        for candidate in readable(connection_id, texts):
+            log.info("Received candidate", extra={"fields": {"cid": connection_id, "candidate": candidate.to_text()}})
+            connection.add_remote_candidate(candidate, now)
+        connection.handle_timeout(now, wall_now)
+        self._settle()
 
-    def remove_remote_candidate(self, connection_id: str, text: str, now: Instant, wall_now: WallTime) -> None:
-        """Stop using a candidate that the peer revoked."""
-        self._remote_candidate(connection_id, text, now, wall_now, added=False)
+    def remove_remote_candidates(
+        self, connection_id: str, texts: Sequence[str], now: Instant, wall_now: WallTime
+    ) -> None:
+        """Stop using candidates that the peer revoked."""
+        connection = self._connections.get(connection_id)
+        if connection is None:
+            return
+        for candidate in readable(connection_id, texts):
+            fields = {"cid": connection_id, "candidate": candidate.to_text()}
+            log.info("Peer invalidated candidate", extra={"fields": fields})
+            connection.agent.remove_remote_candidate(candidate, now)
+        connection.handle_timeout(now, wall_now)
+        self._settle()
 
     def has_connection(self, connection_id: str) -> bool:
         """Whether there is a connection in any state but failed."""
@@ -155,8 +179,8 @@ class Node:
 
     def paths(self) -> Iterator[tuple[str, str, PeerSocket | None]]:
         """Each connection: id, state in lower case, path."""
-        for connection_id, connection in self._connections.items():
-            yield connection_id, connection.state.name.lower(), connection.path()
+        for connection in self._connections:
+            yield connection.connection_id, connection.state.name.lower(), connection.path()
 
     # Traffic -------------------------------------------------------------------------------------------------------
 
@@ -183,63 +207,63 @@ class Node:
     def open(self, received: Received, now: Instant, wall_now: WallTime, errors: list[Exception]) -> Iterator[Opened]:
         """Take datagrams in; yields decrypted runs, each borrowed until the next step. Errors join the batch's list."""
         local, remote, run, tos = received
-        if run.segment_size > MAX_DATAGRAM_BYTES or not run.data:
+        if not run.data:
             return
-        first = run.data[0]
-        if 0x40 <= first <= 0x4F and self._relays.is_relay_address(remote):
-            for group in groups(run, HEADER_BYTES):
-                yield from self._open_channel_data(remote, group, tos, now, wall_now, errors)
+        headroom = self._headroom(remote, run.data)
+        if run.segment_size <= MAX_DATAGRAM_BYTES and uniform(run, headroom):
+            yield from self._open_group(local, remote, run, headroom, tos, now, wall_now, errors)
             return
-        if first == _TRANSPORT_DATA:
-            for group in groups(run, 0):
-                yield from self._open_segments(local, remote, group, 0, tos, now, wall_now, errors)
-            return
-        for segment in run.segments():
-            yield from self._open_segments(local, remote, Run.single(segment), 0, tos, now, wall_now, errors)
+        for segment in run.segments():  # the kernel joins what comes from one address, whatever it is
+            if len(segment) <= MAX_DATAGRAM_BYTES:
+                single = Run.single(segment)
+                headroom = self._headroom(remote, segment)
+                headroom = headroom if uniform(single, headroom) else 0
+                yield from self._open_group(local, remote, single, headroom, tos, now, wall_now, errors)
 
-    def _open_channel_data(
-        self, remote: Endpoint, run: Run, tos: int, now: Instant, wall_now: WallTime, errors: list[Exception]
-    ) -> Iterator[Opened]:
-        """One channel's frames: unwrap once, as if the peer had sent the payload to our relayed address."""
-        allocation = self._relays.at(remote)
-        if allocation is None:
-            return
-        peer = allocation.receive_channel(remote, run.data[0] << 8 | run.data[1], now)
-        if peer is None:
-            return
-        relayed = allocation.relayed_address(peer.ip.version)
-        if relayed is not None:
-            yield from self._open_segments(relayed, peer, run, HEADER_BYTES, tos, now, wall_now, errors)
+    def _headroom(self, remote: Endpoint, segment: memoryview) -> int:
+        """The bytes of a channel header, if this is channel data of a relay of ours."""
+        is_channel_data = 0x40 <= segment[0] <= 0x4F and self._relays.is_relay_address(remote)
+        return HEADER_BYTES if is_channel_data else 0
 
-    def _open_segments(
+    def _open_group(
         self,
         local: Endpoint,
         remote: Endpoint,
         run: Run,
-        skip: int,
+        headroom: int,
         tos: int,
         now: Instant,
         wall_now: WallTime,
         errors: list[Exception],
     ) -> Iterator[Opened]:
-        """Segments of one kind: a run of data messages of one session, or one message of any kind."""
-        if len(run.data) > skip and run.data[skip] == _TRANSPORT_DATA and len(run.data) >= skip + 32:
-            yield from self._open_data(run, skip, tos, now, errors)
+        """Datagrams of one kind. Channel data is unwrapped once, as if the peer had sent it to our relayed address."""
+        if headroom:
+            allocation = self._relays.at(remote)
+            peer = None
+            if allocation is not None:
+                peer = allocation.receive_channel(remote, run.data[0] << 8 | run.data[1], now)
+            relayed = None if allocation is None or peer is None else allocation.relayed_address(peer.ip.version)
+            if peer is None or relayed is None:
+                return
+            local, remote = relayed, peer
+        if len(run.data) >= headroom + _DATA_MESSAGE_BYTES and run.data[headroom] == _TRANSPORT_DATA:
+            yield from self._open_data(run, headroom, tos, now, errors)
             return
         for segment in run.segments():
+            data = segment[headroom:]
             try:
-                self._handle_message(local, remote, segment[skip:], unwrapped=skip > 0, now=now, wall_now=wall_now)
+                self._handle_message(local, remote, data, unwrapped=headroom > 0, now=now, wall_now=wall_now)
             except NodeError as error:
                 errors.append(error)
         self._settle()
 
-    def _open_data(self, run: Run, skip: int, tos: int, now: Instant, errors: list[Exception]) -> Iterator[Opened]:
-        index = receiver_index(run.data[skip:])
-        connection = self._by_index.get(index >> 8)
+    def _open_data(self, run: Run, headroom: int, tos: int, now: Instant, errors: list[Exception]) -> Iterator[Opened]:
+        index = receiver_index(run.data[headroom:])
+        connection = self._connections.at_index(index)
         if connection is None:
             errors.append(UnknownConnectionError(f"no connection for index {index >> 8}"))
             return
-        opened = connection.tunnel.open(run, now, headroom=skip)
+        opened = connection.tunnel.open(run, now, headroom=headroom)
         connection.drain_tunnel(now)
         if opened is not None:
             connection.received(now)
@@ -268,25 +292,25 @@ class Node:
                         allocation.handle_message(local, remote, message, now)
                         self._relay_changes()
                     return
-                for connection in self._connections.values():
-                    if connection.agent.accepts(message):
-                        connection.agent.handle_message(message, source=remote, destination=local, now=now)
-                        connection.agent.handle_timeout(now)
-                        connection.drain(now, wall_now)
-                        return
-                log.debug("No agent accepts this STUN message", extra={"fields": {"remote": str(remote)}})
+                connection = self._connections.accepting(message, remote)
+                if connection is None:
+                    log.debug("No agent accepts this STUN message", extra={"fields": {"remote": str(remote)}})
+                    return
+                connection.agent.handle_message(message, source=remote, destination=local, now=now)
+                connection.agent.handle_timeout(now)
+                connection.drain(now, wall_now)
                 return
         try:
             self._handle_handshake(remote, data, now, wall_now)
         except HandshakeError as error:
             if error.reply is not None and not unwrapped:  # under load, and the cookie proves only an address
                 self._transmits.append(Transmit(local, remote, Run.single(error.reply)))
-            raise NodeError(f"from={remote} length={len(data)}: {error}") from error
+            raise StrayDatagramError(f"from={remote} length={len(data)}: {error}") from error
 
     def _handle_handshake(self, remote: Endpoint, data: memoryview, now: Instant, wall_now: WallTime) -> None:
         kind = message_type(data)
         if kind is None:
-            raise NodeError(f"not a WireGuard packet: from={remote} length={len(data)}")
+            raise StrayDatagramError(f"not a WireGuard packet: from={remote} length={len(data)}")
         connection = self._initiator(remote, data, now) if kind == _INITIATION else self._receiver(data)
         try:
             completed = connection.tunnel.handle_handshake(data, remote.ip, now, wall_now)
@@ -298,16 +322,16 @@ class Node:
 
     def _initiator(self, remote: Endpoint, data: memoryview, now: Instant) -> Connection:
         key = peek_initiator(self.keys, data, limiter=self._limiter, source_ip=remote.ip, now=now)
-        for connection in self._connections.values():
-            if connection.parameters[0] == key:
-                return connection
-        raise UnknownConnectionError(f"no connection for key {format_key(key)}")
+        connection = self._connections.of_key(key)
+        if connection is None:
+            raise UnknownConnectionError(f"no connection for key {format_key(key)}")
+        return connection
 
     def _receiver(self, data: memoryview) -> Connection:
-        index = receiver_index(data) >> 8
-        connection = self._by_index.get(index)
+        index = receiver_index(data)
+        connection = self._connections.at_index(index)
         if connection is None:
-            raise UnknownConnectionError(f"no connection for index {index}")
+            raise UnknownConnectionError(f"no connection for index {index >> 8}")
         return connection
 
     # Time and output -----------------------------------------------------------------------------------------------
@@ -316,23 +340,23 @@ class Node:
         """Run whatever is due."""
         self._relays.handle_timeout(now)
         self._relay_changes()
-        for connection in self._connections.values():
+        due = self._connections.due(now)
+        for connection in due:
             connection.handle_timeout(now, wall_now)
-        self._relays.free_dead()
-        self._relay_changes()
-        self._migrate()
-        for connection in list(self._connections.values()):
+        if self._relays.free_dead():
+            self._relay_changes()
+            self._migrate()
+        for connection in due:
             if connection.state is State.FAILED:
                 fields = {"cid": connection.connection_id, "reason": connection.failure}
                 log.info("Connection failed", extra={"fields": fields})
-                self._forget(connection)
+                self._connections.remove(connection)
                 self._events.append(ConnectionFailed(connection.connection_id, connection.failure))
         self._settle()
 
     def poll_timeout(self) -> Instant | None:
         """When ``handle_timeout`` wants to be called; a ``seal`` that returned None may have moved it to now."""
-        connections = (connection.poll_timeout() for connection in self._connections.values())
-        return earliest(self._relays.poll_timeout(), *connections)
+        return earliest(self._relays.poll_timeout(), self._connections.poll_timeout())
 
     def poll_transmit(self) -> Transmit | None:
         """The next datagram of the control path."""
@@ -347,84 +371,23 @@ class Node:
 
     # Private -------------------------------------------------------------------------------------------------------
 
-    def _connect(
-        self,
-        connection_id: str,
-        relay_id: str,
-        parameters: tuple[bytes, bytes, IceCredentials, IceCredentials],
-        now: Instant,
-    ) -> Connection:
-        public_key, preshared_key, local, remote = parameters
-        index = self._unused_index()
-        agent = Agent(controlling=self._controlling, local=local, remote=remote, rng=self._rng, now=now)
-        tunnel = Tunnel(
-            keys=self.keys,
-            peer_public_key=public_key,
-            preshared_key=preshared_key,
-            connection_index=index,
-            limiter=self._limiter,
-            rng=self._rng,
-            now=now,
-            workspace=self._workspace,
-        )
-        connection = Connection(
-            connection_id=connection_id,
-            index=index,
-            agent=agent,
-            tunnel=tunnel,
-            relays=self._relays,
-            relay_id=relay_id,
-            parameters=parameters,
-            controlling=self._controlling,
-            emit=self._events.append,
-            transmit=self._transmits.append,
-            now=now,
-        )
-        self._connections[connection_id] = connection
-        self._by_index[index] = connection
-        return connection
-
-    def _unused_index(self) -> int:
-        while (index := int.from_bytes(self._rng(3), "big")) in self._by_index:
-            continue
-        return index
-
-    def _forget(self, connection: Connection) -> None:
-        del self._connections[connection.connection_id]
-        del self._by_index[connection.index]
-
-    def _remote_candidate(
-        self, connection_id: str, text: str, now: Instant, wall_now: WallTime, *, added: bool
-    ) -> None:
-        fields = {"cid": connection_id, "candidate": text}
-        connection = self._connections.get(connection_id)
-        if connection is None:
-            log.debug("Candidate for an unknown connection", extra={"fields": fields})
-            return
-        try:
-            candidate = parse_candidate(text)
-        except ValueError as error:
-            log.debug("Skipping faulty candidate", extra={"fields": fields | {"reason": str(error)}})
-            return
-        if added:
-            log.info("Received candidate", extra={"fields": fields})
-            connection.add_remote_candidate(candidate, now)
-        else:
-            log.info("Peer invalidated candidate", extra={"fields": fields})
-            connection.agent.remove_remote_candidate(candidate, now)
-        connection.handle_timeout(now, wall_now)
-        self._settle()
-
     def _relay_changes(self) -> None:
-        for change in self._relays.poll_changes():
-            for connection in self._connections.values():
+        """Spread what came and went with the relays."""
+        changes = list(self._relays.poll_changes())
+        if not changes:
+            return
+        self._connections.touch_all()
+        for connection in self._connections:
+            for change in changes:
                 if change.added:
                     connection.add_local_candidate(change.relay_id, change.candidate)
                 else:
                     connection.remove_local_candidate(change.candidate)
 
     def _migrate(self) -> None:
-        for connection in self._connections.values():
+        """Give each connection whose relay is gone another one, if there is one."""
+        self._connections.touch_all()
+        for connection in self._connections:
             if connection.relay_id not in self._relays:
                 relay_id = self._relays.pick()
                 if relay_id is not None:
@@ -433,5 +396,5 @@ class Node:
     def _settle(self) -> None:
         """Spread candidate changes of the relays and emit what is to be signalled."""
         self._relay_changes()
-        for connection in self._connections.values():
+        for connection in self._connections.touched():
             connection.drain_signalling()

@@ -105,13 +105,15 @@ class RelaySet:
         for allocation in self._allocations.values():
             allocation.handle_timeout(now)
 
-    def free_dead(self) -> None:
-        """Remove the allocations that gave up."""
+    def free_dead(self) -> bool:
+        """Remove the allocations that gave up; whether there was one."""
+        count = len(self._allocations)
         for relay_id, allocation in list(self._allocations.items()):
             if allocation.freed_reason is not None:
                 fields = {"rid": relay_id, "reason": allocation.freed_reason}
                 log.info("Freeing relay", extra={"fields": fields})
                 self._drop(relay_id)
+        return len(self._allocations) < count
 
     def poll_timeout(self) -> Instant | None:
         """The first deadline of any allocation."""
@@ -150,9 +152,6 @@ class RelaySet:
         self._allocations[server.relay_id] = allocation
         for address in server.addresses:
             self._by_server[address] = allocation
-            self._remembered[address.ip] = None
-        while len(self._remembered) > _REMEMBERED_ADDRESSES:
-            del self._remembered[next(iter(self._remembered))]
         phrase = "Replaced relay" if replaced else "Added new relay"
         log.info(phrase, extra={"fields": {"rid": server.relay_id, "addresses": list(map(str, server.addresses))}})
 
@@ -160,6 +159,10 @@ class RelaySet:
         allocation = self._allocations.pop(relay_id)
         for address in [address for address, held in self._by_server.items() if held is allocation]:
             del self._by_server[address]
+            self._remembered.pop(address.ip, None)
+            self._remembered[address.ip] = None
+        while len(self._remembered) > _REMEMBERED_ADDRESSES:
+            del self._remembered[next(iter(self._remembered))]
         for candidate in allocation.candidates():
             if candidate.kind is CandidateKind.RELAY:  # our own addresses do not vanish with the relay that told us
                 self._changes.append(CandidateChange(relay_id, candidate, added=False))

@@ -1,10 +1,9 @@
-"""Sorting the segments of one received run: equal prefixes stay together, so one decision serves them all.
+"""Whether one decision serves all segments of a received run.
 
-A GRO run comes from one remote address, but through a relay its segments can belong to several channels, and at a
-session roll-over to several receiver indices. The fast path proves in two array comparisons that they do not differ.
+A GRO run comes from one remote address, but its segments can be of several kinds, through a relay of several channels,
+and at a session roll-over for several receiver indices. Two array comparisons prove that they do not differ.
 """
 
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -29,16 +28,6 @@ def uniform(run: Run, headroom: int) -> bool:
         return False
     heads = np.ndarray((count,), dtype="<u8", buffer=data, offset=headroom, strides=(size,))
     return bool((heads == heads[0]).all())
-
-
-def groups(run: Run, headroom: int) -> Iterator[Run]:
-    """The run itself when it is uniform, else single segments (whole frames only, if ``headroom`` asks for frames)."""
-    if uniform(run, headroom):
-        yield run
-        return
-    for segment in run.segments():
-        if not headroom or _framed(segment, len(segment), 1, len(segment)):
-            yield Run(segment, len(segment))
 
 
 def _framed(data: memoryview, size: int, count: int, last: int) -> bool:

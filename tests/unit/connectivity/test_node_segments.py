@@ -1,6 +1,8 @@
-"""Runs are kept whole when their segments belong together, and only then."""
+"""A run is kept whole when its segments belong together, and only then."""
 
-from connectivity.node.segments import groups, uniform
+import pytest
+
+from connectivity.node.segments import uniform
 from connectivity.run import Run
 
 
@@ -17,39 +19,29 @@ def run_of(*segments: bytes) -> Run:
 
 
 def test_equal_prefixes_stay_one_run_even_with_a_shorter_last_segment() -> None:
-    run = run_of(message(7), message(7), message(7, 32))
-    assert uniform(run, 0)
-    assert list(groups(run, 0)) == [run]
+    assert uniform(run_of(message(7), message(7), message(7, 32)), 0)
 
 
-def test_another_receiver_index_splits_the_run() -> None:
-    run = run_of(message(7), message(8), message(7))
-    assert [len(group.data) for group in groups(run, 0)] == [64, 64, 64]
-
-
-def test_a_last_segment_too_short_for_a_prefix_is_alone() -> None:
-    run = run_of(message(7), b"\x04\x00\x00")
-    assert [len(group.data) for group in groups(run, 0)] == [64, 3]
+@pytest.mark.parametrize("last", [message(8), b"\x04\x00\x00", b"\x00\x01\x00\x00!\x12\xa4B"])
+def test_another_index_or_a_stub_or_another_protocol_splits_the_run(last: bytes) -> None:
+    assert not uniform(run_of(message(7), message(7), last), 0)
 
 
 def test_frames_of_one_channel_stay_together() -> None:
-    run = run_of(framed(0x4000, message(7)), framed(0x4000, message(7)), framed(0x4000, message(7, 40)))
-    assert list(groups(run, 4)) == [run]
+    assert uniform(run_of(framed(0x4000, message(7)), framed(0x4000, message(7)), framed(0x4000, message(7, 40))), 4)
 
 
 def test_frames_of_two_channels_are_split() -> None:
-    run = run_of(framed(0x4000, message(7)), framed(0x4001, message(7)))
-    assert [group.data[1] for group in groups(run, 4)] == [0, 1]
+    assert not uniform(run_of(framed(0x4000, message(7)), framed(0x4001, message(7))), 4)
 
 
-def test_a_frame_whose_length_is_not_its_size_is_dropped_alone() -> None:
-    lying = bytearray(framed(0x4000, message(7)))
-    lying[3] -= 1
-    run = run_of(framed(0x4000, message(7)), bytes(lying), framed(0x4000, message(7)))
-    assert not uniform(run, 4)
-    assert [bytes(group.data) for group in groups(run, 4)] == [framed(0x4000, message(7))] * 2
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_a_frame_whose_length_is_not_its_size_is_no_part_of_a_run(position: int) -> None:
+    frames = [bytearray(framed(0x4000, message(7))) for _ in range(3)]
+    frames[position][3] -= 1
+    assert not uniform(run_of(*map(bytes, frames)), 4)
 
 
-def test_a_single_frame_is_checked_too() -> None:
-    assert list(groups(Run.single(b"\x40\x00\x00\x09abc"), 4)) == []
-    assert list(groups(Run.single(b"\x40"), 4)) == []
+@pytest.mark.parametrize("segment", [b"\x40\x00\x00\x09abc", b"\x40"])
+def test_a_single_frame_is_checked_too(segment: bytes) -> None:
+    assert not uniform(Run.single(segment), 4)

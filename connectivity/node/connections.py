@@ -1,0 +1,119 @@
+"""The connections of a node by everything that names one, and when each of them wants to wake up.
+
+A node may have hundreds of connections, each with a deadline of its own, so nothing here but a change of the relays
+looks at all of them: a connection that was called is *touched*, and only the deadlines of touched ones are read again.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from connectivity.clock import Instant
+from connectivity.endpoint import Endpoint
+from connectivity.node.connection import Connection
+from connectivity.stun import Message
+
+_REMEMBERED_SENDERS: Final = 4096
+
+
+class ConnectionTable:
+    """Invariant: a connection is in all tables or in none, and its deadline is known unless it was touched since."""
+
+    def __init__(self, rng: Callable[[int], bytes]) -> None:
+        self._rng = rng
+        self._by_id: dict[str, Connection] = {}
+        self._by_index: dict[int, Connection] = {}
+        self._senders: dict[Endpoint, Connection] = {}  # a guess whose checks come from where; never more than a guess
+        self._deadlines: dict[Connection, Instant] = {}
+        self._touched: dict[Connection, None] = {}
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(self._by_id.values())
+
+    def __contains__(self, connection_id: str) -> bool:
+        return connection_id in self._by_id
+
+    def get(self, connection_id: str) -> Connection | None:
+        """The connection to this peer; the caller is expected to change it."""
+        connection = self._by_id.get(connection_id)
+        if connection is not None:
+            self._touched[connection] = None
+        return connection
+
+    def at_index(self, index: int) -> Connection | None:
+        """The connection that a receiver index names."""
+        connection = self._by_index.get(index >> 8)
+        if connection is not None:
+            self._touched[connection] = None
+        return connection
+
+    def of_key(self, public_key: bytes) -> Connection | None:
+        """The connection to the peer with this static key."""
+        for connection in self._by_id.values():
+            if connection.parameters[0] == public_key:
+                self._touched[connection] = None
+                return connection
+        return None
+
+    def accepting(self, message: Message, source: Endpoint) -> Connection | None:
+        """The connection whose agent accepts a STUN message; the one that did last time is asked first."""
+        last = self._senders.get(source)
+        if last is not None and last.agent.accepts(message):
+            self._touched[last] = None
+            return last
+        for connection in self._by_id.values():
+            if connection is not last and connection.agent.accepts(message):
+                if len(self._senders) >= _REMEMBERED_SENDERS:
+                    self._senders.clear()
+                self._senders[source] = connection
+                self._touched[connection] = None
+                return connection
+        return None
+
+    def unused_index(self) -> int:
+        """24 bits that name no connection; unguessable, so that they tell nothing about how many there are."""
+        while (index := int.from_bytes(self._rng(3), "big")) in self._by_index:
+            continue
+        return index
+
+    def add(self, connection: Connection) -> None:
+        """Put in a connection whose id and index are free."""
+        self._by_id[connection.connection_id] = connection
+        self._by_index[connection.index] = connection
+        self._touched[connection] = None
+
+    def remove(self, connection: Connection) -> None:
+        """Take one out, with everything that names it."""
+        del self._by_id[connection.connection_id]
+        del self._by_index[connection.index]
+        self._deadlines.pop(connection, None)
+        self._touched.pop(connection, None)
+        self._senders = {source: held for source, held in self._senders.items() if held is not connection}
+
+    def touch_all(self) -> None:
+        """Something that all of them rest on has changed."""
+        self._touched = dict.fromkeys(self._by_id.values())
+
+    def touched(self) -> Iterator[Connection]:
+        """Those called since their deadlines were read."""
+        return iter(self._touched)
+
+    def due(self, now: Instant) -> list[Connection]:
+        """Those that want to wake up by now."""
+        self._read_deadlines()
+        due = [connection for connection, deadline in self._deadlines.items() if deadline <= now]
+        self._touched = dict.fromkeys(due)
+        return due
+
+    def poll_timeout(self) -> Instant | None:
+        """The first deadline of all."""
+        self._read_deadlines()
+        return min(self._deadlines.values(), default=None)
+
+    def _read_deadlines(self) -> None:
+        for connection in self._touched:
+            deadline = connection.poll_timeout()
+            if deadline is None:
+                self._deadlines.pop(connection, None)
+            else:
+                self._deadlines[connection] = deadline
+        self._touched.clear()
