@@ -5,6 +5,7 @@ from typing import Any, Final, Literal
 
 from lab.errors import LabError
 from lab.plan import RESOURCE
+from lab.processes import wait_until
 from lab.resource import PAGE
 from lab.topology import Lab
 
@@ -41,6 +42,7 @@ def udp_mbps(lab: Lab, direction: Direction, rate_mbps: float, seconds: int = 3)
 
 
 def _iperf(lab: Lab, direction: Direction, seconds: int, options: list[str]) -> dict[str, Any]:
+    _wait_for_server(lab)
     reverse = ["-R"] if direction == "down" else []
     command = ["iperf3", "-J", "-c", RESOURCE.address, "-t", str(seconds), "--connect-timeout", "5000"]
     text = lab.run(lab.user, [*command, *reverse, *options], timeout=seconds + _PATIENCE_SECONDS)
@@ -48,6 +50,18 @@ def _iperf(lab: Lab, direction: Direction, seconds: int, options: list[str]) -> 
     if "error" in result:
         raise LabError(f"iperf3 {' '.join(options)} {direction}: {result['error']}")
     return result
+
+
+def _wait_for_server(lab: Lab) -> None:
+    """Between two tests iperf3's server resets who comes too early: it must have said that it listens again."""
+    servers = [process for process in lab.processes if process.name == "iperf3"]
+
+    def idle() -> bool:
+        text = servers[-1].log_text()
+        return text.count("Server listening") > text.count("Accepted connection")
+
+    if servers:
+        wait_until(idle, "iperf3's server is idle", servers)
 
 
 def _received_mbps(result: dict[str, Any]) -> float:
