@@ -8,7 +8,7 @@ through it, so that the next packet asks again and may find another gateway.
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from client.pending import PendingFlow
@@ -26,6 +26,7 @@ from connectivity.node import (
     ConnectionFailed,
     Node,
     NoRelaysError,
+    Statistics,
 )
 from connectivity.portal import values
 from connectivity.portal.values import Interface, Json, MessageError, Network, mapping, text
@@ -308,6 +309,12 @@ class ClientCore:
     def connections(self) -> list[ConnectionStatus]:
         """Every connection with its path."""
         return [ConnectionStatus(*row) for row in self._node.paths()]
+
+    def statistics(self) -> Statistics:
+        """What to count; packets wait for gateways, too."""
+        counted = self._node.statistics()
+        pending = sum(len(flow) for flow in self._pending.values())
+        return replace(counted, waiting_packets=counted.waiting_packets + pending)
 
     # Private -------------------------------------------------------------------------------------------------------
 

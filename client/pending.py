@@ -19,6 +19,10 @@ class PendingFlow:
         self._asked_at: Instant | None = None
         self._packets: deque[tuple[bytes, int]] = deque(maxlen=_BUFFERED_PACKETS)
 
+    def __len__(self) -> int:
+        """How many packets wait."""
+        return len(self._packets)
+
     def wants_intent(self, now: Instant) -> bool:
         """Whether to ask the portal (again); a True counts as asked."""
         if self._asked_at is not None and now - self._asked_at < INTENT_INTERVAL:

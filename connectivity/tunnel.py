@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from connectivity.clock import Instant, WallTime
 from connectivity.ip.flow import PacketRun
-from connectivity.node import PeerSocket
+from connectivity.node import PeerSocket, Statistics
 from connectivity.portal.values import Interface, Network
 from connectivity.run import Received, Transmit
 
@@ -79,3 +79,6 @@ class TunnelCore(Protocol):
 
     def connections(self) -> list[ConnectionStatus]:
         """What to show."""
+
+    def statistics(self) -> Statistics:
+        """What to count."""

@@ -23,6 +23,7 @@ from connectivity.node import (
     ConnectionFailed,
     Node,
     NoRelaysError,
+    Statistics,
 )
 from connectivity.portal import values
 from connectivity.portal.values import Interface, Json, MessageError, listing, mapping, text
@@ -275,6 +276,10 @@ class GatewayCore:
     def connections(self) -> list[ConnectionStatus]:
         """Every connection with its path."""
         return [ConnectionStatus(*row) for row in self._node.paths()]
+
+    def statistics(self) -> Statistics:
+        """What to count."""
+        return self._node.statistics()
 
     # Private -------------------------------------------------------------------------------------------------------
 

@@ -195,6 +195,11 @@ class UdpSocket:
         """Whether sends wait for the socket to become writable."""
         return bool(self._backlog)
 
+    @property
+    def waiting(self) -> int:
+        """How many runs wait for that."""
+        return len(self._backlog)
+
     def fileno(self) -> int:
         """The descriptor, -1 once closed."""
         return self._socket.fileno()

@@ -13,6 +13,7 @@ from connectivity.node.events import (
 from connectivity.node.node import Node
 from connectivity.node.path import PathKind, PeerSocket
 from connectivity.node.relays import RelayServer
+from connectivity.node.statistics import Statistics
 
 __all__ = [
     "CandidatesAdded",
@@ -28,6 +29,7 @@ __all__ = [
     "PathKind",
     "PeerSocket",
     "RelayServer",
+    "Statistics",
     "StrayDatagramError",
     "UnknownConnectionError",
 ]

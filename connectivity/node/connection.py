@@ -165,6 +165,11 @@ class Connection:
         """The path as it is to be shown: the peer may have signalled by now what kind of address it sends from."""
         return None if self.socket is None else self._classify(self.socket.source, self.socket.destination)
 
+    @property
+    def waiting_packets(self) -> int:
+        """How many packets wait for a path or a session."""
+        return len(self._waiting_packets) + self.tunnel.waiting_packets
+
     # Traffic -------------------------------------------------------------------------------------------------------
 
     def seal(self, run: Run, tos: int, now: Instant) -> Transmit | None:

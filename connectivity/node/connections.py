@@ -4,13 +4,16 @@ A node may have hundreds of connections, each with a deadline of its own, so not
 looks at all of them: a connection that was called is *touched*, and only the deadlines of touched ones are read again.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint
 from connectivity.node.connection import Connection
+from connectivity.node.statistics import Statistics
 from connectivity.stun import Message
+from connectivity.wireguard import DropReason
 
 _REMEMBERED_SENDERS: Final = 4096
 
@@ -25,6 +28,7 @@ class ConnectionTable:
         self._senders: dict[Endpoint, Connection] = {}  # a guess whose checks come from where; never more than a guess
         self._deadlines: dict[Connection, Instant] = {}
         self._touched: dict[Connection, None] = {}
+        self._past_drops: Counter[DropReason] = Counter()  # of connections that are gone
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(self._by_id.values())
@@ -87,7 +91,15 @@ class ConnectionTable:
         del self._by_index[connection.index]
         self._deadlines.pop(connection, None)
         self._touched.pop(connection, None)
+        self._past_drops.update(connection.tunnel.drops)
         self._senders = {source: held for source, held in self._senders.items() if held is not connection}
+
+    def statistics(self) -> Statistics:
+        """Of all connections, those that are gone too; looks at each of them."""
+        drops = self._past_drops.copy()
+        for connection in self._by_id.values():
+            drops.update(connection.tunnel.drops)
+        return Statistics(sum(connection.waiting_packets for connection in self._by_id.values()), drops)
 
     def touch_all(self) -> None:
         """Something that all of them rest on has changed."""

@@ -24,6 +24,7 @@ from connectivity.node.path import PeerSocket
 from connectivity.node.relays import RelayServer, RelaySet
 from connectivity.node.segments import uniform
 from connectivity.node.signalling import readable
+from connectivity.node.statistics import Statistics
 from connectivity.run import Received, Run, Transmit, owned
 from connectivity.stun import DecodeError, decode
 from connectivity.turn.channel_data import HEADER_BYTES
@@ -182,6 +183,10 @@ class Node:
         for connection in self._connections:
             yield connection.connection_id, connection.state.name.lower(), connection.path()
 
+    def statistics(self) -> Statistics:
+        """What to count; looks at every connection, so ask once a second at most."""
+        return self._connections.statistics()
+
     # Traffic -------------------------------------------------------------------------------------------------------
 
     def seal(self, connection_id: str, run: Run, tos: int, now: Instant) -> Transmit | None:
@@ -270,14 +275,7 @@ class Node:
             yield Opened(connection.connection_id, opened, tos)
 
     def _handle_message(
-        self,
-        local: Endpoint,
-        remote: Endpoint,
-        data: memoryview,
-        *,
-        unwrapped: bool,
-        now: Instant,
-        wall_now: WallTime,
+        self, local: Endpoint, remote: Endpoint, data: memoryview, *, unwrapped: bool, now: Instant, wall_now: WallTime
     ) -> None:
         """A single STUN message or WireGuard handshake message."""
         if data and data[0] <= _LARGEST_STUN_FIRST_BYTE:

@@ -92,6 +92,11 @@ class Tunnel:
         """Whether there is a session to send on (it may be too old to, until the next wake-up)."""
         return self._current is not None
 
+    @property
+    def waiting_packets(self) -> int:
+        """How many packets are in the queue."""
+        return len(self._queue)
+
     def seal(self, run: Run, now: Instant, *, headroom: int = 0) -> Run | None:
         """Data messages of a run of IP packets, each behind ``headroom`` unspecified bytes.
 

@@ -1,0 +1,57 @@
+"""What a node counts outlives the connections that it counted on."""
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import cast
+
+from connectivity.clock import MILLISECOND, SECOND
+from connectivity.node.connection import Connection
+from connectivity.node.connections import ConnectionTable
+from connectivity.wireguard import DropReason
+from tests.unit.test_world import question
+from tests.unit.world import World
+
+
+def test_packets_that_wait_are_counted_until_they_are_sent() -> None:
+    world = World()
+    world.start()
+    assert world.client.statistics().waiting_packets == 0
+    world.send_from_client(question(b"first"))
+    assert world.client.statistics().waiting_packets == 1
+    world.advance(MILLISECOND)
+    world.send_from_client(question(b"second"))
+    assert world.client.statistics().waiting_packets == 2
+    world.advance(2 * SECOND)
+    assert world.host_received["gateway"] == [question(b"first"), question(b"second")]
+    assert world.client.statistics().waiting_packets == 0
+    assert not any(world.client.statistics().drops.values())
+
+
+def test_drops_add_up_and_stay_when_a_connection_goes() -> None:
+    table = ConnectionTable(bytes)
+    first, second = connection("a", 1, 2), connection("b", 2, 3)
+    for each in (first, second):
+        table.add(each)
+        each.tunnel.drops[DropReason.DUPLICATE] += 5
+    first.tunnel.drops[DropReason.TOO_OLD] += 1
+    before = table.statistics()
+    assert before.drops == {DropReason.DUPLICATE: 10, DropReason.TOO_OLD: 1}
+    assert before.waiting_packets == 5
+    table.remove(first)
+    assert table.statistics().drops == before.drops
+    assert table.statistics().waiting_packets == 3
+    second.tunnel.drops[DropReason.DUPLICATE] += 1
+    assert table.statistics().drops == {DropReason.DUPLICATE: 11, DropReason.TOO_OLD: 1}
+    assert before.drops == {DropReason.DUPLICATE: 10, DropReason.TOO_OLD: 1}  # a sample does not change
+
+
+class Fake:
+    """What the table looks at."""
+
+    def __init__(self, connection_id: str, index: int, waiting_packets: int) -> None:
+        self.connection_id, self.index, self.waiting_packets = connection_id, index, waiting_packets
+        self.tunnel = SimpleNamespace(drops=Counter())
+
+
+def connection(connection_id: str, index: int, waiting_packets: int) -> Connection:
+    return cast(Connection, Fake(connection_id, index, waiting_packets))
