@@ -2,7 +2,7 @@
 .PHONY: demo test check bench lock setup clean
 
 demo: setup
-	.venv/bin/postern demo $(ARGS)
+	@.venv/bin/postern demo $(ARGS)
 
 test: setup
 	.venv/bin/python -m pytest $(ARGS)
@@ -11,7 +11,7 @@ check: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
 
 bench: setup
-	.venv/bin/postern bench $(ARGS)
+	@.venv/bin/postern bench $(ARGS)
 
 lock: setup
 	.venv/bin/uv pip compile --quiet --no-header --no-emit-index-url --python-version 3.11 --extra dev --generate-hashes --allow-unsafe --output-file requirements.lock pyproject.toml

@@ -104,9 +104,7 @@ def _read_settings(arguments: list[str]) -> DemoSettings:
         keep=reader.switch(None, "--keep", "leave the last run's lab up and say how to look around in it"),
         ebpf=not reader.switch(None, "--no-ebpf", "let the relay forward everything in Python"),
         clean=reader.switch(None, "--clean", "remove the labs that --keep left up, and nothing else"),
-        only=reader.optional(
-            "POSTERN_DEMO_ONLY", "--only", one_of(*(demo_run.key for demo_run in RUNS)), None, "one of the runs"
-        ),
+        only=reader.optional(None, "--only", one_of(*(demo_run.key for demo_run in RUNS)), None, "one of the runs"),
     )
     reader.finish()
     return settings
