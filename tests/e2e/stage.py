@@ -94,6 +94,13 @@ class Stage:
         assert time.monotonic() - asked < END_SECONDS
         assert traces(self.stack.lab.namespace(name)) == self.pristine[name]
 
+    def expect_failure(self, name: str) -> str:
+        """A part ends by itself, with exit code 1, without traces; its last line."""
+        process = self.process(name)
+        assert process.popen.wait(10) == 1, process.log_text()[-500:]
+        assert traces(self.stack.lab.namespace(name)) == self.pristine[name]
+        return process.log_text().splitlines()[-1]
+
     def kill(self, name: str) -> None:
         """A part dies without a word."""
         process = self.process(name)

@@ -216,6 +216,34 @@ def test_access_ends_when_it_expires(stage: Stage) -> None:
     assert is_within(lambda: _reaches(stage), 5)
 
 
+def test_a_client_whose_token_is_taken_back_says_goodbye_and_why(stage: Stage) -> None:
+    stage.connect()
+
+    def take_back(content: dict[str, Any]) -> None:
+        content["tokens"] = [token for token in content["tokens"] if token["type"] != "client"]
+
+    with _edited_portal(stage, take_back):
+        line = stage.expect_failure("client")
+        assert is_within(lambda: stage.peers("gateway") == [], GOODBYE_SECONDS)
+    stage.allowed.append(line)
+    assert line.startswith("postern client: Failed to login to portal: ")
+    assert line.endswith("401 Unauthorized")
+    stage.stack.start_client()
+
+
+@pytest.mark.parametrize("role", ["gateway", "client"])
+def test_who_loses_its_device_says_goodbye_and_why(stage: Stage, role: str) -> None:
+    stage.connect()
+    logs = LogReader(stage)
+    network.execute(stage.stack.lab.namespace(role), ["ip", "link", "delete", "tun-firezone"])
+    assert is_within(lambda: stage.peers(OTHER[role]) == [], GOODBYE_SECONDS)
+    line = stage.expect_failure(role)
+    stage.allowed.append(line)
+    assert line == f"postern {role}: cannot read from tun-firezone: File descriptor in bad state"
+    assert "reason=goodbye" in logs.new_text(OTHER[role])
+    stage.ensure_running()
+
+
 def test_a_whole_life_at_the_most_talkative_level_tells_no_secret() -> None:
     with Lab(LabSettings(Nat.SYMMETRIC, Nat.SYMMETRIC, Underlay.IPV4)) as lab:
         stack = Stack(lab, log_filter="trace")
