@@ -15,7 +15,7 @@ from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.stun import AddressFamily
 from relay.core.outputs import FiveTuple
 
-# Specification constants (RFC 8656 §9.2, §12).
+# Specification constants (RFC 8656 §9, §12).
 PERMISSION_LIFETIME: Final[Duration] = 300 * SECOND
 CHANNEL_LIFETIME: Final[Duration] = 600 * SECOND
 CHANNEL_RESERVATION: Final[Duration] = 300 * SECOND

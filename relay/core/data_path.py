@@ -1,4 +1,4 @@
-"""Relayed data, both ways (RFC 8656 §10.2, §10.3, §12.6, §12.7).
+"""Relayed data, both ways (RFC 8656 §11.2, §11.3, §12.6, §12.7).
 
 The unit is the run: one lookup and one copy per run of a channel, whatever number of datagrams it holds. Data that a
 client sends to a relayed address of this relay is handed to that allocation here (hairpin): no packet to ourselves
@@ -78,7 +78,7 @@ class DataPath:
         yield ToPeer(allocation.port, Transmit(source, binding.peer, payloads, tos))
 
     def relay_send(self, five_tuple: FiveTuple, message: Message, tos: int, now: Instant) -> Iterator[Relayed]:
-        """A Send indication (RFC 8656 §10.2)."""
+        """A Send indication (RFC 8656 §11.2)."""
         peer, data = message.get(XorPeerAddress), message.get(Data)
         if peer is None or data is None or not peer.endpoint.port or self._not_understood(message):
             self._statistics.drops[DropReason.MALFORMED_INDICATION] += 1
@@ -99,7 +99,7 @@ class DataPath:
             yield ToPeer(allocation.port, Transmit(source, peer.endpoint, Run.single(data.value), tos))
 
     def relay_from_peer(self, port: int, peer: Endpoint, run: Run, tos: int, now: Instant) -> Iterator[Relayed]:
-        """Datagrams that arrived at a relayed address (RFC 8656 §10.3, §12.7)."""
+        """Datagrams that arrived at a relayed address (RFC 8656 §11.3, §12.7)."""
         datagrams = run.segment_count
         allocation = self._table.by_port.get(port)
         if allocation is None:
@@ -141,7 +141,7 @@ class DataPath:
                 )
 
     def _indicate(self, peer: Endpoint, datagram: memoryview) -> bytes:
-        """A Data indication (RFC 8656 §11.5)."""
+        """A Data indication (RFC 8656 §11.3)."""
         attributes = (XorPeerAddress(peer), Data(bytes(datagram[:_LARGEST_INDICATED])))
         return encode(Method.DATA, MessageClass.INDICATION, self._rng(TRANSACTION_ID_BYTES), attributes)
 

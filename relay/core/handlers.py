@@ -195,7 +195,7 @@ class Handlers:
             _log.info("Deleted allocation", extra={"fields": {"port": allocation.port, "reason": "by its client"}})
         return (Lifetime(0),)
 
-    # RFC 8656 §10.1: CreatePermission.
+    # RFC 8656 §10.2: CreatePermission.
 
     def create_permission(self, request: Request) -> Answer:
         """Permit all the peers named, or none of them."""

@@ -1,4 +1,4 @@
-"""Nonces that carry their own proof (RFC 8489 §9.2, and §4 of RFC 8656 on denial of service).
+"""Nonces that carry their own proof (RFC 8489 §9.2, and RFC 8656 §21 on denial of service).
 
 A nonce is ``<age stamp><HMAC over stamp and client address>`` in hexadecimal. The server remembers nothing, so a sender
 that never authenticates cannot make it grow; a nonce is good for one client address and one hour, for any number of

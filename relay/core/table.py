@@ -77,7 +77,7 @@ class AllocationTable:
         self._outputs.append(CloseRelayedPort(allocation.port, allocation.families))
 
     def free_family(self, allocation: Allocation, family: AddressFamily) -> None:
-        """Delete one family of a dual-stack allocation (RFC 8656 §8.1)."""
+        """Delete one family of a dual-stack allocation (RFC 8656 §8.2)."""
         for binding in list(allocation.channels.values()):
             if binding.peer.ip.version == family.version:
                 self._delete(allocation, binding)
@@ -88,7 +88,7 @@ class AllocationTable:
         self._outputs.append(CloseRelayedPort(allocation.port, (family,)))
 
     def permit(self, allocation: Allocation, ip: IPAddress, now: Instant) -> None:
-        """Install or refresh a permission (RFC 8656 §9.2); channels to that peer may relay longer by it."""
+        """Install or refresh a permission (RFC 8656 §9); channels to that peer may relay longer by it."""
         allocation.permissions[ip] = now + PERMISSION_LIFETIME
         self._deadlines.schedule((allocation, ip), now + PERMISSION_LIFETIME)
         if not allocation.channels_only:
