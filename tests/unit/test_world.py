@@ -87,7 +87,7 @@ def test_packets_and_candidates_of_a_pending_flow_ask_the_portal_once_in_two_sec
 def test_a_goodbye_of_the_gateway_ends_the_connection_at_once_and_the_next_packet_asks_again() -> None:
     world = connected()
     world.gateway.close(world.now)
-    world._drain(world.gateway, "gateway")
+    world.drain("gateway")
     world.advance(20 * MILLISECOND)
     assert world.client.connections() == []
     world.portal_log.clear()
@@ -100,7 +100,7 @@ def test_a_goodbye_of_the_gateway_ends_the_connection_at_once_and_the_next_packe
 def test_a_goodbye_of_the_client_makes_the_gateway_forget_its_authorizations() -> None:
     world = connected()
     world.client.close(world.now)
-    world._drain(world.client, "client")
+    world.drain("client")
     world.advance(20 * MILLISECOND)
     assert world.gateway.connections() == []
     world.send_from_gateway(answer())

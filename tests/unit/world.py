@@ -1,13 +1,17 @@
-"""A network in one process under virtual time: the real cores of client, gateway and relay, and a minimal portal.
+"""A network in one process under virtual time: the real cores of clients, gateways and relay, and a minimal portal.
 
 Datagrams travel 5 ms. ``direct`` False drops what goes straight between client and gateway, which leaves the relay.
-Packets that a core hands to its host are kept in ``host_received``.
+``nat`` rewrites source addresses on the way. Packets that a core hands to its host are kept in ``host_received``.
+
+The ends are called client, gateway, client-2, gateway-2 and so on. The portal gives a flow to a gateway that the client
+is connected to, else to the first of those ``online``.
 """
 
 import base64
 import hashlib
 import heapq
 from collections.abc import Iterator
+from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from random import Random
 from typing import Any, Final
@@ -31,32 +35,64 @@ from relay.core.server import Server
 LATENCY: Final = 5 * MILLISECOND
 EPOCH: Final = 1_800_000_000 * SECOND
 CLIENT: Final = ("203.0.113.10", "2001:db8::10")
-GATEWAY: Final = ("203.0.113.20", "2001:db8::20")
 RELAY: Final = ("203.0.113.30", "2001:db8::30")
 CLIENT_TUNNEL: Final = ("100.64.0.2", "fd00:2021:1111::2")
 GATEWAY_TUNNEL: Final = ("100.64.0.3", "fd00:2021:1111::3")
 RESOURCE: Final[dict[str, Any]] = {"type": "cidr", "id": "r-1", "name": "lan", "address": "10.20.0.0/24"}
+SECOND_RESOURCE: Final[dict[str, Any]] = {"type": "cidr", "id": "r-2", "name": "lab", "address": "10.30.0.0/24"}
 PORT: Final = 52625
+
+
+@dataclass(slots=True)
+class End:
+    """A client or a gateway, as the network and the portal know it."""
+
+    name: str
+    device_id: str
+    core: TunnelCore
+    keys: KeyPair
+    addresses: tuple[str, str]
+    tunnel: tuple[str, str]
+
+    @property
+    def is_client(self) -> bool:
+        """Else it is a gateway."""
+        return self.device_id.startswith("c")
 
 
 class World:
     """Start with ``World()``, then ``start()``; let time pass with ``advance``."""
 
-    def __init__(self, *, seed: int = 1, direct: bool = True, versions: tuple[int, ...] = (4, 6)) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int = 1,
+        direct: bool = True,
+        versions: tuple[int, ...] = (4, 6),
+        clients: int = 1,
+        gateways: int = 1,
+    ) -> None:
         self.now = 1_000 * SECOND
         self.direct = direct
         self.relay_alive = True
         self.random = Random(seed)
         self.versions = versions
         self.portal_log: list[tuple[str, str, Any]] = []
-        self.host_received: dict[str, list[bytes]] = {"client": [], "gateway": []}
         self.errors: list[Exception] = []
         self.installed: list[InstallChannel] = []
         self.relayed_datagrams = 0
-        self.client_keys = KeyPair.generate(self.random.randbytes)
-        self.gateway_keys = KeyPair.generate(self.random.randbytes)
-        self.client = ClientCore(keys=self.client_keys, rng=self.random.randbytes)
-        self.gateway = GatewayCore(keys=self.gateway_keys, rng=self.random.randbytes, now=self.now)
+        self.ends: dict[str, End] = {}
+        self.nat: dict[Endpoint, Endpoint] = {}
+        self.resources: list[dict[str, Any]] = [RESOURCE]
+        self.generation = 0  # the portal makes other keys and credentials when it changes
+        for number in range(1, clients + 1):
+            self._add_end("client", number)
+        for number in range(1, gateways + 1):
+            self._add_end("gateway", number)
+        self.host_received: dict[str, list[bytes]] = {name: [] for name in self.ends}
+        self.online = [end.name for end in self.ends.values() if not end.is_client]
+        self.client, self.gateway = self.ends["client"].core, self.ends["gateway"].core
+        self.client_keys, self.gateway_keys = self.ends["client"].keys, self.ends["gateway"].keys
         self.expires_at: int | None = None
         self.filters: list[Any] = []
         self.start_relay("secret-1")
@@ -82,19 +118,23 @@ class World:
         self.relay_alive = True
 
     def start(self) -> None:
-        """Both ends get their ``init`` and allocate on the relay."""
-        interface = {"ipv4": CLIENT_TUNNEL[0], "ipv6": CLIENT_TUNNEL[1]}
-        resource = RESOURCE | {"gateway_groups": [{"id": "s", "name": "site"}]}
-        init = {"interface": interface, "resources": [resource], "relays": self.relays(self.client_keys)}
-        self.to_client("init", init)
-        self.to_gateway("init", self.gateway_init())
+        """All ends get their ``init`` and allocate on the relay."""
+        for end in self.ends.values():
+            self.to(end.name, "init", self.client_init(end.name) if end.is_client else self.gateway_init(name=end.name))
         self.advance(SECOND)
 
-    def gateway_init(self, authorizations: list[Any] | None = None) -> dict[str, Any]:
-        """The gateway's ``init`` message."""
-        interface = {"ipv4": GATEWAY_TUNNEL[0], "ipv6": GATEWAY_TUNNEL[1]}
-        relays = self.relays(self.gateway_keys)
-        return {"interface": interface, "relays": relays, "authorizations": authorizations or []}
+    def client_init(self, name: str = "client") -> dict[str, Any]:
+        """A client's ``init`` message."""
+        end = self.ends[name]
+        resources = [resource | {"gateway_groups": [{"id": "s", "name": "site"}]} for resource in self.resources]
+        interface = {"ipv4": end.tunnel[0], "ipv6": end.tunnel[1]}
+        return {"interface": interface, "resources": resources, "relays": self.relays(end.keys)}
+
+    def gateway_init(self, authorizations: list[Any] | None = None, *, name: str = "gateway") -> dict[str, Any]:
+        """A gateway's ``init`` message."""
+        end = self.ends[name]
+        interface = {"ipv4": end.tunnel[0], "ipv6": end.tunnel[1]}
+        return {"interface": interface, "relays": self.relays(end.keys), "authorizations": authorizations or []}
 
     def relays(self, keys: KeyPair) -> list[dict[str, Any]]:
         """The relay list for one device."""
@@ -113,133 +153,180 @@ class World:
             for version in self.versions
         ]
 
-    def to_client(self, event: str, payload: Any) -> None:
+    def to(self, name: str, event: str, payload: Any) -> None:
         """A message of the portal."""
-        self.client.handle_portal(event, payload, self.now, self.wall_now)
-        self._drain(self.client, "client")
+        self.ends[name].core.handle_portal(event, payload, self.now, self.wall_now)
+        self.drain(name)
+
+    def to_client(self, event: str, payload: Any) -> None:
+        """A message of the portal to the first client."""
+        self.to("client", event, payload)
 
     def to_gateway(self, event: str, payload: Any) -> None:
-        """A message of the portal."""
-        self.gateway.handle_portal(event, payload, self.now, self.wall_now)
-        self._drain(self.gateway, "gateway")
+        """A message of the portal to the first gateway."""
+        self.to("gateway", event, payload)
 
-    def send_from_client(self, packet: bytes) -> None:
+    def send_from_client(self, packet: bytes, *, name: str = "client") -> None:
         """The client's host sends a packet into the tunnel."""
-        self._send(self.client, "client", packet)
+        self._send(name, packet)
 
-    def send_from_gateway(self, packet: bytes) -> None:
+    def send_from_gateway(self, packet: bytes, *, name: str = "gateway") -> None:
         """A resource answers through the gateway."""
-        self._send(self.gateway, "gateway", packet)
+        self._send(name, packet)
+
+    def close(self, name: str) -> None:
+        """An end says goodbye and is never heard of again by the portal."""
+        self.online = [other for other in self.online if other != name]
+        self.ends[name].core.close(self.now)
+        self.drain(name)
 
     def advance(self, duration: int) -> None:
         """Let time pass; every datagram and every timer in between happens, in order."""
-        end = self.now + duration
-        while (due := self._next_due()) <= end:
+        until = self.now + duration
+        while (due := self._next_due()) <= until:
             self.now = max(self.now, due)
             while self._wire and self._wire[0][0] <= self.now:
                 self._deliver(*heapq.heappop(self._wire)[2:])
-            for name, core in (("client", self.client), ("gateway", self.gateway)):
-                deadline = core.poll_timeout()
+            for end in self.ends.values():
+                deadline = end.core.poll_timeout()
                 if deadline is not None and deadline <= self.now:
-                    core.handle_timeout(self.now, self.wall_now)
-                    self._drain(core, name)
-                    after = core.poll_timeout()
-                    assert after is None or after > self.now, f"{name} wants to wake up in the past"
+                    end.core.handle_timeout(self.now, self.wall_now)
+                    self.drain(end.name)
+                    after = end.core.poll_timeout()
+                    assert after is None or after > self.now, f"{end.name} wants to wake up in the past"
             deadline = self.relay.poll_timeout()
             if deadline is not None and deadline <= self.now:
                 self.relay.handle_timeout(self.now)
                 self._drain_relay()
-        self.now = end
+        self.now = until
 
     def path(self, core: TunnelCore) -> str | None:
         """The path of the only connection; None without one."""
         rows = core.connections()
         return rows[0].socket.kind.value if rows and rows[0].socket is not None else None
 
-    # Private ---------------------------------------------------------------------------------------------------------
-
-    def _next_due(self) -> int:
-        deadlines = [self.client.poll_timeout(), self.gateway.poll_timeout(), self.relay.poll_timeout()]
-        deadlines += [self._wire[0][0]] if self._wire else []
-        return min((deadline for deadline in deadlines if deadline is not None), default=1 << 63)
-
-    def _send(self, core: TunnelCore, name: str, packet: bytes) -> None:
-        problems: list[Any] = []
-        for packets in split_flows(Run.single(bytearray(packet)), problems):
-            transmit = core.handle_packets(packets, self.now, self.errors)
-            if transmit is not None:
-                self._transmit(name, transmit)
-        assert not problems
-        self._drain(core, name)
-
-    def _drain(self, core: TunnelCore, name: str) -> None:
+    def drain(self, name: str) -> None:
+        """Carry out what a core wants."""
+        core = self.ends[name].core
         while (transmit := core.poll_transmit()) is not None:
             self._transmit(name, transmit)
         while (action := core.poll_action()) is not None:
             match action:
                 case SendToPortal(event, payload):
                     self.portal_log.append((name, event, payload))
-                    self._portal(name, event, payload)
+                    self._portal(self.ends[name], event, payload)
                 case ConfigureTun() | ReconnectPortal():
                     self.portal_log.append((name, type(action).__name__, action))
 
-    def _portal(self, name: str, event: str, payload: Any) -> None:
+    def sent(self, event: str, *, name: str = "client") -> list[Any]:
+        """What an end told the portal under this event."""
+        return [payload for sender, told, payload in self.portal_log if (sender, told) == (name, event)]
+
+    # Private ---------------------------------------------------------------------------------------------------------
+
+    def _next_due(self) -> int:
+        deadlines = [self.relay.poll_timeout(), *(end.core.poll_timeout() for end in self.ends.values())]
+        deadlines += [self._wire[0][0]] if self._wire else []
+        return min((deadline for deadline in deadlines if deadline is not None), default=1 << 63)
+
+    def _add_end(self, role: str, number: int) -> None:
+        keys = KeyPair.generate(self.random.randbytes)
+        last = (10 if role == "client" else 20) + number - 1
+        tunnel = (2 if role == "client" else 3) + 10 * (number - 1)
+        core: TunnelCore
+        if role == "client":
+            core = ClientCore(keys=keys, rng=self.random.randbytes)
+        else:
+            core = GatewayCore(keys=keys, rng=self.random.randbytes, now=self.now)
+        name = role if number == 1 else f"{role}-{number}"
+        addresses = (f"203.0.113.{last}", f"2001:db8::{last}")
+        tunnel_addresses = (f"100.64.0.{tunnel}", f"fd00:2021:1111::{tunnel}")
+        self.ends[name] = End(name, f"{role[0]}-{number}", core, keys, addresses, tunnel_addresses)
+
+    def _send(self, name: str, packet: bytes) -> None:
+        problems: list[Any] = []
+        core = self.ends[name].core
+        for packets in split_flows(Run.single(bytearray(packet)), problems):
+            transmit = core.handle_packets(packets, self.now, self.errors)
+            if transmit is not None:
+                self._transmit(name, transmit)
+        assert not problems
+        self.drain(name)
+
+    def _end(self, device_id: str) -> End:
+        return next(end for end in self.ends.values() if end.device_id == device_id)
+
+    def _portal(self, sender: End, event: str, payload: Any) -> None:
         match event:
             case "create_flow":
-                self.to_gateway("authorize_flow", self.authorization("ref-1"))
+                self._create_flow(sender, payload["resource_id"], payload["connected_gateway_ids"])
             case "flow_authorized":
-                self.to_client("flow_created", self._flow())
+                client_id, resource_id = payload["ref"].split("/")
+                client = self._end(client_id)
+                self.to(client.name, "flow_created", self.flow(client, sender, resource_id))
             case "broadcast_ice_candidates" | "broadcast_invalidated_ice_candidates":
                 forwarded = event.removeprefix("broadcast_").replace("invalidated", "invalidate")
-                if name == "client":
-                    self.to_gateway(forwarded, {"client_id": "c-1", "candidates": payload["candidates"]})
-                else:
-                    self.to_client(forwarded, {"gateway_id": "g-1", "candidates": payload["candidates"]})
+                (peer_id,) = payload["gateway_ids" if sender.is_client else "client_ids"]
+                field = "client_id" if sender.is_client else "gateway_id"
+                message = {field: sender.device_id, "candidates": payload["candidates"]}
+                self.to(self._end(peer_id).name, forwarded, message)
             case _:
                 pass  # a portal ignores what it does not know
 
-    def authorization(self, reference: str) -> dict[str, Any]:
-        """An ``authorize_flow`` for the one client and the one resource."""
+    def _create_flow(self, client: End, resource_id: str, connected: list[str]) -> None:
+        online = [self.ends[name] for name in self.online]
+        chosen = next((end for end in online if end.device_id in connected), online[0] if online else None)
+        if chosen is None:
+            self.to(client.name, "flow_creation_failed", {"resource_id": resource_id, "reason": "offline"})
+        else:
+            reference = f"{client.device_id}/{resource_id}"
+            self.to(chosen.name, "authorize_flow", self.authorization(reference, name=chosen.name))
+
+    def authorization(self, reference: str, *, name: str = "gateway") -> dict[str, Any]:
+        """An ``authorize_flow`` for a gateway; the reference says client and resource."""
+        client_id, resource_id = reference.split("/")
+        client, gateway = self._end(client_id), self.ends[name]
         peer = {
-            "id": "c-1",
-            "public_key": base64.b64encode(self.client_keys.public).decode(),
-            "preshared_key": self._preshared_key(),
-            "ipv4": CLIENT_TUNNEL[0],
-            "ipv6": CLIENT_TUNNEL[1],
+            "id": client_id,
+            "public_key": base64.b64encode(client.keys.public).decode(),
+            "preshared_key": self._preshared_key(client, gateway),
+            "ipv4": client.tunnel[0],
+            "ipv6": client.tunnel[1],
         }
-        resource = RESOURCE | {"filters": self.filters}
+        (resource,) = (entry | {"filters": self.filters} for entry in self.resources if entry["id"] == resource_id)
         shared = {"ref": reference, "resource": resource, "client": peer, "expires_at": self.expires_at}
-        return shared | self._ice()
+        return shared | self._ice(client, gateway)
 
-    def _flow(self) -> dict[str, Any]:
+    def flow(self, client: End, gateway: End, resource_id: str = "r-1") -> dict[str, Any]:
+        """A ``flow_created`` for a client."""
         shared = {
-            "resource_id": "r-1",
-            "gateway_id": "g-1",
+            "resource_id": resource_id,
+            "gateway_id": gateway.device_id,
             "gateway_group_id": "s",
-            "gateway_public_key": base64.b64encode(self.gateway_keys.public).decode(),
-            "gateway_ipv4": GATEWAY_TUNNEL[0],
-            "gateway_ipv6": GATEWAY_TUNNEL[1],
-            "preshared_key": self._preshared_key(),
+            "gateway_public_key": base64.b64encode(gateway.keys.public).decode(),
+            "gateway_ipv4": gateway.tunnel[0],
+            "gateway_ipv6": gateway.tunnel[1],
+            "preshared_key": self._preshared_key(client, gateway),
         }
-        return shared | self._ice()
+        return shared | self._ice(client, gateway)
 
-    def _ice(self) -> dict[str, Any]:
-        seed = hashlib.sha256(self.client_keys.public + self.gateway_keys.public).hexdigest()
+    def _ice(self, client: End, gateway: End) -> dict[str, Any]:
+        seed = hashlib.sha256(client.keys.public + gateway.keys.public).hexdigest()
         return {
             "client_ice_credentials": {"username": seed[:4], "password": seed[4:26]},
             "gateway_ice_credentials": {"username": seed[26:30], "password": seed[30:52]},
         }
 
-    def _preshared_key(self) -> str:
-        digest = hashlib.sha256(b"psk" + self.client_keys.public + self.gateway_keys.public).digest()
+    def _preshared_key(self, client: End, gateway: End) -> str:
+        digest = hashlib.sha256(b"%d" % self.generation + client.keys.public + gateway.keys.public).digest()
         return base64.b64encode(digest).decode()
 
     def _transmit(self, name: str, transmit: Transmit) -> None:
         source, destination, run, tos = transmit
         if source is None:
-            addresses = CLIENT if name == "client" else GATEWAY
+            addresses = self.ends[name].addresses
             source = Endpoint(ip_address(addresses[0 if destination.ip.version == 4 else 1]), PORT)
-        self._put(source, destination, run, tos)
+        self._put(self.nat.get(source, source), destination, run, tos)
 
     def _put(self, source: Endpoint, destination: Endpoint, run: Run, tos: int) -> None:
         ends = {str(source.ip), str(destination.ip)}
@@ -254,13 +341,11 @@ class World:
     def _deliver(self, source: Endpoint, destination: Endpoint, data: bytes, segment_size: int, tos: int) -> None:
         received = Received(destination, source, Run(memoryview(bytearray(data)), segment_size), tos)
         address = str(destination.ip)
-        if address in RELAY:
-            if self.relay_alive:
-                self._relay(self._at_relay(destination, received))
-        elif address in CLIENT:
-            self._receive(self.client, "client", received)
-        elif address in GATEWAY:
-            self._receive(self.gateway, "gateway", received)
+        if address in RELAY and self.relay_alive:
+            self._relay(self._at_relay(destination, received))
+        for end in self.ends.values():
+            if address in end.addresses:
+                self.receive(end.name, received)
 
     def _at_relay(self, destination: Endpoint, received: Received) -> Iterator[Relayed]:
         if destination.port == 3478:
@@ -291,8 +376,9 @@ class World:
                 case _:
                     pass  # closing ports and removing channels has no effect on this network
 
-    def _receive(self, core: TunnelCore, name: str, received: Received) -> None:
+    def receive(self, name: str, received: Received) -> None:
+        """Datagrams reach an end."""
         packets: PacketRun
-        for packets in core.handle_datagrams(received, self.now, self.wall_now, self.errors):
+        for packets in self.ends[name].core.handle_datagrams(received, self.now, self.wall_now, self.errors):
             self.host_received[name] += [bytes(segment) for segment in packets.run.segments()]
-        self._drain(core, name)
+        self.drain(name)
