@@ -35,6 +35,7 @@ from relay.core.server import Server
 LATENCY: Final = 5 * MILLISECOND
 EPOCH: Final = 1_800_000_000 * SECOND
 CLIENT: Final = ("203.0.113.10", "2001:db8::10")
+GATEWAY: Final = ("203.0.113.20", "2001:db8::20")
 RELAY: Final = ("203.0.113.30", "2001:db8::30")
 CLIENT_TUNNEL: Final = ("100.64.0.2", "fd00:2021:1111::2")
 GATEWAY_TUNNEL: Final = ("100.64.0.3", "fd00:2021:1111::3")
@@ -81,6 +82,7 @@ class World:
         self.errors: list[Exception] = []
         self.installed: list[InstallChannel] = []
         self.relayed_datagrams = 0
+        self.carried: list[tuple[Endpoint, Endpoint, bytes]] = []  # every batch that was put on the wire
         self.ends: dict[str, End] = {}
         self.nat: dict[Endpoint, Endpoint] = {}
         self.resources: list[dict[str, Any]] = [RESOURCE]
@@ -334,6 +336,7 @@ class World:
             return
         if ends & set(RELAY) and not self.relay_alive:
             return
+        self.carried.append((source, destination, bytes(run.data)))
         self._sequence += 1
         entry = (self.now + LATENCY, self._sequence, source, destination, bytes(run.data), run.segment_size, tos)
         heapq.heappush(self._wire, entry)
