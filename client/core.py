@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from client.pending import PendingFlow
-from client.resources import ResourceTable, parse_resource, parse_resources
+from client.resources import CidrResource, ResourceTable, parse_resource, parse_resources
 from connectivity import p2p
 from connectivity.clock import Instant, WallTime
 from connectivity.endpoint import IPAddress
+from connectivity.errors import chain
 from connectivity.ip.flow import ECN_CE, ECN_MASK, Flow, FlowKey, PacketRun, mark_congestion, split_flows
 from connectivity.ip.packet import IpError
 from connectivity.node import (
@@ -27,9 +28,10 @@ from connectivity.node import (
     Node,
     NoRelaysError,
     Statistics,
+    UnknownConnectionError,
 )
 from connectivity.portal import values
-from connectivity.portal.values import Interface, Json, MessageError, Network, mapping, text
+from connectivity.portal.values import Interface, Json, MessageError, mapping, text
 from connectivity.run import Received, Run, Transmit
 from connectivity.tunnel import (
     PEERS_IPV4,
@@ -75,24 +77,31 @@ class ClientCore:
 
     def handle_packets(self, packets: PacketRun, now: Instant, errors: list[Exception]) -> Transmit | None:
         """Packets of one flow from the host."""
-        del errors
         gateway_id = self._outbound.get(packets.flow)
         if gateway_id is None:
             gateway_id = self._route(packets, now)
             if gateway_id is None:
                 return None
             _remember(self._outbound, packets.flow, gateway_id)
-        return self._node.seal(gateway_id, packets.run, packets.tos, now)
+        try:
+            return self._node.seal(gateway_id, packets.run, packets.tos, now)
+        except UnknownConnectionError as error:
+            errors.append(error)
+            return None
 
     def handle_datagrams(
         self, received: Received, now: Instant, wall_now: WallTime, errors: list[Exception]
     ) -> Iterator[PacketRun]:
         """Datagrams from the network."""
         faulty: list[IpError] = []
-        for gateway_id, run, outer_tos in self._node.open(received, now, wall_now, errors):
+        refused: list[Exception] = []
+        for gateway_id, run, outer_tos in self._node.open(received, now, wall_now, refused):
             for packets in split_flows(run, faulty):
-                if (gateway_id, packets.flow) in self._inbound or self._accept(gateway_id, packets, errors):
+                if (gateway_id, packets.flow) in self._inbound or self._accept(gateway_id, packets):
                     yield mark_congestion(packets) if outer_tos & ECN_MASK == ECN_CE else packets
+        for error in refused:  # behind the NATs of laptops, strays of old connections are no news
+            fields = {"local": received.local, "from": received.remote, "num_bytes": len(received.run.data)}
+            log.debug("Cannot decapsulate", extra={"fields": fields | {"error": chain(error)}})
         errors += faulty
         self._handle_node_events()
 
@@ -117,7 +126,7 @@ class ClientCore:
             self._actions.append(SendToPortal("create_flow", payload))
         return None
 
-    def _accept(self, gateway_id: str, packets: PacketRun, errors: list[Exception]) -> bool:
+    def _accept(self, gateway_id: str, packets: PacketRun) -> bool:
         """Whether the host may see a gateway's packets; control messages are handled here and never pass."""
         flow = Flow.from_key(packets.flow)
         if p2p.is_control(packets.run.data):  # always a run of one
@@ -125,7 +134,7 @@ class ClientCore:
             return False
         gateway = self._gateways.get(gateway_id)
         if gateway is None or not self._may_send(gateway, flow.source):
-            errors.append(PermissionError(f"gateway {gateway_id} sent a packet from {flow.source}"))
+            log.debug("Dropping a packet", extra={"fields": {"gid": gateway_id, "source": flow.source}})
             return False
         if len(self._inbound) >= _CACHED_FLOWS:
             self._inbound.clear()
@@ -196,8 +205,7 @@ class ClientCore:
             if resource_id not in listed:
                 self._remove_resource(resource_id, now)
         for resource in resources:
-            self._put_resource(resource.resource_id, resource.network, now)
-            self._resources.put(resource)
+            self._put_resource(resource, now)
         self._outbound.clear()
         self._configure()
         self._node.update_relays((), servers, now)
@@ -206,25 +214,31 @@ class ClientCore:
         resource = parse_resource(message)
         if resource is None:
             log.warning("Skipping resource", extra={"fields": {"reason": f"type {message.get('type')!r}"}})
+            self._remove_resource(text(message, "id"), now)  # what it may have been before, it is no more
+            self._configure()
             return
-        self._put_resource(resource.resource_id, resource.network, now)
-        self._resources.put(resource)
+        self._put_resource(resource, now)
         self._outbound.clear()
         self._configure()
 
-    def _put_resource(self, resource_id: str, network: Network, now: Instant) -> None:
-        """A known resource whose network changed starts anew."""
-        held = self._resources.get(resource_id)
-        if held is not None and held.network != network:
-            self._remove_resource(resource_id, now)
+    def _put_resource(self, resource: CidrResource, now: Instant) -> None:
+        """Add or refresh one; a known resource whose network changed starts anew."""
+        held = self._resources.get(resource.resource_id)
+        if held is not None and held.network != resource.network:
+            self._remove_resource(resource.resource_id, now)
+        self._resources.put(resource)
 
     def _remove_resource(self, resource_id: str, now: Instant) -> None:
-        """Forget a resource; a gateway left without any gets a goodbye."""
+        """Forget a resource."""
         self._resources.remove(resource_id)
         self._pending.pop(resource_id, None)
+        self._withdraw(resource_id, now)
+
+    def _withdraw(self, resource_id: str, now: Instant, *, keep: str | None = None) -> None:
+        """Reach a resource through no gateway any more, or only through one; whoever has none left gets a goodbye."""
         self._forget_flows()
         for gateway_id, gateway in list(self._gateways.items()):
-            if resource_id in gateway.resource_ids:
+            if gateway_id != keep and resource_id in gateway.resource_ids:
                 gateway.resource_ids.discard(resource_id)
                 if not gateway.resource_ids:
                     self._node.close(gateway_id, p2p.build(p2p.Goodbye()), now)
@@ -240,7 +254,7 @@ class ClientCore:
         if resource_id not in self._resources:
             log.warning("Flow for an unknown resource", extra={"fields": {"rid": resource_id}})
             return
-        pending = self._pending.pop(resource_id, None)
+        pending = self._pending.get(resource_id)
         if pending is None:
             return
         try:
@@ -256,9 +270,9 @@ class ClientCore:
         except NoRelaysError:
             log.info("No relay is known, reconnecting to the portal", extra={"fields": {"gid": gateway_id}})
             self._actions.append(ReconnectPortal())
-            return
-        for other in self._gateways.values():
-            other.resource_ids.discard(resource_id)
+            return  # the packets wait on: with relays known, the next one asks again
+        del self._pending[resource_id]
+        self._withdraw(resource_id, now, keep=gateway_id)
         gateway = self._gateways.setdefault(gateway_id, _Gateway(interface))
         gateway.interface = interface
         gateway.resource_ids.add(resource_id)
@@ -266,7 +280,6 @@ class ClientCore:
         self._used_gateways[gateway_id] = None
         while len(self._used_gateways) > REMEMBERED_GATEWAYS:
             del self._used_gateways[next(iter(self._used_gateways))]
-        self._forget_flows()
         for packet, tos in pending.take():
             transmit = self._node.seal(gateway_id, Run.single(packet), tos, now)
             if transmit is not None:
@@ -278,8 +291,9 @@ class ClientCore:
         if message.get("violated_properties"):
             fields["violated"] = message["violated_properties"]
         log.info("The portal created no flow", extra={"fields": fields})
-        if reason == "offline":
-            self._pending.pop(resource_id, None)
+        pending = self._pending.get(resource_id)
+        if reason == "offline" and pending is not None:
+            pending.take()  # dropped; when it was asked stays known, or each further packet would ask
 
     # Time and output -----------------------------------------------------------------------------------------------
 

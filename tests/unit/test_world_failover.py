@@ -1,0 +1,124 @@
+"""What a client does when a gateway, a resource or an answer of the portal goes: between the real cores."""
+
+import pytest
+
+from client.pending import PendingFlow
+from connectivity.clock import MILLISECOND, SECOND
+from connectivity.run import Run
+from connectivity.tunnel import ConfigureTun
+from tests.unit.test_world import connected, question, udp
+from tests.unit.world import RESOURCE, SECOND_RESOURCE, World
+
+
+def test_a_gateway_that_stops_hands_its_clients_to_another_one_at_once() -> None:
+    world = connected(gateways=2)
+    assert [row.peer_id for row in world.client.connections()] == ["g-1"]
+    world.close("gateway")
+    world.advance(20 * MILLISECOND)
+    world.send_from_client(question(b"fail over"))
+    world.advance(SECOND)
+    assert world.host_received["gateway-2"] == [question(b"fail over")]
+    assert [row.peer_id for row in world.client.connections()] == ["g-2"]
+
+
+def test_a_gateway_that_dies_without_a_word_is_replaced_after_ice_gave_up() -> None:
+    world = connected(gateways=2, versions=(4,))
+    world.online = ["gateway-2"]
+    world.ends["gateway"].addresses = ("192.0.2.1", "2001:db8::1")  # whoever asks for it now gets nothing
+    for second in range(25):
+        world.send_from_client(question(b"%d" % second))
+        world.advance(SECOND)
+    assert world.host_received["gateway-2"][-1] == question(b"24")
+
+
+def test_a_resource_that_moves_to_another_gateway_leaves_none_behind() -> None:
+    world = connected(gateways=2)
+    world.client._pending["r-1"] = PendingFlow()  # type: ignore[attr-defined]
+    world.to("gateway-2", "authorize_flow", world.authorization("c-1/r-1", name="gateway-2"))
+    world.advance(SECOND)
+    assert [row.peer_id for row in world.client.connections()] == ["g-2"]
+    assert world.gateway.connections() == []
+    world.send_from_client(question(b"moved"))
+    world.advance(SECOND)
+    assert world.host_received["gateway-2"] == [question(b"moved")]
+
+
+@pytest.mark.parametrize("event", ["deleted", "other kind", "other network"])
+def test_losing_the_last_resource_of_a_gateway_says_goodbye(event: str) -> None:
+    world = connected()
+    resource = RESOURCE | {"gateway_groups": [{"id": "s", "name": "site"}]}
+    match event:
+        case "deleted":
+            world.to_client("resource_deleted", "r-1")
+        case "other kind":
+            world.to_client("resource_created_or_updated", resource | {"type": "dns", "address": "app.internal"})
+        case _:
+            world.to_client("resource_created_or_updated", resource | {"address": "10.21.0.0/24"})
+    world.advance(20 * MILLISECOND)
+    assert world.client.connections() == world.gateway.connections() == []
+    configured = world.sent("ConfigureTun")[-1]
+    assert isinstance(configured, ConfigureTun)
+    assert "10.20.0.0/24" not in map(str, configured.routes)
+
+
+def test_a_gateway_that_serves_another_resource_too_stays() -> None:
+    world = World()
+    world.resources = [*world.resources, SECOND_RESOURCE]
+    world.start()
+    for destination in ("10.20.0.5", "10.30.0.5"):
+        world.send_from_client(udp("100.64.0.2", destination, b"hello"))
+    world.advance(2 * SECOND)
+    world.to_client("resource_deleted", "r-1")
+    world.advance(20 * MILLISECOND)
+    assert len(world.client.connections()) == len(world.gateway.connections()) == 1
+
+
+def test_a_site_that_is_offline_is_asked_for_every_two_seconds_only() -> None:
+    world = World()
+    world.start()
+    world.online = []
+    for number in range(50):
+        world.send_from_client(question(b"%d" % number))
+        world.advance(100 * MILLISECOND)
+    assert len(world.sent("create_flow")) == 3  # at 0, 2 and 4 s
+    world.online = ["gateway"]
+    world.advance(SECOND)
+    world.send_from_client(question(b"at last"))
+    world.advance(SECOND)
+    kept = [question(b"%d" % number) for number in range(41, 50)]  # since the last answer
+    assert world.host_received["gateway"] == [*kept, question(b"at last")]
+
+
+def test_without_a_relay_the_portal_is_asked_for_one_and_the_packets_wait() -> None:
+    world = World()
+    world.start()
+    relays = world.relays(world.client_keys)
+    world.to_client("relays_presence", {"disconnected_ids": ["relay-1"], "connected": []})
+    for _ in range(10):
+        world.send_from_client(question(b"waiting"))
+    assert len(world.sent("ReconnectPortal")) == 1
+    world.to_client("relays_presence", {"disconnected_ids": [], "connected": relays})
+    world.advance(2 * SECOND)
+    world.send_from_client(question(b"next"))
+    world.advance(2 * SECOND)
+    assert world.host_received["gateway"] == [question(b"waiting"), question(b"next")]
+
+
+def test_a_packet_to_a_gateway_itself_goes_to_it_or_nowhere() -> None:
+    world = connected()
+    own = udp("100.64.0.2", "100.64.0.3", b"to the gateway")
+    world.send_from_client(own)
+    world.send_from_client(udp("100.64.0.2", "100.64.0.99", b"to nobody"))
+    world.advance(100 * MILLISECOND)
+    assert world.host_received["gateway"][1:] == [own]
+    assert len(world.sent("create_flow")) == 1
+
+
+def test_a_gateway_cannot_answer_from_outside_its_resources_nor_fill_the_log() -> None:
+    world = connected()
+    node = world.gateway._node  # type: ignore[attr-defined]
+    foreign = udp("192.0.2.66", "100.64.0.2", b"spoofed")
+    world._transmit("gateway", node.seal("c-1", Run.single(foreign), 0, world.now))
+    world.advance(100 * MILLISECOND)
+    assert world.host_received["client"] == []
+    assert world.errors == []
