@@ -24,6 +24,7 @@ from connectivity.node import (
     Node,
     NoRelaysError,
     Statistics,
+    UnknownConnectionError,
 )
 from connectivity.portal import values
 from connectivity.portal.values import Interface, Json, MessageError, listing, mapping, text
@@ -70,10 +71,11 @@ class GatewayCore:
             client_id = self._admit_to_client(packets)
             if client_id is None:
                 return None
-        if not self._node.has_connection(client_id):
-            errors.append(ConnectionError(f"no connection for cid={client_id}"))
+        try:
+            return self._node.seal(client_id, packets.run, packets.tos, now)
+        except UnknownConnectionError as error:  # gone, while its access lives on and resources still answer
+            errors.append(error)
             return None
-        return self._node.seal(client_id, packets.run, packets.tos, now)
 
     def handle_datagrams(
         self, received: Received, now: Instant, wall_now: WallTime, errors: list[Exception]
@@ -212,11 +214,11 @@ class GatewayCore:
             log.info("No relay is known, reconnecting to the portal", extra={"fields": {"cid": client_id}})
             self._actions.append(ReconnectPortal())
             return
-        client = self._clients.get(client_id)
-        if client is None or client.addresses != addresses:
-            self._forget_client(client_id)
-            client = self._clients[client_id] = ClientPeer(client_id, addresses)
-            self._by_address[addresses.ipv4] = self._by_address[addresses.ipv6] = client
+        client = self._clients.setdefault(client_id, ClientPeer(client_id, addresses))
+        if client.addresses != addresses:
+            self._release_addresses(client)
+            client.addresses = addresses
+        self._by_address[addresses.ipv4] = self._by_address[addresses.ipv6] = client
         client.grant(resource, expires_at)
         self._forget_flows()
         fields = {"cid": client_id, "rid": resource.resource_id, "expires_at": expires_at}
@@ -304,10 +306,13 @@ class GatewayCore:
     def _forget_client(self, client_id: str) -> None:
         client = self._clients.pop(client_id, None)
         if client is not None:
-            for address in (client.addresses.ipv4, client.addresses.ipv6):
-                if self._by_address.get(address) is client:
-                    del self._by_address[address]
+            self._release_addresses(client)
         self._forget_flows()
+
+    def _release_addresses(self, client: ClientPeer) -> None:
+        for address in (client.addresses.ipv4, client.addresses.ipv6):
+            if self._by_address.get(address) is client:
+                del self._by_address[address]
 
     def _forget_flows(self) -> None:
         self._to_client.clear()
