@@ -150,6 +150,15 @@ def fetch(namespace: str, page: str) -> tuple[int, str]:
     return int(code), body
 
 
+def readiness(namespace: str, status: int) -> dict[str, Any]:
+    """What ``/readyz`` says once it answers with this status; in between the link may only be about to notice."""
+    for _ in range(200):
+        found, body = fetch(namespace, "readyz")
+        if found == status:
+            return {name: value for name, value in json.loads(body).items() if name != "offload"}
+    raise AssertionError(f"/readyz never answered {status}")
+
+
 class WireClient(Client):
     """A TURN client behind a real socket."""
 
@@ -296,11 +305,15 @@ def test_the_portal_may_be_away_and_come_back() -> None:
         assert any(word.startswith("relay/") for word in request.headers["User-Agent"].split(" "))
         client = WireClient(stack, names[1], 4, secret)
         client.allocate()
+        assert readiness(names[0], 200) == {"ready": True, "portal": "joined"}
         portal.close()
+        assert readiness(names[0], 503) == {"ready": False, "portal": "away"}
+        assert fetch(names[0], "healthz")[0] == 200
         assert error_code(client.call(Method.REFRESH)) == 0
         returned = Portal(names[0])
         stack.callback(returned.close)
         assert returned.wait_join() == secret
+        assert readiness(names[0], 200) == {"ready": True, "portal": "joined"}
         assert error_code(client.call(Method.REFRESH)) == 0
         process.send_signal(signal.SIGTERM)
         assert process.wait(3) == 0
