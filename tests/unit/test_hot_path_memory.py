@@ -34,6 +34,7 @@ class Pipe:
 
     def __init__(self, *, direct: bool, count: int, size: int) -> None:
         self.world = World(direct=direct, versions=(4,))
+        self.world.is_recorded = False
         self.world.start()
         self.arrived = 0
         self._header, self._fresh = tcp_batch(count, size)

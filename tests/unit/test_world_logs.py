@@ -125,13 +125,14 @@ def test_secrets_are_not_logged(log: pytest.LogCaptureFixture) -> None:
     world.start()
     world.send_from_client(question())
     world.advance(400 * SECOND)
+    flow = world.flow(world.ends["client"], world.ends["gateway"])
     secrets = [
-        world._preshared_key(),
+        flow["preshared_key"],
         base64.b64encode(world.client_keys.private).decode(),
         world.client_keys.private.hex(),
         world.relays(world.client_keys)[0]["password"],
         world.stamp_secret,
-        *(credentials["password"] for credentials in world._ice().values()),
+        *(flow[f"{role}_ice_credentials"]["password"] for role in ("client", "gateway")),
     ]
     text = "\n".join(f"{record.getMessage()} {fields_of(record)}" for record in log.records)
     assert len(text) > 10_000

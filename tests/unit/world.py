@@ -82,7 +82,8 @@ class World:
         self.errors: list[Exception] = []
         self.installed: list[InstallChannel] = []
         self.relayed_datagrams = 0
-        self.carried: list[tuple[Endpoint, Endpoint, bytes]] = []  # every batch that was put on the wire
+        self.carried: list[tuple[Endpoint, Endpoint, bytes]] = []  # every batch put on the wire, while ``is_recorded``
+        self.is_recorded = True
         self.ends: dict[str, End] = {}
         self.nat: dict[Endpoint, Endpoint] = {}
         self.resources: list[dict[str, Any]] = [RESOURCE]
@@ -336,7 +337,8 @@ class World:
             return
         if ends & set(RELAY) and not self.relay_alive:
             return
-        self.carried.append((source, destination, bytes(run.data)))
+        if self.is_recorded:
+            self.carried.append((source, destination, bytes(run.data)))
         self._sequence += 1
         entry = (self.now + LATENCY, self._sequence, source, destination, bytes(run.data), run.segment_size, tos)
         heapq.heappush(self._wire, entry)
