@@ -18,7 +18,7 @@ from connectivity.errors import FatalError, chain
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
 from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
-from connectivity.node import UnknownConnectionError
+from connectivity.node import StrayDatagramError, UnknownConnectionError
 from connectivity.portal.values import MessageError
 from connectivity.run import Transmit
 from connectivity.tunnel import Action, TunnelCore
@@ -82,6 +82,7 @@ class TunnelDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0
         self._reading_tun = False
+        self._is_stopped = False
         self._firewall_hint_given = False
         self.failed: asyncio.Future[None] = self._loop.create_future()
 
@@ -93,7 +94,8 @@ class TunnelDriver:
         self._drain()
 
     def stop(self) -> None:
-        """Stop reading; sockets and device stay open."""
+        """Stop reading, for good; sockets and device stay open."""
+        self._is_stopped = True
         for socket in self._sockets.values():
             self._loop.remove_reader(socket.fileno())
             self._loop.remove_writer(socket.fileno())
@@ -105,8 +107,7 @@ class TunnelDriver:
     async def say_goodbye(self) -> None:
         """Close every connection and push what is left to the network, for at most a second."""
         self._core.close(time.monotonic_ns())
-        while (transmit := self._core.poll_transmit()) is not None:
-            self._send(transmit)
+        self._send_control()
         deadline = self._loop.time() + _FLUSH_SECONDS
         while self._backlogged() and self._loop.time() < deadline:
             for socket in self._sockets.values():
@@ -115,6 +116,8 @@ class TunnelDriver:
 
     def handle_portal(self, event: str, payload: object) -> None:
         """Hand a message of the portal to the core; one that cannot be read is a warning."""
+        if self._is_stopped:  # who has said goodbye takes nobody on
+            return
         try:
             self._core.handle_portal(event, payload, time.monotonic_ns(), time.time_ns())
         except MessageError as error:
@@ -154,20 +157,23 @@ class TunnelDriver:
                     self._send(transmit)
                 else:
                     waiting = True
+                    self._send_control()  # a channel may have been asked for: its request goes ahead of its data
+            errors += self._tun.take_errors()
+            self._drain(None if waiting else now)  # what waits may want a handshake at once
+            if errors:
+                self._report(errors)
+            if self._backlogged():  # push back: read nothing more from the host until the network took what there is
+                self._read_tun(False)
         except Exception as error:  # noqa: BLE001  # outermost frame, as in _guarded
             self._fail(error)
-            return
-        errors += self._tun.take_errors()
-        self._drain(None if waiting else now)  # what waits may want a handshake at once
-        if errors:
-            self._report(errors)
-        if self._backlogged():  # push back: read nothing more from the host until the network took what there is
-            self._read_tun(False)
 
     def _timer_fired(self) -> None:
         self._timer = None
-        self._core.handle_timeout(time.monotonic_ns(), time.time_ns())
-        self._drain()
+        try:
+            self._core.handle_timeout(time.monotonic_ns(), time.time_ns())
+            self._drain()
+        except Exception as error:  # noqa: BLE001  # outermost frame, as in _guarded
+            self._fail(error)
 
     def _socket_writable(self, socket: UdpSocket) -> None:
         socket.flush()
@@ -180,15 +186,20 @@ class TunnelDriver:
 
     def _drain(self, now: int | None = None) -> None:
         """Send the control path's output, act, and set the timer if something other than data happened."""
-        busy = now is None
-        while (transmit := self._core.poll_transmit()) is not None:
-            busy = True
-            self._send(transmit)
+        busy = self._send_control() or now is None
         while (action := self._core.poll_action()) is not None:
             busy = True
             self._act(action)
         if busy or self._timer is None:
             self._arm(time.monotonic_ns())
+
+    def _send_control(self) -> bool:
+        """Send what the core itself wants sent; whether there was anything."""
+        found = False
+        while (transmit := self._core.poll_transmit()) is not None:
+            found = True
+            self._send(transmit)
+        return found
 
     def _arm(self, now: int) -> None:
         due = self._core.poll_timeout()
@@ -209,7 +220,7 @@ class TunnelDriver:
         error = socket.send(transmit)
         if error is not None:
             self._report([error])
-        if socket.backlogged:
+        if socket.backlogged and not self._is_stopped:
             self._loop.add_writer(socket.fileno(), self._guarded, self._socket_writable, socket)
 
     def _backlogged(self) -> bool:
@@ -229,7 +240,9 @@ class TunnelDriver:
                 if not self._firewall_hint_given:
                     self._firewall_hint_given = True
                     log.info("Sending was not permitted: check the firewall for outbound UDP")
-            elif isinstance(error, UnknownConnectionError) or (isinstance(error, OSError) and error.errno in _QUIET):
+            elif isinstance(error, UnknownConnectionError | StrayDatagramError) or (
+                isinstance(error, OSError) and error.errno in _QUIET
+            ):
                 log.debug("Tunnel error", extra={"fields": {"error": chain(error)}})
             else:
                 log.warning("Tunnel error", extra={"fields": {"error": chain(error)}})
