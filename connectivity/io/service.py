@@ -22,6 +22,7 @@ from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError, chain
 from connectivity.io import host, logs
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, raise_limits
+from connectivity.io.metrics import MetricsSettings, Sources, counters, exporting, read_metrics_settings
 from connectivity.io.portal import PortalLink
 from connectivity.io.status import serve
 from connectivity.io.tun import Tun
@@ -55,6 +56,7 @@ class TunnelSettings:
     receive_buffer_bytes: int
     udp_offloads: frozenset[str]
     tun_offloads: frozenset[str]
+    metrics: MetricsSettings | None
 
 
 def read_tunnel_settings(
@@ -70,8 +72,7 @@ def read_tunnel_settings(
     raised = reader.switch("FIREZONE_INC_BUF", "--inc-buf", "raise rmem_max and wmem_max", raise_limits_by_default)
     status = reader.optional("POSTERN_STATUS_ADDR", "--status-addr", _endpoint, None, "address:port for /status (JSON)")
     log_filter = reader.optional("RUST_LOG", "--log", _log_filter, "info", "such as info or debug,wire=trace")
-    for ignored in ("FIREZONE_NO_TELEMETRY", "FIREZONE_METRICS", "OTLP_GRPC_ENDPOINT"):
-        reader.optional(ignored, "--" + ignored.removeprefix("FIREZONE_").lower().replace("_", "-"), text_value, "")
+    reader.switch("FIREZONE_NO_TELEMETRY", "--no-telemetry", "accepted; there is no telemetry to turn off")
     return TunnelSettings(
         api_url=api_url,
         token=token,
@@ -88,6 +89,7 @@ def read_tunnel_settings(
         ),
         udp_offloads=reader.optional("POSTERN_UDP_OFFLOADS", None, _words(_UDP_OFFLOADS), _UDP_OFFLOADS, "gso,gro"),
         tun_offloads=reader.optional("POSTERN_TUN_OFFLOADS", None, _words(_TUN_OFFLOADS), _TUN_OFFLOADS, "tso,uso"),
+        metrics=read_metrics_settings(reader),
     )
 
 
@@ -134,12 +136,14 @@ async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
     )
     try:
         with Tun.create(DEVICE, offloads=settings.tun_offloads) as tun:
-            service = _Service(settings, role, core, tun, login)
+            sources = Sources(sockets, tun, core.statistics)
+            service = _Service(settings, role, core, sources, login)
             driver = service.driver = TunnelDriver(core, sockets, tun, service.act)
-            try:
-                await service.run(driver)
-            finally:
-                service.leave_host()
+            with exporting(settings.metrics, sources, role.topic, login):
+                try:
+                    await service.run(driver)
+                finally:
+                    service.leave_host()
     finally:
         for opened in sockets.values():
             opened.close()
@@ -150,11 +154,14 @@ class _Service:
 
     driver: TunnelDriver
 
-    def __init__(self, settings: TunnelSettings, role: Role, core: TunnelCore, tun: Tun, login: PortalLogin) -> None:
+    def __init__(
+        self, settings: TunnelSettings, role: Role, core: TunnelCore, sources: Sources, login: PortalLogin
+    ) -> None:
         self._settings = settings
         self._role = role
         self._core = core
-        self._tun = tun
+        self._sources = sources
+        self._tun = sources.tun
         self._link = PortalLink(
             login,
             role.topic,
@@ -264,7 +271,12 @@ class _Service:
                     "remote": None if path is None else str(path.destination),
                 }
             )
-        return {"ready": self._configured, "portal": self._link.joined, "connections": rows}
+        return {
+            "ready": self._configured,
+            "portal": self._link.joined,
+            "connections": rows,
+            "counters": counters(self._sources),
+        }
 
 
 def _log_filter(text: str) -> str:
