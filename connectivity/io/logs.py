@@ -22,6 +22,8 @@ _LEVELS: Final = {
     "trace": TRACE,
 }
 _NAMES: Final = {logging.CRITICAL: "ERROR", logging.WARNING: "WARN", TRACE: "TRACE"}
+# What peers say is logged, too: no control character of theirs may break a line or move a terminal's cursor.
+_HARMLESS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {ord("\n"): " "}
 _NOISY: Final = ("aiohttp", "asyncio", "pyroute2", "opentelemetry")
 
 
@@ -66,7 +68,7 @@ class _Formatter(logging.Formatter):
         target = record.name.replace(".", "::")
         fields = getattr(record, "fields", None)
         tail = _render(fields) if isinstance(fields, Mapping) else ""
-        line = f"{moment}.{int(record.msecs):03}Z {level:>5} {target}: {record.getMessage()}{tail}".replace("\n", " ")
+        line = f"{moment}.{int(record.msecs):03}Z {level:>5} {target}: {record.getMessage()}{tail}".translate(_HARMLESS)
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line

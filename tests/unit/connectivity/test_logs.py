@@ -21,6 +21,12 @@ def test_nothing_breaks_a_line_in_two() -> None:
     assert " WARN x: " in _Formatter().format(record)
 
 
+def test_what_a_peer_says_moves_no_cursor() -> None:
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "Received candidate", None, None)
+    record.fields = {"candidate": "a\r\x1b[2Jb\x9b"}
+    assert _Formatter().format(record).endswith("x: Received candidate candidate=a\\x0d\\x1b[2Jb\\x9b")
+
+
 def test_filters_name_a_default_and_targets() -> None:
     assert parse_filter("debug,wire::api=trace,relay=off") == (
         logging.DEBUG,
