@@ -12,7 +12,7 @@ Firezone's own programs export more. Left out for want of a meaning here: ``netw
 ``system.buffer.count`` (there are no threads to queue between, and buffers are few and fixed), and
 ``system.network.packets.batch_count`` (a histogram is filled per batch).
 
-OpenTelemetry is imported only when metrics are on: a twentieth of a second that every other start is spared.
+OpenTelemetry is imported only when metrics are on: a tenth of a second that every other start is spared.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ METER: Final = "connlib"
 STDOUT: Final = "stdout"
 COLLECTOR: Final = "otel-collector"
 SAMPLE_SECONDS: Final = 1.0
-SHUTDOWN_SECONDS: Final = 0.9  # within the second that an orderly end may take
+SHUTDOWN_SECONDS: Final = 0.5  # the whole orderly end may take a second
 
 PACKETS: Final = "system.network.packets"
 ERRORS: Final = "system.network.errors"
@@ -95,7 +95,7 @@ def read_metrics_settings(reader: SettingsReader) -> MetricsSettings | None:
 
 @contextmanager
 def exporting(settings: MetricsSettings | None, sources: Sources, service: str, login: PortalLogin) -> Iterator[None]:
-    """Export once a minute while the context lasts, and once more at its end, which takes a second at most.
+    """Export once a minute while the context lasts, and once more at its end, which takes half a second at most.
 
     Raises:
         FatalError: the exporter cannot be made.
