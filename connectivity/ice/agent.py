@@ -228,7 +228,10 @@ class Agent:
             entry = entry or self._discover(source, priority.value)
             pair = self._form(local, entry, now) if entry is not None else None
         self._transmit(destination, source, messages.encode_answer(check, source, self._credentials))
-        if pair is not None and nominating:
+        if pair is None:
+            return
+        pair.trigger(now)
+        if nominating:
             self._nominate(pair, now)
 
     def _discover(self, source: Endpoint, priority: int) -> RemoteCandidate | None:

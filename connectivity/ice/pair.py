@@ -34,6 +34,7 @@ class CandidatePair:
     next_check_at: Instant
     nominated: bool = False
     succeeded: bool = False
+    triggered: bool = False
     attempts: dict[bytes, Attempt] = field(default_factory=dict)  # by transaction id, oldest first
 
     @property
@@ -45,6 +46,16 @@ class CandidatePair:
     def destination(self) -> Endpoint:
         """The remote address."""
         return self.remote.candidate.address
+
+    def trigger(self, now: Instant) -> None:
+        """The peer reached us on a pair without an answer: check it again at once, but only once (RFC 8445 §7.3.1.4).
+
+        Our own check may have come before the peer, or its relay, was ready to let it in. Once, because a pair that
+        works in one direction only must not use up its attempts in half the time.
+        """
+        if not self.succeeded and not self.triggered:
+            self.triggered = True
+            self.next_check_at = now
 
     def record_check(self, transaction_id: bytes, timing: CheckTiming, now: Instant) -> None:
         """A check leaves now; the oldest attempts beyond the limit are forgotten."""
