@@ -41,5 +41,7 @@ def _parse(stored: str) -> str:
         value = json.loads(stored)
     except ValueError:
         return stored
-    found = value.get("id") if isinstance(value, dict) else None
-    return found if isinstance(found, str) else ""
+    if isinstance(value, dict):
+        found = value.get("id")
+        return found if isinstance(found, str) else ""
+    return value if isinstance(value, str) else stored  # plain text that happens to be JSON, say a number
