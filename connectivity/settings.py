@@ -12,7 +12,7 @@ placeholders: build plain dataclasses with them, start nothing.
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
@@ -78,7 +78,7 @@ class SettingsReader:
 
     def optional(self, name: str | None, flag: str | None, parse: Callable[[str], T], default: T, text: str = "") -> T:
         """A setting with a default; ``default`` is returned as it is, unparsed."""
-        found = self._lookup(name, flag, text, "" if default is None else str(default))
+        found = self._lookup(name, flag, text, _shown(default))
         return default if found is None else self._parse(found, parse, default)
 
     def switch(self, name: str | None, flag: str | None, text: str = "", default: bool = False) -> bool:
@@ -152,6 +152,13 @@ class SettingsReader:
             default = f" [{entry.default}]" if entry.default else ""
             rows.append(f"  {names}{default}\n      {entry.help}".rstrip())
         return "\n".join(rows)
+
+
+def _shown(default: object) -> str:
+    """A default as one would write it."""
+    if type(default) in {frozenset, tuple}:  # not an Endpoint, which prints itself
+        return ",".join(sorted(map(str, cast(Collection[object], default))))
+    return "" if default is None else str(default)
 
 
 def boolean(text: str) -> bool:

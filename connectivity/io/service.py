@@ -87,8 +87,12 @@ def read_tunnel_settings(
         receive_buffer_bytes=reader.optional(
             "FIREZONE_UDP_RECV_BUFFER_SIZE", None, _buffer_size, RECEIVE_BUFFER_BYTES, "bytes to ask for"
         ),
-        udp_offloads=reader.optional("POSTERN_UDP_OFFLOADS", None, _words(_UDP_OFFLOADS), _UDP_OFFLOADS, "gso,gro"),
-        tun_offloads=reader.optional("POSTERN_TUN_OFFLOADS", None, _words(_TUN_OFFLOADS), _TUN_OFFLOADS, "tso,uso"),
+        udp_offloads=reader.optional(
+            "POSTERN_UDP_OFFLOADS", None, _words(_UDP_OFFLOADS), _UDP_OFFLOADS, "all, none or some"
+        ),
+        tun_offloads=reader.optional(
+            "POSTERN_TUN_OFFLOADS", None, _words(_TUN_OFFLOADS), _TUN_OFFLOADS, "all, none or some"
+        ),
         metrics=read_metrics_settings(reader),
     )
 

@@ -155,6 +155,34 @@ def test_what_is_exported_is_the_latest_sample_and_never_read_by_the_exporters_t
     assert "exporter" not in readers
 
 
+def test_counters_are_read_once_a_second_and_once_more_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, readings, due = Host(), [0], list[tuple[float, Any]]()
+
+    def statistics() -> Statistics:
+        readings[0] += 1
+        return Statistics(0, {})
+
+    def call_later(delay: float, callback: Any) -> SimpleNamespace:
+        due.append((delay, callback))
+        return SimpleNamespace(cancel=due.pop)
+
+    async def run() -> None:
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
+        sampled = Metrics(Sources({}, host.sources().tun, statistics))
+        before = readings[0]
+        sampled.start()
+        for count in range(1, 4):
+            assert readings[0] - before == count
+            ((delay, callback),) = due
+            due.clear()
+            assert delay == 1.0
+            callback()
+        sampled.stop()
+        assert (readings[0] - before, due) == (5, [])
+
+    asyncio.run(run())
+
+
 def test_stdout_gets_one_json_line_per_export_and_one_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     host = Host()
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from connectivity.endpoint import Endpoint
 from connectivity.settings import HelpRequested, SettingsError, SettingsReader, boolean, integer, one_of, text_value
 
 
@@ -76,5 +77,18 @@ def test_booleans(text: str, value: bool) -> None:
 def test_help_lists_names_flags_and_defaults() -> None:
     reader = SettingsReader("relay", ["--help"], {})
     reader.optional("LISTEN_PORT", "--listen-port", integer(1, 65535), 3478, "where clients come in")
-    with pytest.raises(HelpRequested, match=r"--listen-port or LISTEN_PORT \[3478\]\n +where clients come in"):
+    reader.optional("ALLOWED", None, frozenset, frozenset({"b", "a"}), "some")
+    reader.optional("DENIED", None, tuple, ("y", "x"), "some")
+    reader.optional("LISTEN", None, Endpoint.parse, Endpoint.parse("0.0.0.0:80"), "where")
+    with pytest.raises(HelpRequested) as answer:
         reader.finish()
+    assert str(answer.value).splitlines()[2:] == [
+        "  --listen-port or LISTEN_PORT [3478]",
+        "      where clients come in",
+        "  ALLOWED [a,b]",
+        "      some",
+        "  DENIED [x,y]",
+        "      some",
+        "  LISTEN [0.0.0.0:80]",
+        "      where",
+    ]
