@@ -1,0 +1,85 @@
+"""What the documents name exists: tests, modules, settings, metrics, links."""
+
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import client.command
+import gateway.command
+import portal.command
+import relay.settings
+from connectivity.io.udp import UdpCounters
+from connectivity.settings import HelpRequested
+from relay.driver.metrics import render
+from relay.driver.offload import Offload
+from tests.unit.relay.playbook import RelayUnderTest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+COUNTS = {"A": 14, "B": 10, "C": 8, "D": 6, "E": 5, "F": 4, "G": 4}
+SERVICES: dict[str, Callable[[], object]] = {
+    "relay": lambda: relay.settings.read_settings(["--help"]),
+    "gateway": lambda: gateway.command.read_settings(["--help"]),
+    "client": lambda: client.command.read_settings(["--help"]),
+    "portal": lambda: portal.command.run(["--help"]),
+}
+
+
+def rows() -> Iterator[tuple[str, str, str, str]]:
+    """Id, module, tests and state of each behaviour."""
+    for line in (ROOT / "docs/behaviours.md").read_text(encoding="utf-8").splitlines():
+        if re.match(r"\| [A-G]\d+ \|", line):
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            assert len(cells) == 5, line
+            yield cells[0], cells[2], cells[3], cells[4]
+
+
+def test_every_behaviour_has_one_row_and_what_works_has_module_and_test() -> None:
+    found = list(rows())
+    assert [row[0] for row in found] == [
+        f"{letter}{n}" for letter, count in COUNTS.items() for n in range(1, count + 1)
+    ]
+    for name, modules, tests, state in found:
+        word = re.split(r"[:;,]", state)[0]
+        assert word in {"works", "partial", "missing"}, name
+        assert word != "partial" or ":" in state, f"{name} does not say what is missing"
+        assert word == "missing" or ("`" in modules and "::" in tests), name
+        for module in re.findall(r"`([\w.]+)`", modules):
+            assert importlib.util.find_spec(module) is not None, f"{name}: {module}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_tests_and_files_that_are_named_exist(document: Path) -> None:
+    files = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    text = document.read_text(encoding="utf-8")
+    file = ""
+    for stem, name in re.findall(r"`(…|test_\w+)(?:::(\w+))?`", text):
+        file = file if stem == "…" else stem
+        assert file in files, file
+        assert not name or re.search(rf"^ *(async )?(def|class) {name}\b", files[file], re.MULTILINE), f"{file}::{name}"
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert "://" in target or (document.parent / target).exists(), target
+
+
+def test_every_setting_is_in_the_operators_page_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("FIREZONE_", "POSTERN_"))]:
+        monkeypatch.delenv(name)
+    declared = {"BCC_KERNEL_SOURCE"}  # read by the loader, as bcc names it
+    for read in SERVICES.values():
+        with pytest.raises(HelpRequested) as answer:
+            read()
+        declared |= set(re.findall(r"^  (?:--[\w-]+ or )?([A-Z][A-Z0-9_]+)", str(answer.value), re.MULTILINE))
+    text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    settings = text.partition("## Settings")[2].partition("## Ports")[0]
+    assert set(re.findall(r"`([A-Z][A-Z0-9_]+[A-Z0-9])`", settings)) == declared
+
+
+def test_every_metric_is_in_the_operators_page() -> None:
+    text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    rendered = render(RelayUnderTest().server.statistics(), Offload(None, ""), UdpCounters())
+    names = re.findall(r"^# TYPE postern_relay_(\w+)", rendered, re.MULTILINE)
+    assert [name for name in names if f"`{name}`" not in text] == []
