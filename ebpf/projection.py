@@ -47,33 +47,48 @@ class Projection:
 
     def install(self, flow: ChannelFlow) -> Changes:
         """Add or refresh a binding; one of the same client and channel to another peer is replaced."""
-        present = self._flows.get((flow.client, flow.channel))
-        deletes: tuple[FlowKey, ...] = ()
-        if present is not None and (present.peer, present.relayed_port) != (flow.peer, flow.relayed_port):
-            deletes = self.remove(flow.client, flow.channel).deletes
-        usurped = self._by_relayed.get((flow.relayed_port, flow.peer))
-        if usurped is not None and (usurped.client, usurped.channel) != (flow.client, flow.channel):
-            deletes += self.remove(usurped.client, usurped.channel).deletes
-        self._flows[flow.client, flow.channel] = flow
-        self._by_relayed[flow.relayed_port, flow.peer] = flow
-        writes = self.entries(flow)
-        mirror = self.mirror(flow)
-        if mirror is not None:
-            writes += self.entries(mirror)
-        return Changes(deletes, writes)
+        replaced = [
+            present
+            for present in (
+                self._flows.get((flow.client, flow.channel)),
+                self._by_relayed.get((flow.relayed_port, flow.peer)),
+            )
+            if present is not None
+        ]
+        return self._change(replaced, flow)
 
     def remove(self, client: Endpoint, channel: int) -> Changes:
-        """Forget a binding; an unknown one changes nothing. The mirror's entry goes with it."""
+        """Forget a binding; an unknown one changes nothing. What it implied for its mirrors goes with it."""
         flow = self._flows.get((client, channel))
-        if flow is None:
-            return Changes()
-        keys = [key for key, _ in self.entries(flow)]
-        mirror = self.mirror(flow)
-        if mirror is not None:
-            keys += [key for key, _ in self.entries(mirror)]
-        del self._flows[client, channel]
-        del self._by_relayed[flow.relayed_port, flow.peer]
-        return Changes(tuple(keys))
+        return Changes() if flow is None else self._change([flow], None)
+
+    def _change(self, gone: list[ChannelFlow], added: ChannelFlow | None) -> Changes:
+        """Swap bindings, and work anew what all bindings that may be mirrors of these imply."""
+        touched = [*gone, *([] if added is None else [added])]
+        before = dict(pair for flow in self._related(touched) for pair in self.entries(flow))
+        for flow in gone:
+            self._flows.pop((flow.client, flow.channel), None)
+            self._by_relayed.pop((flow.relayed_port, flow.peer), None)
+        if added is not None:
+            self._flows[added.client, added.channel] = added
+            self._by_relayed[added.relayed_port, added.peer] = added
+        after = dict(pair for flow in self._related(touched) for pair in self.entries(flow))
+        return Changes(tuple(key for key in before if key not in after), tuple(after.items()))
+
+    def _related(self, touched: list[ChannelFlow]) -> list[ChannelFlow]:
+        """Those of the bindings that exist, and others between the same two relayed ports of ours."""
+        found: dict[tuple[Endpoint, int], ChannelFlow] = {}
+        for flow in touched:
+            names = [(flow.relayed_port, flow.peer)]
+            if flow.peer.ip in self._own:
+                for address in self._own:  # the relay may be bound under several of its addresses
+                    names.append((flow.relayed_port, Endpoint(address, flow.peer.port)))
+                    names.append((flow.peer.port, Endpoint(address, flow.relayed_port)))
+            for name in names:
+                related = self._by_relayed.get(name)
+                if related is not None:
+                    found[related.client, related.channel] = related
+        return list(found.values())
 
     def mirror(self, flow: ChannelFlow) -> ChannelFlow | None:
         """The binding of the other client, where ``flow`` and it are bound to each other's relayed address."""

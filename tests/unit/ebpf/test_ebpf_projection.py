@@ -93,6 +93,16 @@ def test_a_channel_that_is_bound_anew_leaves_nothing_behind() -> None:
     assert FlowKey(PEER, 50_000) in changes.deletes
 
 
+def test_a_client_bound_under_two_addresses_of_the_relay_keeps_the_way_that_is_left() -> None:
+    projection = _projection()
+    projection.install(ONE)
+    projection.install(replace(ONE, channel=0x4003, peer=Endpoint(INTERNAL4, 50_002)))
+    assert len(projection.install(OTHER).writes) == 3
+    changes = projection.remove(ONE.client, ONE.channel)
+    assert changes.deletes == (FlowKey(CLIENT, 0x4001),)
+    assert dict(changes.writes)[FlowKey(CLIENT6, 0x4002)].channel == 0x4003
+
+
 def test_an_unknown_binding_is_removed_without_effect() -> None:
     assert _projection().remove(CLIENT, 0x4001) == Changes()
 
