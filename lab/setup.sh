@@ -13,6 +13,7 @@ packages=(
     python3-venv ca-certificates
     iproute2 nftables ethtool procps iputils-ping tcpdump curl iperf3
     wireguard-go wireguard-tools xz-utils
+    gcc libc6-dev # the C headers of the XDP program are tested on the host, too
 )
 
 absent() { # the packages that dpkg does not hold installed

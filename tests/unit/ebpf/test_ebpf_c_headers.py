@@ -1,7 +1,6 @@
 """The pure C headers compile on the host, without warnings, and their sums are those of the oracle."""
 
 import ctypes
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -29,8 +28,6 @@ __u16 replaced(__u16 field, __u32 removed, __u32 added)
 	return (__u16)~checksum_fold(checksum_replace32((__u16)~field, removed, added));
 }
 """
-
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc)")
 
 
 @pytest.fixture(scope="module")
