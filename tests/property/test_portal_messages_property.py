@@ -44,7 +44,7 @@ def messages(world: World) -> dict[str, dict[str, Any]]:
             "config_changed": {"interface": interface},
             "resource_created_or_updated": resource,
             "resource_deleted": {"": "r-1"},
-            "flow_created": world._flow(),
+            "flow_created": world.flow(world.ends["client"], world.ends["gateway"]),
             "flow_creation_failed": {"resource_id": "r-1", "reason": "offline", "violated_properties": ["x"]},
         },
         "gateway": both
