@@ -50,7 +50,7 @@ def messages(world: World) -> dict[str, dict[str, Any]]:
         "gateway": both
         | {
             "init": world.gateway_init([{"client_id": "c-1", "resource_id": "r-1", "expires_at": 1}]),
-            "authorize_flow": world.authorization("ref-2"),
+            "authorize_flow": world.authorization("c-1/r-1"),
             "access_authorization_expiry_updated": {"client_id": "c-1", "resource_id": "r-1", "expires_at": 1},
             "reject_access": {"client_id": "c-1", "resource_id": "r-1"},
             "resource_updated": resource,
