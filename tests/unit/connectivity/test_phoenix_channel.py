@@ -8,9 +8,6 @@ import pytest
 
 from connectivity.clock import SECOND
 from connectivity.phoenix.channel import (
-    HEARTBEAT_INTERVAL_NS,
-    JOIN_TIMEOUT_NS,
-    QUEUE_LIMIT,
     ChannelState,
     Joined,
     LoginFailed,
@@ -20,6 +17,10 @@ from connectivity.phoenix.channel import (
 )
 
 NOW = 1_000 * SECOND
+# As the protocol has them, not as the module does.
+HEARTBEAT_INTERVAL_NS = 30 * SECOND
+JOIN_TIMEOUT_NS = 5 * SECOND
+QUEUE_LIMIT = 32
 OK: dict[str, Any] = {"status": "ok", "response": {}}
 
 

@@ -1,0 +1,45 @@
+"""What client and gateway tell a portal about themselves before anything else."""
+
+import asyncio
+import os
+from typing import Any
+
+import pytest
+
+import client.command
+import gateway.command
+from connectivity.io.service import Role, TunnelSettings
+from connectivity.wireguard import KeyPair
+
+KEYS = KeyPair.from_private(bytes(range(32)))
+
+
+@pytest.mark.parametrize(
+    ("command", "path", "component", "peer_field", "patience"),
+    [
+        (client.command, "/client/websocket", "headless-client/1.", "gid", None),
+        (gateway.command, "/gateway/websocket", "gateway/1.", "cid", 900.0),
+    ],
+)
+def test_login_names_component_and_version(
+    monkeypatch: pytest.MonkeyPatch, command: Any, path: str, component: str, peer_field: str, patience: float | None
+) -> None:
+    started: list[tuple[TunnelSettings, Role]] = []
+
+    async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
+        started.append((settings, role))
+        await asyncio.sleep(0)
+
+    for name in [name for name in os.environ if name.startswith(("FIREZONE_", "POSTERN_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("FIREZONE_TOKEN", "a-token")
+    monkeypatch.setenv("FIREZONE_ID", "this-device")
+    monkeypatch.setenv("HEALTH_CHECK_ADDR", "127.0.0.1:0")
+    monkeypatch.setattr(command, "run_tunnel", run_tunnel)
+    monkeypatch.setattr(command.logs, "configure", lambda _: None)
+    assert command.run([]) == 0
+    ((settings, role),) = started
+    login = role.make_login(settings, KEYS)
+    assert any(word.startswith(component) for word in login.user_agent.split(" "))
+    assert path in login.url
+    assert (role.peer_field, role.max_partition_seconds) == (peer_field, patience)
