@@ -1,0 +1,28 @@
+"""What the client asks of its device: the latest state only."""
+
+from random import Random
+from typing import Any
+
+from client.core import ClientCore
+from connectivity.tunnel import ConfigureTun
+from connectivity.wireguard import KeyPair
+
+
+def interface(number: int) -> dict[str, Any]:
+    return {"interface": {"ipv4": f"100.64.0.{number}", "ipv6": "fd00:2021:1111::2"}}
+
+
+def test_of_a_flood_of_updates_only_the_last_one_waits() -> None:
+    random = Random(1)
+    core = ClientCore(keys=KeyPair.generate(random.randbytes), rng=random.randbytes)
+    core.handle_portal("init", interface(1) | {"resources": [], "relays": []}, 0, 0)
+    resource = {"type": "cidr", "name": "n", "gateway_groups": []}
+    for number in range(400):
+        core.handle_portal("config_changed", interface(number % 200 + 1), 0, 0)
+        network = {"id": f"r-{number}", "address": f"10.{number % 250}.0.0/16"}
+        core.handle_portal("resource_created_or_updated", resource | network, 0, 0)
+    action = core.poll_action()
+    assert isinstance(action, ConfigureTun)
+    assert str(action.interface.ipv4) == "100.64.0.200"
+    assert len(action.routes) == 252
+    assert core.poll_action() is None
