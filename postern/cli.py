@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -18,6 +19,7 @@ COMMANDS: Final = {
     "client": ("client.command", "the headless client"),
     "portal": ("portal.command", "the control server"),
     "demo": ("lab.demo", "the whole stack in network namespaces, measured"),
+    "doctor": ("postern.doctor", "what this host lacks for each of them"),
     "bench": ("bench.command", "comparisons side by side"),
 }
 
@@ -41,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except SettingsError as error:
         return _failed(command, str(error), 2)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (FatalError, OSError) as error:
         return _failed(command, chain(error), 1)
     except KeyboardInterrupt:

@@ -1,0 +1,83 @@
+"""``postern doctor``: what this host lacks for each service, in words, without changing anything on it."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import ebpf
+from connectivity.errors import chain
+from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
+from connectivity.io.udp import UdpSocket
+from connectivity.settings import SettingsReader
+
+_TUN: Final = Path("/dev/net/tun")
+_SYSCTL: Final = Path("/proc/sys")
+
+
+def run(arguments: list[str]) -> int:
+    """Print one block per concern; 0 where nothing is missing, 1 otherwise."""
+    SettingsReader("doctor", arguments).finish()
+    healthy = True
+    for concern, examine in CONCERNS.items():
+        problems = examine()
+        healthy = healthy and not problems
+        print(f"{concern}: {'ok' if not problems else ''}".rstrip())
+        for problem in problems:
+            print(f"  - {problem}")
+    return 0 if healthy else 1
+
+
+def tunnel() -> list[str]:
+    """What client and gateway need for their device."""
+    problems = []
+    if not _TUN.is_char_device():
+        problems.append(f"{_TUN} is missing (a privileged start makes it; a container needs it passed in)")
+    elif not os.access(_TUN, os.R_OK | os.W_OK):
+        problems.append(f"{_TUN} may not be opened by this user")
+    problems += [line for line in ebpf.explain() if "CAP_NET_ADMIN" in line]
+    return problems
+
+
+def masquerading() -> list[str]:
+    """What the gateway needs to give clients an address that resources can answer."""
+    problems = [] if shutil.which("nft") else ["the command nft is missing (Debian package nftables)"]
+    for name in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+        sysctl = _SYSCTL / name
+        try:
+            enabled = sysctl.read_text(encoding="ascii").strip() == "1"
+        except OSError as error:
+            problems.append(f"{sysctl} cannot be read: {chain(error)}")
+            continue
+        if not enabled and not os.access(sysctl, os.W_OK):
+            problems.append(f"{sysctl} is 0 and cannot be set by this user")
+    return problems
+
+
+def udp() -> list[str]:
+    """Offloads and buffers of UDP sockets."""
+    problems = []
+    try:
+        opened = UdpSocket.bind("127.0.0.1", 0, send_buffer_bytes=None, receive_buffer_bytes=None)
+    except OSError as error:
+        return [f"no UDP socket: {chain(error)}"]
+    try:
+        problems += [] if opened.gso else ["the kernel has no UDP_SEGMENT: datagrams leave one by one"]
+        problems += [] if opened.gro else ["the kernel has no UDP_GRO: datagrams arrive one by one"]
+    finally:
+        opened.close()
+    for name, wanted in (("rmem_max", RECEIVE_BUFFER_BYTES), ("wmem_max", SEND_BUFFER_BYTES)):
+        sysctl = _SYSCTL / "net/core" / name
+        limit = int(sysctl.read_text(encoding="ascii"))
+        if limit < wanted and os.geteuid() != 0:  # root needs no limit: SO_RCVBUFFORCE, SO_SNDBUFFORCE
+            problems.append(f"{sysctl} is {limit}, the sockets ask for {wanted}: bursts may be lost")
+    return problems
+
+
+CONCERNS: Final[dict[str, Callable[[], list[str]]]] = {
+    "relay offload (XDP)": ebpf.explain,
+    "tunnel device": tunnel,
+    "gateway masquerading": masquerading,
+    "UDP sockets": udp,
+}

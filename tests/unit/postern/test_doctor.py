@@ -1,0 +1,45 @@
+"""The doctor names what is missing and says ok where nothing is."""
+
+from pathlib import Path
+
+import pytest
+
+from postern import doctor
+
+
+def test_each_concern_is_ok_or_lists_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "CONCERNS", {"one": list, "other": lambda: ["a thing is missing"]})
+    assert doctor.run([]) == 1
+    assert capsys.readouterr().out == "one: ok\nother:\n  - a thing is missing\n"
+    monkeypatch.setattr(doctor, "CONCERNS", {"one": list})
+    assert doctor.run([]) == 0
+
+
+def test_no_device_node_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_TUN", tmp_path / "tun")
+    assert any("is missing" in problem for problem in doctor.tunnel())
+
+
+def test_masquerading_needs_nft_and_forwarding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_SYSCTL", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    problems = doctor.masquerading()
+    assert problems[0] == "the command nft is missing (Debian package nftables)"
+    assert len(problems) == 3
+    for name in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("1\n")
+    assert len(doctor.masquerading()) == 1
+
+
+def test_small_limits_are_no_news_to_root_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net/core").mkdir(parents=True)
+    for name in ("rmem_max", "wmem_max"):
+        (tmp_path / "net/core" / name).write_text("212992\n")
+    monkeypatch.setattr(doctor, "_SYSCTL", tmp_path)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert sum("bursts may be lost" in problem for problem in doctor.udp()) == 2
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert not any("bursts" in problem for problem in doctor.udp())
