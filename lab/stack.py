@@ -85,7 +85,9 @@ class Stack:
         if self.lab.settings.underlay is Underlay.DUAL:
             env["PUBLIC_IP6_ADDR"] = site.address6
         env["HEALTH_CHECK_ADDR"] = "0.0.0.0:8080"
-        ours = {"POSTERN_EBPF_INTERFACES": "eth0"} if self._ebpf else {"POSTERN_EBPF": "off"}
+        # Who stops a lab's relay wants it gone, and whoever used it goes too.
+        ours = {"POSTERN_DRAIN_SECONDS": "0"}
+        ours |= {"POSTERN_EBPF_INTERFACES": "eth0"} if self._ebpf else {"POSTERN_EBPF": "off"}
         process = self._spawn(name, self._command("relay", self.parts.relay), env, ours, self.parts.relay)
         upstream = self.parts.relay is Maker.UPSTREAM
         probe = ["curl", "-sf", f"http://{RELAY_HTTP}/{'healthz' if upstream else 'readyz'}"]

@@ -23,6 +23,8 @@ OffloadMode: TypeAlias = Literal["auto", "native", "generic"]
 
 # In the offload's flow key, channel numbers and relayed ports share a field: ports must stay above all numbers.
 LOWEST_OFFLOADED_PORT: Final = 32_768
+DEFAULT_DRAIN_SECONDS: Final = 60
+LONGEST_DRAIN_SECONDS: Final = 24 * 60 * 60
 _ATTACH_MODES: Final[dict[str, OffloadMode]] = {"driver": "native", "generic": "generic"}
 _WITHOUT_EFFECT: Final = (
     ("RNG_SEED", "--rng-seed"),
@@ -57,6 +59,7 @@ class RelaySettings:
     name: str | None
     health_address: Endpoint
     log_filter: str
+    drain_seconds: int
     offload: OffloadWish | None
     peers_allow: tuple[Network, ...]
     peers_deny: tuple[Network, ...]
@@ -110,6 +113,13 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
             "HEALTH_CHECK_ADDR", "--health-check-addr", Endpoint.parse, Endpoint(IPv4Address(0), 8080), "address:port"
         ),
         log_filter=reader.optional("RUST_LOG", "--log", _log_filter, "info", "such as info or debug,wire=trace"),
+        drain_seconds=reader.optional(
+            "POSTERN_DRAIN_SECONDS",
+            "--drain-seconds",
+            integer(0, LONGEST_DRAIN_SECONDS),
+            DEFAULT_DRAIN_SECONDS,
+            "how long allocations may go on after SIGTERM; 0: end at once",
+        ),
         offload=offload,
         peers_allow=reader.optional("POSTERN_PEERS_ALLOW", "--peers-allow", _networks, (), "CIDR ranges, by comma"),
         peers_deny=reader.optional("POSTERN_PEERS_DENY", "--peers-deny", _networks, (), "CIDR ranges, by comma"),

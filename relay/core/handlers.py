@@ -76,6 +76,7 @@ class Handlers:
         self._outputs = outputs
         self._ports = PortPool(settings.lowest_port, settings.highest_port, (settings.listen_port,), rng)
         self._openings: dict[FiveTuple, Opening] = {}
+        self.takes_allocations = True
 
     @property
     def free_port_count(self) -> int:
@@ -101,6 +102,8 @@ class Handlers:
         families = tuple(family for family in wanted if self._settings.serves(family))
         if not families:
             return Refusal(ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED)
+        if not self.takes_allocations:
+            return Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         code = ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED
         partial = tuple(
             AddressErrorCode(family, code, REASONS[code])

@@ -101,6 +101,15 @@ class Server:
         """The host's addresses are these now, the public ones included."""
         self._settings.policy.own = own
 
+    @property
+    def allocation_count(self) -> int:
+        """Allocations that live now."""
+        return len(self._table)
+
+    def stop_allocating(self) -> None:
+        """Answer 508 to whoever wants an allocation from now on (RFC 8656 §7.2); those that live are served on."""
+        self._handlers.takes_allocations = False
+
     def poll_output(self) -> Output | None:
         """The next thing to do; None when there is nothing left."""
         return self._outputs.popleft() if self._outputs else None

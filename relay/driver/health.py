@@ -11,10 +11,11 @@ from relay.driver.offload import OffloadStatus
 
 
 class Health:
-    """Alive as long as it answers; ready once traffic is served and the portal has let us in."""
+    """Alive as long as it answers; ready once traffic is served and the portal has let us in, until it drains."""
 
     def __init__(self, link: PortalLink, *, offload: Callable[[], OffloadStatus], metrics: Callable[[], str]) -> None:
         self.serving = False
+        self.draining = False
         self._offload = offload
         self._render_metrics = metrics
         self._link = link
@@ -49,9 +50,10 @@ class Health:
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         status = self._offload()
-        is_ready = self.serving and self._link.joined
+        is_ready = self.serving and self._link.joined and not self.draining
         body = {
             "ready": is_ready,
+            "draining": self.draining,
             "portal": "joined" if self._link.joined else "away",
             "offload": {"mode": status.mode, "reason": status.reason, "egress": status.egress},
         }

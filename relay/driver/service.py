@@ -2,12 +2,14 @@
 
 Order of start: sockets, health, offload, then traffic, then the portal. What fails before traffic is fatal and in one
 line; what fails after it costs at most what it was for: the portal may be away, an offload may go, a socket may refuse.
+
+Order of end, on SIGTERM: leave the portal, so that it names other relays to clients; refuse new allocations; end when
+the last one is gone or the time for it has passed. SIGINT, or a second SIGTERM, ends at once.
 """
 
 import asyncio
 import logging
 import os
-import signal
 import time
 from contextlib import AsyncExitStack
 from typing import Any, Final, assert_never
@@ -33,6 +35,7 @@ from relay.driver.health import Health
 from relay.driver.metrics import render
 from relay.driver.offload import Offload
 from relay.driver.sockets import RelaySockets
+from relay.driver.stopping import Stopping
 from relay.settings import RelaySettings
 
 # Long, because leaving would drop allocations that are in use; clients hear of other relays from their portal anyway.
@@ -55,6 +58,7 @@ class RelayService:
         self.sockets = RelaySockets(loop, on_listen=self._read_listen, on_relayed=self._read_relayed)
         self.offload = Offload(None, "not loaded yet")
         self.failed: asyncio.Future[None] = loop.create_future()
+        self._idle: asyncio.Event | None = None
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._timer_deadline: Instant | None = None
@@ -62,6 +66,13 @@ class RelayService:
     def metrics(self) -> str:
         """All counters in Prometheus' text format."""
         return render(self.server.statistics(), self.offload, self.sockets.counters)
+
+    async def drain(self) -> None:
+        """Refuse new allocations; returns when none is left."""
+        self.server.stop_allocating()
+        self._idle = asyncio.Event()
+        self._note_idle()
+        await self._idle.wait()
 
     def close(self) -> None:
         """Stop at once; clients learn from their time-outs."""
@@ -124,6 +135,7 @@ class RelayService:
                 case _:
                     assert_never(output)
             output = self.server.poll_output()
+        self._note_idle()
         self._arm()
 
     def _arm(self) -> None:
@@ -137,6 +149,10 @@ class RelayService:
         if deadline is not None:
             delay = max(0, deadline - time.monotonic_ns()) / SECOND
             self._timer = self._loop.call_later(delay, self._wake)
+
+    def _note_idle(self) -> None:
+        if self._idle is not None and not self.server.allocation_count:
+            self._idle.set()
 
     def _send(self, relayed: Relayed) -> None:
         if isinstance(relayed, ToPeer):
@@ -160,9 +176,7 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str) -> N
         FatalError: what ended the relay otherwise.
     """
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    stopping = Stopping(loop)
     async with AsyncExitStack() as stack:
         service = RelayService(server, loop)
         stack.callback(service.close)
@@ -181,27 +195,33 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str) -> N
         service.sockets.start()
         health.serving = True
         _log.info("Serving", extra={"fields": {"port": settings.listen_port, "families": len(settings.public)}})
-        await _run_until_stopped(service, link, stop, always_own_addresses(settings))
+        background = [
+            asyncio.ensure_future(work)
+            for work in (link.run(), _maintain(service), _follow_addresses(service, always_own_addresses(settings)))
+        ]
+        try:
+            await stopping.asked_or_failed({*background, service.failed})
+            if settings.drain_seconds and not stopping.at_once.is_set():
+                health.draining = True
+                await _drain(service, link, stopping, {*background[1:], service.failed}, settings.drain_seconds)
+            _log.info("Stopping", extra={"fields": {"allocations": server.allocation_count}})
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.wait(background, timeout=_CLOSE_SECONDS)
 
 
-async def _run_until_stopped(
-    service: RelayService, link: PortalLink, stop: asyncio.Event, always_own: frozenset[IPAddress]
+async def _drain(
+    service: RelayService, link: PortalLink, stopping: Stopping, needed: set[asyncio.Future[Any]], seconds: int
 ) -> None:
-    portal = asyncio.ensure_future(link.run())
-    stopped = asyncio.ensure_future(stop.wait())
-    maintenance = asyncio.ensure_future(_maintain(service))
-    addresses = asyncio.ensure_future(_follow_addresses(service, always_own))
-    watched: set[asyncio.Future[Any]] = {portal, stopped, maintenance, addresses, service.failed}
-    try:
-        done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-        for future in done:
-            future.result()  # raises what ended us, if it was not a signal
-        _log.info("Stopping")
-        # No draining yet, and nothing to tell the portal: it sees the connection end.
-    finally:
-        for task in (portal, stopped, maintenance, addresses):
-            task.cancel()
-        await asyncio.wait({portal, stopped, maintenance, addresses}, timeout=_CLOSE_SECONDS)
+    """Let the clients go on until they have left, the time is up, or a signal says that it is enough."""
+    _log.info("Draining", extra={"fields": {"allocations": service.server.allocation_count, "seconds": seconds}})
+
+    async def leave_and_drain() -> None:
+        await link.close()
+        await service.drain()
+
+    await stopping.finished_or_at_once(leave_and_drain(), needed, seconds)
 
 
 async def _maintain(service: RelayService) -> None:

@@ -14,6 +14,7 @@ from connectivity.stun import (
     Lifetime,
     MessageClass,
     Method,
+    Nonce,
     RequestedAddressFamily,
     RequestedTransport,
     Software,
@@ -288,3 +289,23 @@ def test_responses_are_counted(relay: RelayUnderTest, client: Client) -> None:
         ("success", "allocate", 0): 1,
         ("error", "channelbind", 400): 1,
     }
+
+
+def test_a_relay_that_stops_allocating_refuses_newcomers_and_serves_the_others(relay: RelayUnderTest) -> None:
+    old, new = Client(relay), Client(relay, "203.0.113.6:51000")
+    wanted = old.request(Method.ALLOCATE, UDP)
+    old.nonce = attribute_of(old.answer(wanted), Nonce).value
+    wanted = old.request(Method.ALLOCATE, UDP)
+    granted = old.answer(wanted)
+    assert error_code(granted) == 0
+    relay.server.stop_allocating()
+    assert old.answer(wanted) == granted  # the same request again, not a new one
+    assert error_code(old.call(Method.ALLOCATE, UDP)) == 437
+    assert error_code(new.call(Method.ALLOCATE, UDP)) == 508
+    assert relay.open_attempts == 1
+    assert error_code(old.bind(0x4000, PEER4)) == 0
+    assert error_code(old.call(Method.REFRESH, Lifetime(600))) == 0
+    assert relay.server.allocation_count == 1
+    assert error_code(old.call(Method.REFRESH, Lifetime(0))) == 0
+    assert relay.server.allocation_count == 0
+    assert error_code(old.call(Method.ALLOCATE, UDP)) == 508

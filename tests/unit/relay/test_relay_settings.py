@@ -166,3 +166,9 @@ def test_what_the_core_is_told() -> None:
     assert core.policy.deny == (ip_network("10.0.0.0/8"),)
     assert core.policy.under_portal
     assert core.sources == {6: ip_address("2001:db8::10")}
+
+
+def test_the_time_to_drain() -> None:
+    assert read().drain_seconds == 60
+    assert read(POSTERN_DRAIN_SECONDS="0").drain_seconds == 0
+    assert "POSTERN_DRAIN_SECONDS is '-1': expected an integer from 0 to 86400" in problems(POSTERN_DRAIN_SECONDS="-1")
