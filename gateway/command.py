@@ -72,8 +72,15 @@ async def _serve(settings: GatewaySettings) -> None:
         )
 
     masquerade = Masquerade(DEVICE)
-    role = Role("gateway", make_core, make_login, "cid", MAX_PARTITION_SECONDS, on_configured=masquerade.apply)
-    health = await serve(settings.health_address, dict)
+    configured = asyncio.Event()
+
+    def handle_configured() -> None:
+        masquerade.apply()
+        configured.set()
+
+    role = Role("gateway", make_core, make_login, "cid", MAX_PARTITION_SECONDS, on_configured=handle_configured)
+    # Ready from the portal's first word on: tunnels outlive its absence.
+    health = await serve(settings.health_address, dict, ready=configured.is_set)
     try:
         await run_tunnel(settings.tunnel, role)
     finally:

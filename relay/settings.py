@@ -92,8 +92,7 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
     words = reader.positional()  # only now is it known which words were values of flags
     for extra in words[2:]:
         reader.problem(f"{extra!r} is not expected here")
-    public4 = reader.optional("PUBLIC_IP4_ADDR", "--public-ip4-addr", _ipv4, None, "IPv4 address that clients reach")
-    public6 = reader.optional("PUBLIC_IP6_ADDR", "--public-ip6-addr", _ipv6, None, "IPv6 address that clients reach")
+    public4, public6 = _read_public(reader)
     lowest = reader.optional("LOWEST_PORT", "--lowest-port", _port, LOWEST_RELAYED_PORT, "first relayed port")
     highest = reader.optional("HIGHEST_PORT", "--highest-port", _port, HIGHEST_RELAYED_PORT, "last relayed port")
     if lowest > highest:
@@ -128,6 +127,18 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
         reader.optional(name, flag, text_value, None, "accepted, without effect")
     reader.finish()
     return settings
+
+
+def _read_public(reader: SettingsReader) -> tuple[IPv4Address | None, IPv6Address | None]:
+    public4 = reader.optional("PUBLIC_IP4_ADDR", "--public-ip4-addr", _ipv4, None, "IPv4 address that clients reach")
+    public6 = reader.optional("PUBLIC_IP6_ADDR", "--public-ip6-addr", _ipv6, None, "IPv6 address that clients reach")
+    # All that Kubernetes tells a pod of its node (status.hostIPs) is one list of both families.
+    none: tuple[IPAddress, ...] = ()
+    text = "addresses by comma, for a family without one"
+    listed = reader.optional("POSTERN_PUBLIC_ADDRESSES", "--public-addresses", _addresses, none, text)
+    public4 = public4 or next((ip for ip in listed if isinstance(ip, IPv4Address)), None)
+    public6 = public6 or next((ip for ip in listed if isinstance(ip, IPv6Address)), None)
+    return public4, public6
 
 
 def _read_token(reader: SettingsReader, words: list[str]) -> str:
@@ -198,6 +209,13 @@ def _ipv6(text: str) -> IPv6Address:
         return IPv6Address(text)
     except ValueError:
         raise ValueError("expected an IPv6 address") from None
+
+
+def _addresses(text: str) -> tuple[IPAddress, ...]:
+    try:
+        return tuple(ipaddress.ip_address(part.strip()) for part in text.split(","))
+    except ValueError:
+        raise ValueError("expected IP addresses separated by commas") from None
 
 
 def _interfaces(text: str) -> tuple[str, ...]:

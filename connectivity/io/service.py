@@ -184,7 +184,7 @@ class _Service:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         status = self._settings.status_address
-        runner = None if status is None else await serve(status, self._status)
+        runner = None if status is None else await serve(status, self._status, ready=lambda: self._configured)
         link = asyncio.ensure_future(self._link.run())
         stopped = asyncio.ensure_future(stop.wait())
         driver.start()

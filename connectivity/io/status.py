@@ -1,4 +1,4 @@
-"""Small HTTP answers for people and probes: ``/healthz``, and ``/status`` with the connections as JSON."""
+"""Small HTTP answers for people and probes: ``/healthz``, ``/readyz``, and ``/status`` with the connections as JSON."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError, chain
 
 
-async def serve(listen: Endpoint, status: Callable[[], dict[str, Any]]) -> web.AppRunner:
+async def serve(listen: Endpoint, status: Callable[[], dict[str, Any]], *, ready: Callable[[], bool]) -> web.AppRunner:
     """Start to answer; clean up with ``runner.cleanup()``.
 
     Raises:
@@ -20,11 +20,16 @@ async def serve(listen: Endpoint, status: Callable[[], dict[str, Any]]) -> web.A
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
+    async def readyz(_: web.Request) -> web.Response:
+        is_ready = ready()
+        return web.json_response({"ready": is_ready}, status=200 if is_ready else 503)
+
     async def show(_: web.Request) -> web.Response:
         return web.json_response(status())
 
     application = web.Application()
-    application.add_routes([web.get("/healthz", healthz), web.get("/status", show), web.get("/", show)])
+    routes = {"/healthz": healthz, "/readyz": readyz, "/status": show, "/": show}
+    application.add_routes([web.get(path, handler) for path, handler in routes.items()])
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:

@@ -172,3 +172,13 @@ def test_the_time_to_drain() -> None:
     assert read().drain_seconds == 60
     assert read(POSTERN_DRAIN_SECONDS="0").drain_seconds == 0
     assert "POSTERN_DRAIN_SECONDS is '-1': expected an integer from 0 to 86400" in problems(POSTERN_DRAIN_SECONDS="-1")
+
+
+def test_a_list_of_addresses_fills_the_families_that_have_none() -> None:
+    listed = "198.51.100.1, 2001:db8::1,198.51.100.2"
+    assert read(POSTERN_PUBLIC_ADDRESSES=listed).public == {4: ip_address("192.0.2.10"), 6: ip_address("2001:db8::1")}
+    settings = read(PUBLIC_IP4_ADDR="", POSTERN_PUBLIC_ADDRESSES=listed)
+    assert settings.public == {4: ip_address("198.51.100.1"), 6: ip_address("2001:db8::1")}
+    assert "POSTERN_PUBLIC_ADDRESSES is '192.0.2': expected IP addresses separated by commas" in problems(
+        POSTERN_PUBLIC_ADDRESSES="192.0.2"
+    )
