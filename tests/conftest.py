@@ -1,8 +1,8 @@
 """What every test may rely on: the rules for privileged tests and for tests with upstream's own programs.
 
 ``root`` marks a test that needs root, network namespaces or ``/dev/net/tun``; ``peers`` one that runs upstream's
-programs. What is missing skips the test with its reason on a developer's machine and fails it under ``CI=true``:
-a job that silently tests nothing is worse than a red one.
+programs; ``helm`` one that runs Helm. What is missing skips the test with its reason on a developer's machine and fails
+it under ``CI=true``: a job that silently tests nothing is worse than a red one.
 """
 
 import ctypes
@@ -26,6 +26,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("peers") is not None:
         # "none" is how a CI without upstream's programs says so knowingly: the one skip it is allowed.
         _require(_missing_peers(), excused=os.environ.get("POSTERN_TEST_PEERS") == "none")
+    if item.get_closest_marker("helm") is not None:
+        _require(_missing_helm(), excused=os.environ.get("POSTERN_TEST_KUBE") == "none")
 
 
 @pytest.fixture(scope="session")
@@ -35,15 +37,28 @@ def peer_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
     programs: dict[str, Path] = {}
     unpacked = tmp_path_factory.mktemp("peers")
     for name in PEER_PROGRAMS:
-        if (source / name).is_file():
-            programs[name] = source / name
-            continue
-        programs[name] = unpacked / name
-        programs[name].write_bytes(lzma.decompress((source / f"{name}.xz").read_bytes()))
-        programs[name].chmod(0o755)
+        programs[name] = _executable(source, name, unpacked)
     yield programs
     for name in PEER_PROGRAMS:
         (unpacked / name).unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def helm_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Helm, executable."""
+    unpacked = tmp_path_factory.mktemp("helm")
+    yield _executable(_kube_directory(), "helm", unpacked)
+    (unpacked / "helm").unlink(missing_ok=True)
+
+
+def _executable(source: Path, name: str, unpacked: Path) -> Path:
+    """A program as it is there, or unpacked from its ``.xz``."""
+    if (source / name).is_file():
+        return source / name
+    program = unpacked / name
+    program.write_bytes(lzma.decompress((source / f"{name}.xz").read_bytes()))
+    program.chmod(0o755)
+    return program
 
 
 def _require(missing: str, *, excused: bool = False) -> None:
@@ -71,6 +86,17 @@ def _missing_privilege() -> str:
 def _peers_directory() -> Path:
     named = os.environ.get("POSTERN_TEST_PEERS", "")
     return Path(named) if named else _CHECKOUT.parent / "shared" / "peers"
+
+
+def _kube_directory() -> Path:
+    named = os.environ.get("POSTERN_TEST_KUBE", "")
+    return Path(named) if named else _CHECKOUT.parent / "shared" / "kube"
+
+
+def _missing_helm() -> str:
+    source = _kube_directory()
+    found = (source / "helm").is_file() or (source / "helm.xz").is_file()
+    return "" if found else f"Helm is missing in {source} (POSTERN_TEST_KUBE)"
 
 
 def _missing_peers() -> str:

@@ -62,4 +62,5 @@ def check(text: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not all([check(text) for text in sys.argv[1:]]))
+    passed = [check(text) for text in sys.argv[1:]]
+    sys.exit(0 if all(passed) else 1)

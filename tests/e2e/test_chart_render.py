@@ -1,0 +1,289 @@
+"""The chart through real Helm: each file of ``charts/postern/ci`` linted, rendered, and compared with a snapshot.
+
+What is rendered must also be what the services accept: their own readers get the environment and the file that the pods
+would see. ``POSTERN_TEST_WRITE=1`` writes the snapshots anew.
+"""
+
+import base64
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from charts.readme import CHART
+from gateway import command as gateway
+from portal import config_file
+from relay.settings import RelaySettings, read_settings
+
+pytestmark = pytest.mark.helm
+
+SNAPSHOTS: Final = Path(__file__).with_name("chart")
+CASES: Final = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
+# Helm's own idea of the cluster when it has none is older than what the chart asks for.
+KUBERNETES: Final = ("--kube-version", "1.33.0")
+DOWNWARD: Final = {
+    "spec.nodeName": "node-1",
+    "metadata.name": "gateway-1",
+    "metadata.uid": "7f2b8a1e-6c70-4a35-8a0b-6a7a9d1d3c11",
+}
+_MADE_UP: Final = re.compile(r"(?m)(?<=kept since\.\n  token: )\S{56}$")
+
+Object = dict[str, Any]
+
+
+class Helm:
+    """The program; ``HELM_*`` of whoever runs the tests stays out."""
+
+    def __init__(self, program: Path, home: Path) -> None:
+        self._program = program
+        self._env = {"PATH": os.environ["PATH"], "HOME": str(home)}
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self._program), *arguments], env=self._env, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def render(self, case: str, *arguments: str) -> str:
+        done = self.run("template", "postern", str(CHART), *values_of(case), *KUBERNETES, *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def objects(self, case: str, *arguments: str) -> list[Object]:
+        return [found for found in yaml.safe_load_all(self.render(case, *arguments)) if found]
+
+    def refusal(self, case: str, *arguments: str) -> str:
+        done = self.run("template", "postern", str(CHART), *values_of(case), *KUBERNETES, *arguments)
+        assert done.returncode != 0, "it was accepted"
+        assert done.stdout == ""
+        return done.stderr
+
+
+@pytest.fixture(scope="module")
+def helm(helm_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    return Helm(helm_program, tmp_path_factory.mktemp("home"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lint_finds_nothing(helm: Helm, case: str) -> None:
+    done = helm.run("lint", "--strict", str(CHART), *values_of(case), *KUBERNETES)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line for line in done.stdout.splitlines() if "WARN" in line or "ERROR" in line] == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rendered_as_committed(helm: Helm, case: str) -> None:
+    rendered = _MADE_UP.sub("(made up)", helm.render(case))
+    snapshot = SNAPSHOTS / f"{case}.yaml"
+    if os.environ.get("POSTERN_TEST_WRITE"):
+        snapshot.write_text(rendered, encoding="utf-8")
+    assert rendered == snapshot.read_text(encoding="utf-8")
+
+
+def test_there_is_no_snapshot_of_nothing() -> None:
+    assert sorted(path.stem for path in SNAPSHOTS.glob("*.yaml")) == CASES
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_object_occurs_twice_and_each_says_whose_it_is(helm: Helm, case: str) -> None:
+    objects = helm.objects(case)
+    names = [(found["kind"], found["metadata"]["name"]) for found in objects]
+    assert len(set(names)) == len(names)
+    for found in objects:
+        assert found["metadata"]["labels"]["app.kubernetes.io/instance"] == "postern"
+    for kind in ("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"):
+        assert kind not in {found["kind"] for found in objects}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_pod_has_more_than_it_needs(helm: Helm, case: str) -> None:
+    for found in workloads(helm.objects(case)):
+        spec = pod_spec(found)
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["enableServiceLinks"] is False
+        assert spec["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"]["drop"] == ["ALL"]
+            assert "privileged" not in context
+
+
+def test_only_an_offload_needs_capabilities(helm: Helm) -> None:
+    def context(*arguments: str) -> Object:
+        found = part(helm.objects("minimal", *arguments), "relay")
+        return dict(pod_spec(found)["containers"][0]["securityContext"])
+
+    interfaces = ("--set", "relay.offload.interfaces={eth0}")
+    assert "add" not in context()["capabilities"]
+    assert context()["runAsNonRoot"] is True
+    assert {"BPF", "PERFMON", "NET_ADMIN"} < set(context(*interfaces)["capabilities"]["add"])
+    assert "add" not in context(*interfaces, "--set", "relay.offload.mode=off")["capabilities"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_relay_has_longer_than_its_drain_and_never_meets_its_successor(helm: Helm, case: str) -> None:
+    for found in workloads(helm.objects(case)):
+        if found["metadata"]["labels"]["app.kubernetes.io/component"] != "relay":
+            continue
+        strategy = found["spec"].get("strategy") or found["spec"]["updateStrategy"]
+        assert strategy["rollingUpdate"]["maxSurge"] == 0
+        assert pod_spec(found)["terminationGracePeriodSeconds"] > relay_settings(found, "192.0.2.1").drain_seconds
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_service_accepts_what_it_is_given(helm: Helm, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for found in workloads(helm.objects(case)):
+        match found["metadata"]["labels"]["app.kubernetes.io/component"]:
+            case "relay":
+                assert relay_settings(found, "192.0.2.1,2001:db8::1").public
+            case "gateway":
+                env = environment(found, "")
+                for name in os.environ:
+                    monkeypatch.delenv(name, raising=False)
+                for name, value in env.items():
+                    monkeypatch.setenv(name, value)
+                assert gateway.read_settings([]).tunnel.device_id == DOWNWARD["metadata.uid"]
+                monkeypatch.undo()
+            case component:
+                assert component == "portal"
+
+
+def test_a_relay_is_told_its_settings(helm: Helm) -> None:
+    settings = relay_settings(part(helm.objects("everything"), "relay"), "10.0.0.5,fd00::5")
+    assert {version: str(ip) for version, ip in settings.public.items()} == {4: "203.0.113.101", 6: "fd00::5"}
+    assert (settings.listen_port, settings.lowest_port, settings.highest_port) == (3479, 50_000, 59_999)
+    assert settings.offload is not None
+    assert (settings.offload.interfaces, settings.offload.mode) == (("eth0", "eth1"), "generic")
+    assert settings.offload.generic_from_peer
+    assert [str(ip) for ip in settings.offload.internal] == ["10.0.0.5", "fd00::5"]
+    assert [str(network) for network in settings.peers_allow] == ["10.0.0.0/8", "fd00::/8"]
+    assert [str(network) for network in settings.peers_deny] == ["10.96.0.0/16"]
+    assert (settings.drain_seconds, settings.log_filter) == (600, "info,relay=debug")
+    ipv6 = relay_settings(part(helm.objects("ipv6"), "relay"), "2001:db8::1")
+    assert (str(ipv6.health_address), set(ipv6.public)) == ("[::]:8080", {6})
+
+
+@pytest.mark.parametrize("case", ["minimal", "everything", "ipv6"])
+def test_the_portal_lets_in_whom_the_release_starts(helm: Helm, case: str, tmp_path: Path) -> None:
+    objects = helm.objects(case)
+    secrets = {found["metadata"]["name"]: found for found in objects if found["kind"] == "Secret"}
+    prefix = next(name for name in secrets if name.endswith("-portal")).removesuffix("-portal")
+    tokens: dict[str, str] = {}
+    for name in ("relay", "gateway"):
+        tokens[name] = base64.b64decode(secrets[f"{prefix}-{name}"]["data"]["token"]).decode()
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "token").write_text(tokens[name])
+    content = secrets[f"{prefix}-portal"]["stringData"]["portal.yaml"].replace("/etc/postern/", f"{tmp_path}/")
+    configuration = config_file.parse(content, base=tmp_path)
+    accepted = {(token.type.value, token.text) for token in configuration.tokens}
+    assert set(tokens.items()) <= accepted
+    assert configuration.listen.port == 8081
+
+
+def test_tokens_are_made_up_anew_and_are_long(helm: Helm) -> None:
+    found = [
+        _MADE_UP.findall(helm.render("minimal", "--show-only", "templates/tokens.yaml"))  # two in each
+        for _ in range(2)
+    ]
+    assert len({*found[0], *found[1]}) == 4
+
+
+def test_what_pods_mount_changes_them(helm: Helm) -> None:
+    def checksums(*arguments: str) -> list[str]:
+        found = workloads(helm.objects("minimal", *arguments))
+        return [one["spec"]["template"]["metadata"]["annotations"]["checksum/secrets"] for one in found]
+
+    assert checksums() == checksums()
+    assert checksums() != checksums("--set", "portal.config.secret=sixteen-characters")
+    assert checksums() != checksums("--set", "relay.token.value=another")
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ("relay.drainSeconds=never", "at '/relay/drainSeconds': got string, want integer"),
+        ("relay.drainSeconds=-1", "at '/relay/drainSeconds': minimum: got -1, want 0"),
+        ("relay.offload.mode=xdp", "at '/relay/offload/mode': value must be one of 'auto', 'native', 'generic', 'off'"),
+        ("relay.ofload.mode=off", "at '/relay': additional properties 'ofload' not allowed"),
+        ("relay.listenPort=70000", "at '/relay/listenPort': maximum: got 70,000, want 65,535"),
+        ("relay.peers.allow={10.0.0.0}", "at '/relay/peers/allow/0': '10.0.0.0' does not match pattern"),
+        ("relay.publicAddress.ipv4=2001:db8::1", "at '/relay/publicAddress/ipv4': '2001:db8::1' does not match"),
+        ("relay.maxUnavailable=0", "at '/relay/maxUnavailable'"),
+        ("relay.kind=StatefulSet", "at '/relay/kind': value must be one of 'DaemonSet', 'Deployment'"),
+        ("gateway.replicas=many", "at '/gateway/replicas': got string, want integer"),
+        ("gateway.tunDevice=/dev/tun", "at '/gateway/tunDevice': value must be one of 'hostPath', 'none'"),
+        ("portalUrl=https://api.example", "at '/portalUrl': 'https://api.example' does not match pattern"),
+        ("portal.image.digest=latest", "at '/portal/image/digest': 'latest' does not match pattern"),
+        ("portal.enabled=perhaps", "at '/portal/enabled': got string, want boolean"),
+        ("bindAddress=eth0", "at '/bindAddress': value must be one of '0.0.0.0', '::'"),
+        ("extra=1", "at '': additional properties 'extra' not allowed"),
+    ],
+)
+def test_the_schema_refuses_in_words(helm: Helm, settings: str, complaint: str) -> None:
+    assert complaint in helm.refusal("minimal", "--set", settings)
+
+
+@pytest.mark.parametrize(
+    ("case", "settings", "complaint"),
+    [
+        ("minimal", "relay.enabled=false,gateway.enabled=false,portal.enabled=false", "nothing to install"),
+        ("minimal", "portal.enabled=false", "portalUrl is not set: expected the URL of a portal"),
+        ("minimal", "portalUrl=wss://api.example", "portalUrl and portal.enabled are both set"),
+        ("minimal", "portal.existingSecret=file", "relay.token is not set: expected relay.token.value or"),
+        ("relay-only", "relay.token.value=", "relay.token is not set: expected relay.token.value or"),
+        ("existing-secrets", "gateway.token.value=x", "gateway.token.value and gateway.token.existingSecret are both"),
+        ("minimal", "relay.publicAddress.fromNode=false", "relay.publicAddress is empty"),
+        ("minimal", "relay.highestPort=49151", "relay.lowestPort is 49152: expected at most relay.highestPort"),
+        ("relay-only", "relay.lowestPort=30000", "relay.lowestPort is 30000: expected at least 32768"),
+        ("minimal", "relay.terminationGracePeriodSeconds=60", "expected more than relay.drainSeconds, which is 60"),
+        ("minimal", "gateway.maxSurge=0", "no update could begin"),
+        ("minimal", "gateway.site=hq", 'gateway.site is "hq": expected one of portal.config.sites (default)'),
+        ("minimal", "portal.ingress.enabled=true", "portal.ingress.host is not set"),
+        ("minimal", "portal.config.listen=x", "portal.config.listen is set: expected bindAddress"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_in_words(helm: Helm, case: str, settings: str, complaint: str) -> None:
+    assert complaint in helm.refusal(case, "--set", settings)
+
+
+def values_of(case: str) -> list[str]:
+    return ["--values", str(CHART / "ci" / f"{case}-values.yaml")]
+
+
+def workloads(objects: list[Object]) -> list[Object]:
+    found = [one for one in objects if one["kind"] in {"Deployment", "DaemonSet"}]
+    assert found
+    return found
+
+
+def part(objects: list[Object], component: str) -> Object:
+    (found,) = (
+        one for one in workloads(objects) if one["metadata"]["labels"]["app.kubernetes.io/component"] == component
+    )
+    return found
+
+
+def pod_spec(workload: Object) -> Object:
+    return dict(workload["spec"]["template"]["spec"])
+
+
+def environment(workload: Object, host_ips: str) -> dict[str, str]:
+    """The variables of the pod's one container as it would see them, its token file replaced by a token."""
+    downward: Mapping[str, str] = {**DOWNWARD, "status.hostIPs": host_ips}
+    (container,) = pod_spec(workload)["containers"]
+    found: dict[str, str] = {}
+    for entry in container["env"]:
+        assert entry["name"] not in found
+        source = entry.get("valueFrom")
+        found[entry["name"]] = entry["value"] if source is None else downward[source["fieldRef"]["fieldPath"]]
+    return {**found, "FIREZONE_TOKEN": "a token"}
+
+
+def relay_settings(workload: Object, host_ips: str) -> RelaySettings:
+    return read_settings((), environment(workload, host_ips))
