@@ -1,8 +1,9 @@
 """What every test may rely on: the rules for privileged tests and for tests with upstream's own programs.
 
 ``root`` marks a test that needs root, network namespaces or ``/dev/net/tun``; ``peers`` one that runs upstream's
-programs; ``helm`` one that runs Helm. What is missing skips the test with its reason on a developer's machine and fails
-it under ``CI=true``: a job that silently tests nothing is worse than a red one.
+programs; ``helm`` one that runs Helm, ``kube`` one that runs Kubernetes too. What is missing skips the test with its
+reason on a developer's machine and fails it under ``CI=true``: a job that silently tests nothing is worse than a red
+one.
 """
 
 import ctypes
@@ -26,8 +27,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("peers") is not None:
         # "none" is how a CI without upstream's programs says so knowingly: the one skip it is allowed.
         _require(_missing_peers(), excused=os.environ.get("POSTERN_TEST_PEERS") == "none")
-    if item.get_closest_marker("helm") is not None:
-        _require(_missing_helm(), excused=os.environ.get("POSTERN_TEST_KUBE") == "none")
+    for marker, names in {"helm": ("helm",), "kube": ("helm", "kube")}.items():
+        if item.get_closest_marker(marker) is not None:
+            _require(_missing_kube(names), excused=os.environ.get("POSTERN_TEST_KUBE") == "none")
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +51,14 @@ def helm_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     unpacked = tmp_path_factory.mktemp("helm")
     yield _executable(_kube_directory(), "helm", unpacked)
     (unpacked / "helm").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def kube_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Kubernetes' programs, executable: one file that acts by the name it is called by."""
+    unpacked = tmp_path_factory.mktemp("kube")
+    yield _executable(_kube_directory(), "kube", unpacked)
+    (unpacked / "kube").unlink(missing_ok=True)
 
 
 def _executable(source: Path, name: str, unpacked: Path) -> Path:
@@ -93,10 +103,10 @@ def _kube_directory() -> Path:
     return Path(named) if named else _CHECKOUT.parent / "shared" / "kube"
 
 
-def _missing_helm() -> str:
+def _missing_kube(names: tuple[str, ...]) -> str:
     source = _kube_directory()
-    found = (source / "helm").is_file() or (source / "helm.xz").is_file()
-    return "" if found else f"Helm is missing in {source} (POSTERN_TEST_KUBE)"
+    absent = [n for n in names if not (source / n).is_file() and not (source / f"{n}.xz").is_file()]
+    return f"programs are missing in {source} (POSTERN_TEST_KUBE): {', '.join(absent)}" if absent else ""
 
 
 def _missing_peers() -> str:
