@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from lab import network
+from lab.errors import LabError
 from lab.measure import PAGE_URL6
 from lab.plan import LabSettings, Nat, Underlay
 from lab.processes import wait_until
@@ -92,6 +93,26 @@ def test_a_gateway_takes_over_what_a_dead_one_left_behind(stage: Stage) -> None:
     stage.end("client")  # which knows only the dead one, until ICE gives up
     stage.stack.start_client()
     stage.connect()
+    stage.end("gateway")
+    stage.stack.start_gateway()
+
+
+def test_a_gateway_is_ready_once_the_portal_has_let_it_in(stage: Stage) -> None:
+    lab = stage.stack.lab
+
+    def status(page: str) -> str:
+        asked = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://127.0.0.1:8080/{page}"]
+        try:
+            return network.execute(lab.gateway, asked)
+        except LabError:
+            return ""  # not there yet
+
+    assert (status("healthz"), status("readyz")) == ("200", "200")
+    stage.end("gateway")
+    env = {"FIREZONE_API_URL": "ws://127.0.0.1:9", "FIREZONE_TOKEN": stage.stack.tokens.gateway, "FIREZONE_ID": "alone"}
+    alone = lab.spawn("gateway", lab.gateway, [*POSTERN, "gateway"], env)
+    wait_until(lambda: status("healthz") == "200", "the gateway answers", [alone])
+    assert status("readyz") == "503"
     stage.end("gateway")
     stage.stack.start_gateway()
 
