@@ -48,12 +48,22 @@ class Parts:
 class Stack:
     """The processes of one stack in a lab. Ended by the lab, the last started first."""
 
-    def __init__(self, lab: Lab, parts: Parts | None = None, *, ebpf: bool = True, log_filter: str = "info") -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        parts: Parts | None = None,
+        *,
+        ebpf: bool = True,
+        log_filter: str = "info",
+        drain_seconds: int = 0,
+    ) -> None:
         self.lab = lab
         self.parts = parts or Parts()
         self.tokens = portal_file.Tokens.random()
         self._ebpf = ebpf
         self._log_filter = log_filter
+        # Who stops a lab's relay mostly wants it gone, and whoever used it goes too.
+        self._drain_seconds = drain_seconds
 
     def start(self) -> None:
         """Start all and wait until each is ready."""
@@ -85,8 +95,7 @@ class Stack:
         if self.lab.settings.underlay is Underlay.DUAL:
             env["PUBLIC_IP6_ADDR"] = site.address6
         env["HEALTH_CHECK_ADDR"] = "0.0.0.0:8080"
-        # Who stops a lab's relay wants it gone, and whoever used it goes too.
-        ours = {"POSTERN_DRAIN_SECONDS": "0"}
+        ours = {"POSTERN_DRAIN_SECONDS": str(self._drain_seconds)}
         ours |= {"POSTERN_EBPF_INTERFACES": "eth0"} if self._ebpf else {"POSTERN_EBPF": "off"}
         process = self._spawn(name, self._command("relay", self.parts.relay), env, ours, self.parts.relay)
         upstream = self.parts.relay is Maker.UPSTREAM

@@ -1,0 +1,60 @@
+"""A relay is told to stop while another stands beside it: its clients move, and what they send goes on meanwhile."""
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lab.plan import RESOURCE, LabSettings, Nat, Underlay
+from lab.processes import wait_until
+from lab.stack import Stack
+from lab.topology import Lab
+from tests.e2e.stage import is_within
+
+pytestmark = pytest.mark.root
+
+# More than the three seconds after which a portal believes that a relay has gone for good.
+DRAIN_SECONDS = 8
+# Half a second of them; who notices only by time-outs loses several seconds.
+LOST_AT_MOST = 5
+
+
+def test_clients_move_to_another_relay_while_theirs_drains(tmp_path: Path) -> None:
+    with Lab(LabSettings(Nat.SYMMETRIC, Nat.SYMMETRIC, Underlay.IPV4, relay_count=2)) as lab:
+        stack = Stack(lab, drain_seconds=DRAIN_SECONDS)
+        stack.start()
+        old = next(process for process in lab.processes if process.name == "relay")
+        with pings(lab, tmp_path / "pings") as answers:
+            assert is_within(lambda: len(answers()) > 5, 20)
+            stack.start_relay(2)
+            old.popen.send_signal(signal.SIGTERM)
+            wait_until(lambda: "Draining" in old.log_text(), "it drains", [old])
+            wait_until(lambda: not old.running(), "it has ended", seconds=DRAIN_SECONDS + 10)
+            assert old.popen.returncode == 0
+            ended = len(answers())
+            assert is_within(lambda: len(answers()) > ended + 10, 20)
+            found = answers()
+        lost = set(range(1, found[-1] + 1)) - set(found)
+        assert len(lost) <= LOST_AT_MOST, sorted(lost)
+        assert stack.path() == "RelayToRelay"
+        for role in ("client", "gateway"):
+            log = next(process for process in lab.processes if process.name == role).log_text()
+            assert "Migrating connection to new relay" in log
+            assert " ERROR " not in log
+
+
+@contextmanager
+def pings(lab: Lab, path: Path) -> Iterator[Callable[[], list[int]]]:
+    """Ten packets a second through the tunnel; yields a function that lists the numbers of those answered."""
+    argv = ["ip", "netns", "exec", lab.user, "ping", "-n", "-i", "0.1", RESOURCE.address]
+    with path.open("wb") as output:
+        process = subprocess.Popen(argv, stdout=output, stderr=subprocess.DEVNULL)
+        try:
+            yield lambda: [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", path.read_text())]
+        finally:
+            process.kill()
+            process.wait()
