@@ -1,5 +1,5 @@
 # Every target sets up what it needs first; the second time that takes a moment.
-.PHONY: demo test check bench lock setup clean
+.PHONY: demo test check bench perf lock setup clean
 
 demo: setup
 	@.venv/bin/postern demo $(ARGS)
@@ -11,7 +11,10 @@ check: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
 
 bench: setup
-	@.venv/bin/postern bench $(ARGS)
+	@.venv/bin/postern bench compare $(ARGS)
+
+perf: setup
+	@.venv/bin/postern bench stack $(ARGS)
 
 lock: setup
 	.venv/bin/uv pip compile --quiet --no-header --no-emit-index-url --python-version 3.11 --extra dev --generate-hashes --allow-unsafe --output-file requirements.lock pyproject.toml

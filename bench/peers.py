@@ -5,8 +5,14 @@ from pathlib import Path
 from typing import Final
 
 from connectivity.errors import FatalError
+from connectivity.settings import SettingsReader
 
 PROGRAMS: Final = ("firezone-gateway", "firezone-headless-client", "firezone-relay")
+
+
+def read_directory(reader: SettingsReader) -> Path | None:
+    """Declare and read where upstream's programs are; ``none`` says knowingly that there are none, as in the tests."""
+    return reader.optional("POSTERN_TEST_PEERS", "--peers", _directory, None, "directory with upstream's programs")
 
 
 def unpack(source: Path, target: Path) -> dict[str, Path]:
@@ -27,3 +33,7 @@ def unpack(source: Path, target: Path) -> dict[str, Path]:
         else:
             raise FatalError(f"{source} has neither {name} nor {name}.xz")
     return found
+
+
+def _directory(text: str) -> Path | None:
+    return None if text == "none" else Path(text)

@@ -6,26 +6,22 @@ object and nothing else, to stdout. Exit code 0 only if every run took the path 
 """
 
 import json
-import os
-import shutil
-import signal
 import sys
 from dataclasses import dataclass
-from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 from connectivity.errors import chain
 from connectivity.settings import SettingsReader, one_of
 from lab import measure
 from lab.counters import udp_error_count
 from lab.errors import LabError
+from lab.machine import check_machine, leave_in_order
 from lab.plan import RESOURCE, LabSettings, Nat, Underlay
 from lab.records import sweep
 from lab.report import PICTURE, Progress, RunResult, as_json, as_table
 from lab.stack import Stack
 from lab.topology import Lab
 
-_COMMANDS: Final = ("ip", "nft", "ethtool", "sysctl", "nstat", "iperf3", "curl")
 _XDP_SHARE: Final = 0.99
 _STACK_ROLES: Final = ("client", "gateway", "relay", "portal")
 
@@ -70,8 +66,8 @@ class DemoSettings:
 def run(arguments: list[str]) -> int:
     """Run the demo. 0: all went as it must; 1: something failed, in one line on stderr."""
     settings = _read_settings(arguments)
-    _check_machine()
-    signal.signal(signal.SIGTERM, _leave)
+    check_machine("the demo")
+    leave_in_order()
     if settings.clean:
         print(f"removed {sweep(kept=True)} labs", file=sys.stderr)
         return 0
@@ -108,14 +104,6 @@ def _read_settings(arguments: list[str]) -> DemoSettings:
     )
     reader.finish()
     return settings
-
-
-def _check_machine() -> None:
-    """All that is missing, at once."""
-    missing = [] if os.geteuid() == 0 else ["root (network namespaces)"]
-    missing += [f"the command {name}" for name in _COMMANDS if shutil.which(name) is None]
-    if missing:
-        raise LabError(f"the demo needs {', '.join(missing)}")
 
 
 def _one_run(
@@ -206,8 +194,3 @@ def _say_how_to_look_around(lab: Lab) -> None:
         "  postern demo --clean     (removes it)",
     ]
     print("\n".join(lines), file=sys.stderr)
-
-
-def _leave(number: int, _: FrameType | None) -> NoReturn:
-    """A termination takes the same way out as Ctrl-C: through every clean-up."""
-    raise SystemExit(128 + number)

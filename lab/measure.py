@@ -1,6 +1,7 @@
 """Measurements from the user's namespace: the first answer through a cold tunnel, and iperf3 in four ways."""
 
 import json
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from lab.errors import LabError
@@ -16,6 +17,7 @@ _DATAGRAM_BYTES: Final = 1200
 _PATIENCE_SECONDS: Final = 20
 
 Direction = Literal["up", "down"]
+Protocol = Literal["tcp", "udp"]
 
 
 def first_answer_ms(lab: Lab, url: str = PAGE_URL) -> float:
@@ -30,26 +32,78 @@ def first_answer_ms(lab: Lab, url: str = PAGE_URL) -> float:
     return float(seconds) * 1000
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One stream of iperf3. UDP without a rate is as fast as it goes; ``socket_bytes`` None: the kernel's size."""
+
+    protocol: Protocol
+    direction: Direction
+    seconds: int = 3
+    rate_mbps: float | None = None
+    ipv6: bool = False
+    socket_bytes: int | None = None
+
+    def arguments(self) -> list[str]:
+        """What iperf3's client is called with."""
+        target = RESOURCE.address6 if self.ipv6 else RESOURCE.address
+        words = ["iperf3", "-J", "-c", target, "-t", str(self.seconds), "--connect-timeout", "5000"]
+        words += ["-R"] if self.direction == "down" else []
+        if self.protocol == "udp":
+            rate = "0" if self.rate_mbps is None else f"{self.rate_mbps:.1f}M"
+            words += ["-u", "-b", rate, "-l", str(_DATAGRAM_BYTES)]
+        return words + ([] if self.socket_bytes is None else ["-w", str(self.socket_bytes)])
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What iperf3 saw: Mbit/s and bytes as received; ``retransmits`` of TCP, datagrams ``sent`` and ``lost`` of UDP."""
+
+    mbps: float
+    received_bytes: int
+    retransmits: int | None = None
+    sent: int | None = None
+    lost: int | None = None
+
+
+def flow(lab: Lab, load: Load, source: str | None = None) -> Flow:
+    """Run one stream between the user (or another namespace, ``source``) and the resource.
+
+    Raises:
+        LabError: iperf3 failed; the line carries what it said.
+    """
+    _wait_for_server(lab)
+    text = lab.run(source or lab.user, load.arguments(), timeout=load.seconds + _PATIENCE_SECONDS)
+    result: dict[str, Any] = json.loads(text)
+    if "error" in result:
+        raise LabError(f"iperf3 {load.protocol} {load.direction}: {result['error']}")
+    return parse_flow(result)
+
+
+def parse_flow(result: dict[str, Any]) -> Flow:
+    """The sums of iperf3's JSON, whichever side was the receiver."""
+    end = result["end"]
+    summary = end.get("sum", {})
+    if "lost_packets" not in summary:
+        received = end["sum_received"]
+        retransmits = end["sum_sent"].get("retransmits")
+        return Flow(received["bits_per_second"] / 1e6, int(received["bytes"]), retransmits)
+    # Older iperf3 has one sum for both sides. The receiver's packets are the highest number that it has seen: what was
+    # still on its way at the end is neither lost nor received.
+    received = end.get("sum_received", summary)
+    lost = int(received["lost_packets"])
+    arrived = max(0, int(received["packets"]) - lost) * _DATAGRAM_BYTES
+    sent = int(end.get("sum_sent", summary)["packets"])
+    return Flow(arrived * 8 / max(received["seconds"], 1e-3) / 1e6, arrived, sent=sent, lost=lost)
+
+
 def tcp_mbps(lab: Lab, direction: Direction, seconds: int = 3) -> float:
     """One TCP stream; what the receiver got, in Mbit/s."""
-    return _received_mbps(_iperf(lab, direction, seconds, []))
+    return flow(lab, Load("tcp", direction, seconds)).mbps
 
 
 def udp_mbps(lab: Lab, direction: Direction, rate_mbps: float, seconds: int = 3) -> float:
     """One UDP stream at a fixed rate; what the receiver got, in Mbit/s."""
-    options = ["-u", "-b", f"{rate_mbps:.1f}M", "-l", str(_DATAGRAM_BYTES)]
-    return _received_mbps(_iperf(lab, direction, seconds, options))
-
-
-def _iperf(lab: Lab, direction: Direction, seconds: int, options: list[str]) -> dict[str, Any]:
-    _wait_for_server(lab)
-    reverse = ["-R"] if direction == "down" else []
-    command = ["iperf3", "-J", "-c", RESOURCE.address, "-t", str(seconds), "--connect-timeout", "5000"]
-    text = lab.run(lab.user, [*command, *reverse, *options], timeout=seconds + _PATIENCE_SECONDS)
-    result: dict[str, Any] = json.loads(text)
-    if "error" in result:
-        raise LabError(f"iperf3 {' '.join(options)} {direction}: {result['error']}")
-    return result
+    return flow(lab, Load("udp", direction, seconds, rate_mbps)).mbps
 
 
 def _wait_for_server(lab: Lab) -> None:
@@ -62,11 +116,3 @@ def _wait_for_server(lab: Lab) -> None:
 
     if servers:
         wait_until(idle, "iperf3's server is idle", servers)
-
-
-def _received_mbps(result: dict[str, Any]) -> float:
-    end = result["end"]
-    if "sum_received" in end and end["sum_received"]["bits_per_second"]:
-        return float(end["sum_received"]["bits_per_second"]) / 1e6
-    # Older iperf3 sums UDP once and leaves the losses to be taken off.
-    return float(end["sum"]["bits_per_second"]) * (1 - float(end["sum"].get("lost_percent", 0)) / 100) / 1e6

@@ -56,7 +56,9 @@ class Stack:
         ebpf: bool = True,
         log_filter: str = "info",
         drain_seconds: int = 0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """``environment`` is what relay, gateway and client get besides, whoever made them."""
         self.lab = lab
         self.parts = parts or Parts()
         self.tokens = portal_file.Tokens.random()
@@ -64,6 +66,7 @@ class Stack:
         self._log_filter = log_filter
         # Who stops a lab's relay mostly wants it gone, and whoever used it goes too.
         self._drain_seconds = drain_seconds
+        self._environment = dict(environment or {})
 
     def start(self) -> None:
         """Start all and wait until each is ready."""
@@ -166,6 +169,7 @@ class Stack:
             "FIREZONE_ID": str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{name}.{self.lab.run_id}")),
             "FIREZONE_NO_TELEMETRY": "true",
             "RUST_LOG": self._log_filter,
+            **self._environment,
         }
 
     def _command(self, role: str, maker: Maker) -> list[str]:
