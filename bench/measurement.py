@@ -17,6 +17,7 @@ from lab.counters import SocketBuffers, udp_error_count
 from lab.cpu import cpu_seconds
 from lab.measure import Direction, Flow, Load
 from lab.plan import TUN_NAME, LabSettings, Underlay
+from lab.relay_metrics import judge_offload
 from lab.stack import Maker, Stack
 from lab.topology import Lab
 from relay.core.configuration import STUN_PORT
@@ -197,12 +198,15 @@ def _cpu(lab: Lab) -> dict[str, float]:
 
 
 def _judge_way(stack: Stack, variant: Variant) -> list[str]:
-    """The numbers are those of the path and the family that they are filed under."""
+    """The numbers are those of the path, the offload and the family that they are filed under."""
     problems = []
     if variant.ends is Maker.OURS:
         path = stack.path()
         if (path == "PeerToPeer") != (variant.kind == "direct"):
             problems.append(f"the path is {path}")
+    if variant.relay is Maker.OURS:
+        mode, counts = stack.xdp_mode(), stack.relay_counts()
+        problems += judge_offload(mode, counts, wanted=variant.ebpf, relayed=variant.kind == "relayed")
     found = counters.nstat(stack.lab.client, ("UdpInDatagrams", "Udp6InDatagrams"))
     share = found["Udp6InDatagrams" if variant.ipv6 else "UdpInDatagrams"] / max(1, sum(found.values()))
     if share < _SAME_FAMILY:

@@ -18,11 +18,11 @@ from lab.errors import LabError
 from lab.machine import check_machine, leave_in_order
 from lab.plan import RESOURCE, LabSettings, Nat, Underlay
 from lab.records import sweep
+from lab.relay_metrics import RelayCounts, judge_offload
 from lab.report import PICTURE, Progress, RunResult, as_json, as_table
 from lab.stack import Stack
 from lab.topology import Lab
 
-_XDP_SHARE: Final = 0.99
 _STACK_ROLES: Final = ("client", "gateway", "relay", "portal")
 
 
@@ -168,15 +168,8 @@ def judge(result: RunResult, *, ebpf: bool) -> list[str]:
     for role, count in result.udp_buffer_errors.items():
         if count:
             problems.append(f"{count} UDP errors at the {role}")
-    if ebpf and result.xdp_mode == "off":
-        problems.append("the relay could not load XDP (its log says why; --no-ebpf does without)")
-    elif not ebpf and result.xdp_mode != "off":
-        problems.append(f"XDP is {result.xdp_mode} although it was to be off")
-    elif result.name == "relayed" and result.xdp_mode == "native":
-        # Generic mode leaves one direction to Python by default.
-        share = result.relayed_by_xdp / max(1, result.relayed_by_xdp + result.relayed_by_python)
-        if share < _XDP_SHARE:
-            problems.append(f"XDP forwarded {share:.1%} of the relayed packets, not {_XDP_SHARE:.0%}")
+    counts = RelayCounts(result.relayed_by_xdp, result.relayed_by_python)
+    problems += judge_offload(result.xdp_mode, counts, wanted=ebpf, relayed=result.name == "relayed")
     return problems
 
 

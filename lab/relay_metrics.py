@@ -1,4 +1,4 @@
-"""Reads what a relay counts from its Prometheus text."""
+"""Reads what a relay counts from its Prometheus text, and judges whether XDP did its part."""
 
 import re
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Final
 
 _SAMPLE: Final = re.compile(r"^(?P<name>[a-z_]+)(?:\{(?P<labels>[^}]*)\})? (?P<value>[0-9.e+]+)$", re.MULTILINE)
 _PACKETS: Final = "postern_relay_packets_total"
+_XDP_SHARE: Final = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +25,16 @@ def parse_counts(text: str) -> RelayCounts:
         if sample["name"] == _PACKETS and labels.get("path") in totals:
             totals[labels["path"]] += int(float(sample["value"]))
     return RelayCounts(**totals)
+
+
+def judge_offload(mode: str, counts: RelayCounts, *, wanted: bool, relayed: bool) -> list[str]:
+    """What is not as it has to be: the mode, and where data was relayed who carried it."""
+    if wanted and mode == "off":
+        return ["the relay could not load XDP (its log says why; postern demo --no-ebpf does without)"]
+    if not wanted and mode != "off":
+        return [f"XDP is {mode} although it was to be off"]
+    # Generic mode leaves one direction to Python by default.
+    share = counts.xdp / max(1, counts.xdp + counts.python)
+    if relayed and mode == "native" and share < _XDP_SHARE:
+        return [f"XDP forwarded {share:.1%} of the relayed packets, not {_XDP_SHARE:.0%}"]
+    return []

@@ -40,7 +40,7 @@ def test_good_run_has_no_problem() -> None:
         ({"path": "PeerToPeer"}, "the path is PeerToPeer"),
         ({"name": "direct", "path": "RelayToRelay"}, "the path is RelayToRelay"),
         ({"udp_buffer_errors": {"client": 3, "relay": 0}}, "3 UDP errors at the client"),
-        ({"xdp_mode": "off"}, "the relay could not load XDP (its log says why; --no-ebpf does without)"),
+        ({"xdp_mode": "off"}, "the relay could not load XDP (its log says why; postern demo --no-ebpf does without)"),
         ({"relayed_by_python": 5_000}, "XDP forwarded 95.2% of the relayed packets, not 99%"),
     ],
 )
