@@ -24,6 +24,7 @@ from relay.core.configuration import STUN_PORT
 
 STACK_ROLES: Final = ("client", "gateway", "relay", "portal")
 IPERF3_ROLES: Final = ("user", "resource")
+_UNIT_ROLES: Final = ("gateway", "resource")  # one link between them, and no stack that runs
 DIRECTIONS: Final[tuple[Direction, ...]] = get_args(Direction)
 # Enough for the bursts in which a tunnel delivers; beyond it iperf3 would refuse what the kernel does not grant.
 _IPERF3_SOCKET_BYTES: Final = 8 << 20
@@ -91,9 +92,10 @@ def measure_unit(terms: Terms) -> Outcome:
             name = Variant("veth", ipv6=ipv6).name
             for load in (*_loads("tcp", terms, ipv6), *_loads("udp", terms, ipv6)):
                 stage: Stage = "full" if load.protocol == "tcp" else "overload"
-                outcome.measurements.append(
-                    Measurement(name, stage, load, measure.flow(lab, load, lab.gateway), {}, {})
-                )
+                before = _in_sockets(lab, _UNIT_ROLES)
+                flow = measure.flow(lab, load, lab.gateway)
+                lost = {"iperf3": _in_sockets(lab, _UNIT_ROLES) - before}
+                outcome.measurements.append(Measurement(name, stage, load, flow, lost, {}))
     return outcome
 
 
@@ -186,11 +188,12 @@ def _measured(stack: Stack, variant: Variant, stage: Stage, load: Load) -> Measu
 
 
 def _losses(lab: Lab) -> dict[str, int]:
-    def in_sockets(roles: tuple[str, ...]) -> int:
-        return sum(udp_error_count(errors) for errors in lab.udp_errors(roles).values())
-
     queues = sum(counters.interface_drops(namespace, TUN_NAME) for namespace in (lab.client, lab.gateway))
-    return {"stack": in_sockets(STACK_ROLES), "tun": queues, "iperf3": in_sockets(IPERF3_ROLES)}
+    return {"stack": _in_sockets(lab, STACK_ROLES), "tun": queues, "iperf3": _in_sockets(lab, IPERF3_ROLES)}
+
+
+def _in_sockets(lab: Lab, roles: tuple[str, ...]) -> int:
+    return sum(udp_error_count(errors) for errors in lab.udp_errors(roles).values())
 
 
 def _cpu(lab: Lab) -> dict[str, float]:
