@@ -136,23 +136,20 @@ def _panel(runs: Sequence[Run], direction: Direction, left: float, top: float) -
 
 
 def _dates(runs: Sequence[Run], places: Sequence[float], bottom: float) -> list[str]:
-    """The first and the last day below the axis, what lies between as marks; failed runs are red."""
+    """The first and the last day below the axis, a mark for each run; failed ones are red and crossed."""
     body = [
         svg.line(x, bottom, x, bottom + 5, "bad" if run.problems else "soft")
         for run, x in zip(runs, places, strict=True)
     ]
-    body += [
-        svg.text(x, bottom + 18, "failed", "bad", anchor="middle")
-        for run, x in zip(runs, places, strict=True)
-        if run.problems
-    ]
+    failed = [x for run, x in zip(runs, places, strict=True) if run.problems]
+    body += [svg.text(x, bottom + 17, "✗", "bad", anchor="middle", kind="middle") for x in failed]
     ends = {0: "start", len(runs) - 1: "end"} if len(runs) > 1 else {0: "middle"}
     body += [svg.text(places[i], bottom + 32, _label(runs[i]), "soft", anchor=anchor) for i, anchor in ends.items()]
     middle = (places[0] + places[-1]) / 2
-    return [
-        *body,
-        svg.text(middle, bottom + 48, f"{len(runs)} run{'s' if len(runs) > 1 else ''}", "soft", anchor="middle"),
-    ]
+    count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+    if failed:
+        return [*body, svg.text(middle, bottom + 48, f"{count}, ✗ {len(failed)} failed", "bad", anchor="middle")]
+    return [*body, svg.text(middle, bottom + 48, count, "soft", anchor="middle")]
 
 
 def _label(run: Run) -> str:

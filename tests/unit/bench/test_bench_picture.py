@@ -78,7 +78,7 @@ def test_what_a_run_says_is_text_and_stays_text() -> None:
 
 def test_a_failed_run_shows() -> None:
     found = texts(draw([sample_run(1, ["gateway: UdpInErrors 3"]), sample_run(2)]))
-    assert found.count("failed") == 2  # in each panel
+    assert found.count("✗") == found.count("2 runs, ✗ 1 failed") == 2  # in each panel
     assert any("gateway: UdpInErrors 3" in words for words in texts(draw([sample_run(1, ["gateway: UdpInErrors 3"])])))
 
 

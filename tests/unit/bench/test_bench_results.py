@@ -99,16 +99,17 @@ def test_tables_say_where_datagrams_were_lost() -> None:
     assert "paced" not in text  # no rows, no table
 
 
-def test_rounds_interleave_the_variants() -> None:
+def test_rounds_interleave_the_variants_and_each_begins_with_another() -> None:
     order: list[Variant] = []
 
     def once(variant: Variant) -> int:
         order.append(variant)
         return len(order)
 
-    found = in_turn([DIRECT, RELAYED], 2, once)
-    assert order == [DIRECT, RELAYED, DIRECT, RELAYED]
-    assert found == {DIRECT: [1, 3], RELAYED: [2, 4]}
+    found = in_turn([VETH, DIRECT, RELAYED], 2, once)
+    assert order == [VETH, DIRECT, RELAYED, DIRECT, RELAYED, VETH]
+    assert found == {VETH: [1, 6], DIRECT: [2, 4], RELAYED: [3, 5]}
+    assert in_turn([], 2, once) == {}
 
 
 def test_variants_with_upstreams_programs_need_them() -> None:
