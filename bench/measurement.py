@@ -16,7 +16,7 @@ from lab import counters, measure
 from lab.counters import SocketBuffers, udp_error_count
 from lab.cpu import cpu_seconds
 from lab.measure import Direction, Flow, Load
-from lab.plan import TUN_NAME, LabSettings, Underlay
+from lab.plan import TUN_NAME
 from lab.relay_metrics import judge_offload
 from lab.stack import Maker, Stack
 from lab.topology import Lab
@@ -83,19 +83,18 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def measure_unit(terms: Terms) -> Outcome:
+def measure_unit(unit: Variant, terms: Terms) -> Outcome:
     """iperf3 over one veth pair, with nothing else in between: what this machine could do just now."""
     outcome = Outcome()
-    with Lab(LabSettings(underlay=Underlay.DUAL)) as lab:
+    with Lab(unit.network) as lab:
         Stack(lab).start_resource()
-        for ipv6 in (False, True):
-            name = Variant("veth", ipv6=ipv6).name
-            for load in (*_loads("tcp", terms, ipv6), *_loads("udp", terms, ipv6)):
-                stage: Stage = "full" if load.protocol == "tcp" else "overload"
-                before = _in_sockets(lab, _UNIT_ROLES)
-                flow = measure.flow(lab, load, lab.gateway)
-                lost = {"iperf3": _in_sockets(lab, _UNIT_ROLES) - before}
-                outcome.measurements.append(Measurement(name, stage, load, flow, lost, {}))
+        flood = _loads("udp", terms, unit.ipv6) if terms.overload else []
+        for load in (*_loads("tcp", terms, unit.ipv6), *flood):
+            before = _in_sockets(lab, _UNIT_ROLES)
+            flow = measure.flow(lab, load, lab.gateway)
+            lost = {"iperf3": _in_sockets(lab, _UNIT_ROLES) - before}
+            stage: Stage = "full" if load.protocol == "tcp" else "overload"
+            outcome.measurements.append(Measurement(unit.name, stage, load, flow, lost, {}))
     return outcome
 
 

@@ -52,7 +52,7 @@ def _subtitle(run: Run) -> str:
     words = [f"latest run {_date(run)} {run.time[11:16]} UTC", run.commit]
     words.append(f"{run.machine['processors']} processors" if "processors" in run.machine else "")
     for way in DIRECTIONS:
-        cell = find(run.cells, ours("veth", ipv6=False), way)
+        cell = find(run.cells, ours("veth", ipv6=False).name, way)
         words.append(f"plain veth {way}: {cell.mbps:,.0f} Mbit/s" if cell else "")
     if run.problems:
         return svg.text(24, 54, f"{_date(run)}: this run failed, {'; '.join(run.problems)[:90]}", "bad")
@@ -69,7 +69,7 @@ def _bars(run: Run) -> tuple[list[str], float]:
                     (ours(kind, ipv6=ipv6), "ours", kind),
                     (upstreams(kind, ipv6=ipv6), "upstream's", "other"),
                 ):
-                    cell = find(run.cells, variant, way)
+                    cell = find(run.cells, variant.name, way)
                     if cell is not None:
                         rows.append((f"{kind}, IPv{6 if ipv6 else 4}", _ARROWS[way], who, cell.mbps, colour))
     compared = any(row[2] != "ours" for row in rows)

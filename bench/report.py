@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bench.measurement import DIRECTIONS, STACK_ROLES, Stage
-from bench.results import Cell, Ratio, ratios
-from lab.measure import Direction, Protocol
+from bench.results import Cell, Ratio, find, ratios
 
 
 def as_markdown(cells: Sequence[Cell]) -> str:
@@ -23,7 +22,7 @@ def as_markdown(cells: Sequence[Cell]) -> str:
 def throughput_table(cells: Sequence[Cell]) -> str:
     rows = []
     for name in _names(cells):
-        found = [_cell(cells, name, "full", "tcp", way) for way in DIRECTIONS]
+        found = [find(cells, name, way) for way in DIRECTIONS]
         if None not in found:
             speeds = [f"{cell.mbps:,.0f}" for cell in found if cell]
             again = [_shown(cell.retransmits) for cell in found if cell]
@@ -36,7 +35,7 @@ def datagram_table(cells: Sequence[Cell], stage: Stage) -> str:
     rows = []
     for name in _names(cells):
         for way in DIRECTIONS:
-            cell = _cell(cells, name, stage, "udp", way)
+            cell = find(cells, name, way, "udp", stage)
             if cell is None:
                 continue
             share = 100 * (cell.lost or 0) / max(1, cell.sent or 0)
@@ -48,7 +47,7 @@ def datagram_table(cells: Sequence[Cell], stage: Stage) -> str:
 def cpu_table(cells: Sequence[Cell]) -> str:
     rows = []
     for name in _names(cells):
-        found = [_cell(cells, name, "full", "tcp", way) for way in DIRECTIONS]
+        found = [find(cells, name, way) for way in DIRECTIONS]
         costs = [cell.cpu_s_per_gb for cell in found if cell and cell.cpu_s_per_gb]
         if costs:
             shown = (
@@ -68,11 +67,6 @@ _PLACES: Final = {"stack": "in the stack's sockets", "tun": "at its TUN devices"
 
 def _names(cells: Sequence[Cell]) -> list[str]:
     return list(dict.fromkeys(cell.variant for cell in cells))
-
-
-def _cell(cells: Sequence[Cell], name: str, stage: Stage, protocol: Protocol, direction: Direction) -> Cell | None:
-    wanted = (name, stage, protocol, direction)
-    return next((c for c in cells if (c.variant, c.stage, c.protocol, c.direction) == wanted), None)
 
 
 def _shown(count: int | None) -> str:

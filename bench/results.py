@@ -72,10 +72,10 @@ def summarize(measurements: Iterable[Measurement]) -> list[Cell]:
 
 
 def find(
-    cells: Iterable[Cell], variant: Variant, direction: Direction, protocol: Protocol = "tcp", stage: Stage = "full"
+    cells: Iterable[Cell], variant: str, direction: Direction, protocol: Protocol = "tcp", stage: Stage = "full"
 ) -> Cell | None:
-    """The cell of a variant, if it was measured."""
-    wanted = (variant.name, direction, protocol, stage)
+    """The cell of a variant by its name, if it was measured."""
+    wanted = (variant, direction, protocol, stage)
     return next((c for c in cells if (c.variant, c.direction, c.protocol, c.stage) == wanted), None)
 
 
@@ -83,7 +83,7 @@ def quotient(cells: Sequence[Cell], above: Variant, below: Variant) -> tuple[flo
     """TCP of one variant over that of another, up and down; None where either is missing or nothing came through."""
     values = []
     for way in DIRECTIONS:
-        numerator, denominator = find(cells, above, way), find(cells, below, way)
+        numerator, denominator = find(cells, above.name, way), find(cells, below.name, way)
         if numerator is None or denominator is None or denominator.mbps <= 0:
             return None
         values.append(numerator.mbps / denominator.mbps)

@@ -28,7 +28,6 @@ from lab.errors import LabError
 from lab.machine import check_machine, leave_in_order
 from lab.report import Progress
 
-_UNIT: Final = Variant("veth")
 # name for --only -> the variants that it stands for
 CHOICES: Final = {
     f"{kind}-ipv{6 if ipv6 else 4}": (ours(kind, ipv6=ipv6), upstreams(kind, ipv6=ipv6))
@@ -104,7 +103,8 @@ def _measure(
     settings: StackSettings, programs: Mapping[str, Path], limits: Mapping[str, int]
 ) -> tuple[list[Measurement], list[str]]:
     chosen = [pair for name, pair in CHOICES.items() if settings.only in {None, name}]
-    variants = [_UNIT, *possible([variant for pair in chosen for variant in pair], programs)]
+    units = [ours("veth", ipv6=ipv6) for ipv6 in FAMILIES if any(pair[0].ipv6 is ipv6 for pair in chosen)]
+    variants = [*units, *possible([variant for pair in chosen for variant in pair], programs)]
     once = functools.partial(_once, programs=programs, terms=settings.terms.within(limits), progress=Progress())
     outcomes = [outcome for found in in_turn(variants, settings.rounds, once).values() for outcome in found]
     problems = [problem for outcome in outcomes for problem in outcome.problems]
@@ -114,7 +114,7 @@ def _measure(
 def _once(variant: Variant, *, programs: Mapping[str, Path], terms: Terms, progress: Progress) -> Outcome:
     progress.say(variant.name)
     try:
-        outcome = measure_unit(terms) if variant == _UNIT else measure_variant(variant, programs, terms)
+        outcome = measure_unit(variant, terms) if variant.kind == "veth" else measure_variant(variant, programs, terms)
     except LabError as error:
         # The others are still worth measuring; what upstream's programs cannot do is no failure of ours.
         outcome = Outcome()

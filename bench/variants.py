@@ -50,9 +50,9 @@ class Variant:
     @property
     def network(self) -> LabSettings:
         underlay = Underlay.DUAL if self.ipv6 else Underlay.IPV4
-        if self.kind == "direct":
-            return LabSettings(underlay=underlay, direct_ipv4=not self.ipv6)
-        return LabSettings(Nat.SYMMETRIC, Nat.SYMMETRIC, underlay, direct_ipv6=False)
+        if self.kind == "relayed":
+            return LabSettings(Nat.SYMMETRIC, Nat.SYMMETRIC, underlay, direct_ipv6=False)
+        return LabSettings(underlay=underlay, direct_ipv4=not self.ipv6)
 
     @property
     def all_ours(self) -> bool:
