@@ -24,6 +24,7 @@ TUN_NAME: Final = "tun-firezone"
 TUN_MTU: Final = 1280
 PORTAL_PORT: Final = 8081
 RELAY_LIMIT: Final = 50
+CLIENT_LIMIT: Final = 50
 
 
 class Nat(StrEnum):
@@ -43,7 +44,10 @@ class Underlay(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LabSettings:
-    """One lab. The routers drop what the ends send each other in a family that may not be ``direct``."""
+    """One lab. The routers drop what the ends send each other in a family that may not be ``direct``.
+
+    Further clients than the first share its router, each in a network of its own, and are their own users.
+    """
 
     client_nat: Nat = Nat.NONE
     gateway_nat: Nat = Nat.NONE
@@ -51,10 +55,15 @@ class LabSettings:
     direct_ipv4: bool = True
     direct_ipv6: bool = True
     relay_count: int = 1
+    client_count: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.relay_count <= RELAY_LIMIT:
             raise ValueError(f"expected 1 to {RELAY_LIMIT} relays, not {self.relay_count}")
+        if not 1 <= self.client_count <= CLIENT_LIMIT:
+            raise ValueError(f"expected 1 to {CLIENT_LIMIT} clients, not {self.client_count}")
+        if self.client_count > 1 and self.client_nat is Nat.FULL_CONE:
+            raise ValueError("a full-cone NAT forwards to one client, not to several")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,20 @@ def relay_role(number: int) -> str:
     return "relay" if number == 1 else f"relay-{number}"
 
 
+def client_site(number: int) -> Site:
+    """The clients count from 1."""
+    return CLIENT if number == 1 else Site.of(f"172.30.{number}.100/24", f"2001:db8:30:{number}::100/64")
+
+
+def client_inside(number: int) -> Site:
+    """Its router's address on the way to it."""
+    return CLIENT_INSIDE if number == 1 else Site.of(f"172.30.{number}.254/24", f"2001:db8:30:{number}::fe/64")
+
+
+def client_role(number: int) -> str:
+    return "client" if number == 1 else f"client-{number}"
+
+
 @dataclass(frozen=True, slots=True)
 class Port:
     """One end of a link. On the bridge it has no address of its own."""
@@ -136,7 +159,9 @@ class Plan:
 def make_plan(settings: LabSettings) -> Plan:
     """Lay one lab out."""
     relays = [relay_role(number) for number in range(1, settings.relay_count + 1)]
+    more = range(2, settings.client_count + 1)
     roles = ("internet", "portal", *relays, "client-nat", "gateway-nat", "client", "gateway", "resource", "user")
+    roles += tuple(client_role(number) for number in more)
     on_the_internet = [("portal", "eth0", PORTAL), ("client-nat", "outside", CLIENT_ROUTER)]
     on_the_internet += [("gateway-nat", "outside", GATEWAY_ROUTER)]
     on_the_internet += [(relay, "eth0", relay_site(number)) for number, relay in enumerate(relays, 1)]
@@ -147,7 +172,12 @@ def make_plan(settings: LabSettings) -> Plan:
         (_inner("gateway", "eth1", GATEWAY_RESOURCES), _inner("resource", "eth0", RESOURCE)),
         (_inner("client", "users", CLIENT_USERS, TUN_MTU), _inner("user", "eth0", USER, TUN_MTU)),
     ]
-    to_gateway, to_client = _blocked(settings, GATEWAY, GATEWAY_ROUTER), _blocked(settings, CLIENT, CLIENT_ROUTER)
+    links += [
+        (Port("client-nat", f"inside-{n}", client_inside(n)), Port(client_role(n), "eth0", client_site(n)))
+        for n in more
+    ]
+    clients = [client_site(number) for number in range(1, settings.client_count + 1)]
+    to_gateway, to_client = _blocked(settings, [GATEWAY], GATEWAY_ROUTER), _blocked(settings, clients, CLIENT_ROUTER)
     rules = {
         "client": client_rules(users="users", tun=TUN_NAME),
         "client-nat": router_rules(settings.client_nat.value, CLIENT_ROUTER.address, CLIENT.address, to_gateway),
@@ -169,10 +199,10 @@ def network6(site: Site) -> str:
     return str(ip_interface(site.ipv6).network)
 
 
-def _blocked(settings: LabSettings, end: Site, router: Site) -> list[str]:
-    """Where an end's router lets nothing out to: the other end, by its own and by its public address."""
-    blocked = [] if settings.direct_ipv4 else [network(end), router.address]
-    return blocked if settings.direct_ipv6 else [*blocked, network6(end)]
+def _blocked(settings: LabSettings, ends: list[Site], router: Site) -> list[str]:
+    """Where an end's router lets nothing out to: the other ends, by their own and by their public address."""
+    blocked = [] if settings.direct_ipv4 else [*map(network, ends), router.address]
+    return blocked if settings.direct_ipv6 else [*blocked, *map(network6, ends)]
 
 
 def _inner(role: str, interface: str, site: Site, mtu: int = 1500) -> Port:
@@ -186,12 +216,17 @@ def _routes(settings: LabSettings, relays: list[str]) -> tuple[Route, ...]:
         Route("gateway", "0.0.0.0/0", GATEWAY_INSIDE.address),
     ]
     dual = settings.underlay is Underlay.DUAL
+    clients = range(1, settings.client_count + 1)
+    for number in clients[1:]:
+        routes.append(Route(client_role(number), "0.0.0.0/0", client_inside(number).address))
+        if dual:
+            routes.append(Route(client_role(number), "::/0", client_inside(number).address6))
     routes += [Route(role, "0.0.0.0/0", BACKBONE.address) for role in ("portal", *relays, "client-nat", "gateway-nat")]
     if dual:
         routes += [Route(role, "::/0", BACKBONE.address6) for role in ("portal", *relays, "client-nat", "gateway-nat")]
         routes += [Route("client", "::/0", CLIENT_INSIDE.address6), Route("gateway", "::/0", GATEWAY_INSIDE.address6)]
     for end, router, nat, other in (
-        (CLIENT, CLIENT_ROUTER, settings.client_nat, "gateway-nat"),
+        *((client_site(number), CLIENT_ROUTER, settings.client_nat, "gateway-nat") for number in clients),
         (GATEWAY, GATEWAY_ROUTER, settings.gateway_nat, "client-nat"),
     ):
         # A network behind a NAT is nobody's business outside; without one it is routed like any other.

@@ -14,8 +14,8 @@ _FORWARDED_PORTS = "1024-65535"
 
 
 def router_rules(kind: str, public: str, inside_host: str, blocked: Sequence[str] = ()) -> str:
-    """A router between ``outside`` and ``inside``; to ``blocked`` addresses and networks it lets nothing out."""
-    forward = [f'iifname "inside" {"ip6" if ":" in to else "ip"} daddr {to} drop' for to in blocked]
+    """A router between ``outside`` and ``inside…``; to ``blocked`` addresses and networks it lets nothing out."""
+    forward = [f'iifname "inside*" {"ip6" if ":" in to else "ip"} daddr {to} drop' for to in blocked]
     prerouting: list[str] = []
     postrouting: list[str] = []
     match kind:

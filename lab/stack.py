@@ -7,16 +7,27 @@ some of its own in addition. The order of start is what each needs: portal, rela
 import json
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from connectivity.tunnel import PEERS_IPV4
 from lab import network, portal_file
 from lab.errors import LabError
-from lab.plan import BACKBONE, PORTAL, PORTAL_PORT, TUN_NAME, Underlay, masquerading_rules, relay_site
+from lab.plan import (
+    BACKBONE,
+    PORTAL,
+    PORTAL_PORT,
+    TUN_NAME,
+    Underlay,
+    client_role,
+    masquerading_rules,
+    relay_role,
+    relay_site,
+)
 from lab.processes import Process, wait_until
 from lab.relay_metrics import RelayCounts, parse_counts
 from lab.topology import Lab
@@ -69,13 +80,14 @@ class Stack:
         self._environment = dict(environment or {})
 
     def start(self) -> None:
-        """Start all and wait until each is ready."""
+        """Start all, every relay and client of the lab, and wait until each is ready."""
         self.start_nameserver()
         self.start_portal()
-        self.start_relay()
+        for number in range(1, self.lab.settings.relay_count + 1):
+            self.start_relay(number)
         self.start_gateway()
         self.start_resource()
-        self.start_client()
+        self.start_clients(range(1, self.lab.settings.client_count + 1))
 
     def start_nameserver(self) -> None:
         server = self.lab.spawn(
@@ -92,7 +104,7 @@ class Stack:
         return process
 
     def start_relay(self, number: int = 1) -> Process:
-        name = "relay" if number == 1 else f"relay-{number}"
+        name = relay_role(number)
         site = relay_site(number)
         env = {**self._login(self.tokens.relay, name), "PUBLIC_IP4_ADDR": site.address}
         if self.lab.settings.underlay is Underlay.DUAL:
@@ -120,12 +132,20 @@ class Stack:
         return process
 
     def start_client(self) -> Process:
+        return self.start_clients([1])[0]
+
+    def start_clients(self, numbers: Iterable[int]) -> list[Process]:
+        """Start several at once; ready are all in the end."""
         maker = self.parts.client
-        env = {**self._login(self.tokens.client, "client"), "FIREZONE_DNS_CONTROL": "disabled"}
-        ours = {"POSTERN_STATUS_ADDR": STATUS_HTTP}
-        process = self._spawn("client", self._command("client", maker), env, ours, maker)
-        wait_until(lambda: self._has_tunnel("client"), "the client is ready", [process], _START_SECONDS)
-        return process
+        processes = []
+        for role in map(client_role, numbers):
+            env = {**self._login(self.tokens.client, role), "FIREZONE_DNS_CONTROL": "disabled"}
+            ours = {"POSTERN_STATUS_ADDR": STATUS_HTTP}
+            processes.append(self._spawn(role, self._command("client", maker), env, ours, maker))
+        for process in processes:
+            ready = partial(self._has_tunnel, process.name)
+            wait_until(ready, f"{process.name} is ready", [process], _START_SECONDS)
+        return processes
 
     def start_resource(self) -> None:
         web = self.lab.spawn("web", self.lab.resource, [sys.executable, "-m", "lab.resource", "80"])
@@ -139,27 +159,27 @@ class Stack:
         found: dict[str, Any] = json.loads(text)
         return found
 
-    def path(self) -> str:
+    def path(self, role: str = "client") -> str:
         """The path that our client's one connection takes.
 
         Raises:
             LabError: it has none.
         """
-        connections = self.status("client")["connections"]
+        connections = self.status(role)["connections"]
         paths = [connection["path"] for connection in connections if connection["path"]]
         if len(paths) != 1:
             raise LabError(f"the client has {len(paths)} connections with a path, not one: {connections}")
         return str(paths[0])
 
-    def relay_counts(self) -> RelayCounts:
+    def relay_counts(self, number: int = 1) -> RelayCounts:
         """What our relay has relayed so far, by XDP and in Python."""
-        return parse_counts(self._relay_http("metrics"))
+        return parse_counts(self._relay_http("metrics", number))
 
     def xdp_mode(self) -> str:
         return str(json.loads(self._relay_http("readyz"))["offload"]["mode"])
 
-    def _relay_http(self, page: str) -> str:
-        return network.execute(self.lab.relay, ["curl", "-sf", f"http://{RELAY_HTTP}/{page}"])
+    def _relay_http(self, page: str, number: int = 1) -> str:
+        return network.execute(self.lab.namespace(relay_role(number)), ["curl", "-sf", f"http://{RELAY_HTTP}/{page}"])
 
     def _login(self, token: str, name: str) -> dict[str, str]:
         return {

@@ -12,10 +12,11 @@ from lab.topology import Lab
 _SECONDS: Final = 60
 
 
-def download(lab: Lab, length: int) -> None:
+def download(lab: Lab, length: int, *, role: str = "user", url: str = PAGE_URL) -> None:
     """Fetch ``length`` bytes; LabError if other bytes arrive than were sent."""
-    target = lab.logs / "downloaded"
-    lab.run(lab.user, ["curl", "-sSf", "-m", str(_SECONDS), "-o", str(target), f"{PAGE_URL}bytes/{length}"], timeout=70)
+    target = lab.logs / f"downloaded-{role}"
+    command = ["curl", "-sSf", "-m", str(_SECONDS), "-o", str(target), f"{url}bytes/{length}"]
+    lab.run(lab.namespace(role), command, timeout=70)
     with target.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     size = target.stat().st_size
@@ -24,14 +25,12 @@ def download(lab: Lab, length: int) -> None:
         raise LabError(f"the download has another checksum: {size} of {length} bytes")
 
 
-def upload(lab: Lab, length: int) -> None:
+def upload(lab: Lab, length: int, *, url: str = PAGE_URL) -> None:
     """Send ``length`` bytes; LabError if the resource got others."""
     source = lab.logs / "uploaded"
     with source.open("wb") as file:
         file.writelines(payload(length))
-    answer = lab.run(
-        lab.user, ["curl", "-sSf", "-m", str(_SECONDS), "-T", str(source), f"{PAGE_URL}upload"], timeout=70
-    )
+    answer = lab.run(lab.user, ["curl", "-sSf", "-m", str(_SECONDS), "-T", str(source), f"{url}upload"], timeout=70)
     source.unlink()
     found = json.loads(answer)
     if found != {"bytes": length, "sha256": payload_sha256(length)}:

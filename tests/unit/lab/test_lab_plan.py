@@ -10,6 +10,8 @@ from lab.plan import (
     Nat,
     Route,
     Underlay,
+    client_inside,
+    client_site,
     make_plan,
     network,
     network6,
@@ -39,15 +41,15 @@ def test_ipv6_is_routed_behind_every_nat_but_only_in_a_dual_underlay() -> None:
 
 def test_blocked_family_is_dropped_on_its_way_out_at_both_routers() -> None:
     plan = make_plan(LabSettings(underlay=Underlay.DUAL, direct_ipv6=False))
-    assert f'iifname "inside" ip6 daddr {network6(GATEWAY)} drop' in plan.rules["client-nat"]
-    assert f'iifname "inside" ip6 daddr {network6(CLIENT)} drop' in plan.rules["gateway-nat"]
+    assert f'iifname "inside*" ip6 daddr {network6(GATEWAY)} drop' in plan.rules["client-nat"]
+    assert f'iifname "inside*" ip6 daddr {network6(CLIENT)} drop' in plan.rules["gateway-nat"]
     assert "ip daddr" not in plan.rules["client-nat"]
 
 
 def test_blocked_ipv4_knows_public_and_inner_addresses() -> None:
     rules = make_plan(LabSettings(direct_ipv4=False)).rules["gateway-nat"]
     for to in (network(CLIENT), CLIENT_ROUTER.address):
-        assert f'iifname "inside" ip daddr {to} drop' in rules
+        assert f'iifname "inside*" ip daddr {to} drop' in rules
 
 
 def test_only_links_of_relays_are_switched() -> None:
@@ -77,3 +79,27 @@ def test_unknown_kind_of_nat_is_refused() -> None:
 def test_relay_count_is_bounded(count: int) -> None:
     with pytest.raises(ValueError, match="expected 1 to 50 relays"):
         LabSettings(relay_count=count)
+
+
+@pytest.mark.parametrize("count", [0, 51])
+def test_client_count_is_bounded(count: int) -> None:
+    with pytest.raises(ValueError, match="expected 1 to 50 clients"):
+        LabSettings(client_count=count)
+
+
+def test_full_cone_nat_has_one_client() -> None:
+    with pytest.raises(ValueError, match="forwards to one client"):
+        LabSettings(client_nat=Nat.FULL_CONE, client_count=2)
+
+
+def test_each_further_client_has_a_network_of_its_own_behind_the_same_router() -> None:
+    plan = make_plan(LabSettings(underlay=Underlay.DUAL, client_count=3, direct_ipv4=False, direct_ipv6=False))
+    sites = [client_site(number) for number in (1, 2, 3)]
+    assert len({network(site) for site in sites}) == len({network6(site) for site in sites}) == 3
+    assert plan.roles[-2:] == ("client-2", "client-3")
+    for site in sites:
+        assert Route("relay", network(site), CLIENT_ROUTER.address) in plan.routes
+        assert Route("relay", network6(site), CLIENT_ROUTER.address6) in plan.routes
+        assert f'iifname "inside*" ip daddr {network(site)} drop' in plan.rules["gateway-nat"]
+        assert f'iifname "inside*" ip6 daddr {network6(site)} drop' in plan.rules["gateway-nat"]
+    assert Route("client-3", "0.0.0.0/0", client_inside(3).address) in plan.routes
