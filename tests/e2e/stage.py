@@ -17,11 +17,14 @@ from lab.errors import LabError
 from lab.measure import PAGE_URL, first_answer_ms
 from lab.processes import Process, wait_until
 from lab.stack import Stack
+from lab.topology import Lab
 
 PARTS: Final = ("portal", "relay", "gateway", "client")
 # A service that was told to stop has this long, goodbyes and all.
 END_SECONDS: Final = 2.0
 POSTERN: Final = (str(Path(sys.executable).with_name("postern")),)
+# A peer's allocation went with its relay; what is bound to it in the same moment is refused.
+CHANNEL_REFUSED: Final = r"connectivity::turn::allocation: Channel refused .* code=403"
 _INFORMATION: Final = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z +(INFO|DEBUG|TRACE) ")
 _FORWARDING: Final = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 _VOLATILE: Final = frozenset({"flags", "expires", "pref", "metric", "cache"})
@@ -156,6 +159,12 @@ def is_within(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def reaches(lab: Lab) -> bool:
+    """Whether the page comes through the tunnel within a second."""
+    command = ["curl", "-sf", "--max-time", "1", "-o", os.devnull, PAGE_URL]
+    return subprocess.run(["ip", "netns", "exec", lab.user, *command], check=False).returncode == 0
+
+
 class LogReader:
     """What the parts log from now on."""
 
@@ -173,7 +182,7 @@ class LogReader:
             f"{name}: {line}"
             for name in PARTS
             for line in self.new_text(name).splitlines()
-            if _is_complaint(line, secrets) and not any(re.search(text, line) for text in allowed)
+            if is_complaint(line, secrets) and not any(re.search(text, line) for text in allowed)
         ]
 
     def _text(self, name: str) -> str:
@@ -181,7 +190,8 @@ class LogReader:
         return path.read_text(errors="replace") if path.exists() else ""
 
 
-def _is_complaint(line: str, secrets: Sequence[str]) -> bool:
+def is_complaint(line: str, secrets: Sequence[str]) -> bool:
+    """Whether a line of a log is none of a healthy run, or tells a secret."""
     return _INFORMATION.match(line) is None or any(secret in line for secret in secrets)
 
 

@@ -5,7 +5,6 @@ finds the whole stack running and leaves it so, whatever the order.
 """
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -26,15 +25,13 @@ from lab.processes import wait_until
 from lab.stack import API_URL, Stack
 from lab.topology import Lab
 from lab.transfer import download, upload
-from tests.e2e.stage import PARTS, POSTERN, LogReader, Stage, is_within, run_to_end, traces
+from tests.e2e.stage import CHANNEL_REFUSED, PARTS, POSTERN, LogReader, Stage, is_within, reaches, run_to_end, traces
 
 pytestmark = pytest.mark.root
 
 GOODBYE_SECONDS = 1.0  # far below any ICE time-out
 RECOVERY_SECONDS = 30.0
 OTHER = {"gateway": "client", "client": "gateway"}
-# A peer's allocation went with its relay; what is bound to it in the same moment is refused.
-CHANNEL_REFUSED = r"connectivity::turn::allocation: Channel refused .* code=403"
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +175,7 @@ def test_a_relay_is_replaced_while_the_connection_is_idle(stage: Stage) -> None:
     assert is_within(lambda: [peer["state"] for peer in stage.peers("client")] == ["idle"], 30)
     stage.kill("relay")
     stage.stack.start_relay()
-    assert is_within(lambda: _reaches(stage), RECOVERY_SECONDS)
+    assert is_within(lambda: reaches(stage.stack.lab), RECOVERY_SECONDS)
 
 
 def test_a_relay_that_stops_takes_its_program_along_and_the_next_one_offloads(stage: Stage) -> None:
@@ -190,7 +187,7 @@ def test_a_relay_that_stops_takes_its_program_along_and_the_next_one_offloads(st
     stage.stack.start_relay()
     assert _xdp(stage) is not None
     assert stage.stack.xdp_mode() == "native"
-    assert is_within(lambda: _reaches(stage), RECOVERY_SECONDS)
+    assert is_within(lambda: reaches(stage.stack.lab), RECOVERY_SECONDS)
     before = stage.stack.relay_counts()
     download(stage.stack.lab, 1_000_000)
     after = stage.stack.relay_counts()
@@ -217,8 +214,8 @@ def test_access_ends_when_the_file_no_longer_grants_it(stage: Stage) -> None:
     stage.connect()
     with _edited_portal(stage, lambda content: content.update(policies=[])):
         assert is_within(lambda: stage.peers("client") == stage.peers("gateway") == [], GOODBYE_SECONDS)
-        assert not _reaches(stage)
-    assert is_within(lambda: _reaches(stage), 5)
+        assert not reaches(stage.stack.lab)
+    assert is_within(lambda: reaches(stage.stack.lab), 5)
 
 
 def test_access_ends_when_it_expires(stage: Stage) -> None:
@@ -234,7 +231,7 @@ def test_access_ends_when_it_expires(stage: Stage) -> None:
         stage.connect()  # not yet
         assert is_within(lambda: stage.peers("client") == stage.peers("gateway") == [], seconds + 2)
         assert datetime.now(UTC) >= end
-    assert is_within(lambda: _reaches(stage), 5)
+    assert is_within(lambda: reaches(stage.stack.lab), 5)
 
 
 def test_a_client_whose_token_is_taken_back_says_goodbye_and_why(stage: Stage) -> None:
@@ -286,12 +283,6 @@ def _told_secrets(text: str) -> list[str]:
     """Values behind the names of secrets; what hides itself shows stars or nothing."""
     found = re.findall(r"(?i)((?:password|secret|preshared|private|token)\w*['\"]?[=:] *['\"]?[\w+/=-]{4,})", text)
     return [told for told in found if not told.endswith(("None", "True", "False"))]
-
-
-def _reaches(stage: Stage) -> bool:
-    command = ["curl", "-sf", "--max-time", "1", "-o", os.devnull, "http://172.20.0.100/"]
-    argv = ["ip", "netns", "exec", stage.stack.lab.user, *command]
-    return subprocess.run(argv, check=False).returncode == 0
 
 
 @contextmanager
