@@ -1,11 +1,14 @@
 # Every target sets up what it needs first; the second time that takes a moment.
-.PHONY: demo test check bench perf lock setup clean
+.PHONY: demo test test-long check bench perf lock setup clean
 
 demo: setup
 	@.venv/bin/postern demo $(ARGS)
 
 test: setup
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -m "not long" $(ARGS)
+
+test-long: setup
+	.venv/bin/python -m pytest -m long $(ARGS)
 
 check: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
