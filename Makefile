@@ -1,4 +1,6 @@
 # Every target sets up what it needs first; the second time that takes a moment.
+LOCK = --quiet --no-header --no-emit-index-url --python-version 3.11 --generate-hashes --allow-unsafe
+
 .PHONY: demo test test-long check bench perf lock setup clean
 
 demo: setup
@@ -20,7 +22,8 @@ perf: setup
 	@.venv/bin/postern bench stack $(ARGS)
 
 lock: setup
-	.venv/bin/uv pip compile --quiet --no-header --no-emit-index-url --python-version 3.11 --extra dev --generate-hashes --allow-unsafe --output-file requirements.lock pyproject.toml
+	.venv/bin/uv pip compile $(LOCK) --extra dev --output-file requirements.lock pyproject.toml
+	.venv/bin/uv pip compile $(LOCK) --extra image --constraint requirements.lock --output-file compose/requirements.lock pyproject.toml
 
 setup:
 	@lab/setup.sh
