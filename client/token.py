@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from connectivity.errors import FatalError
+from connectivity.settings import token_or_file
 
 DEFAULT_PATH: Final = "/etc/dev.firezone.client/token"
 _FORBIDDEN_MODE: Final = 0o177  # everything but reading and writing by the owner
@@ -20,9 +21,10 @@ def take_token(environ: MutableMapping[str, str], path: Path) -> str:
     token = environ.pop("FIREZONE_TOKEN", "").strip()
     if not token:
         return _read(path)
-    if Path(token).is_absolute() and Path(token).is_file():
-        return Path(token).read_text(encoding="utf-8").strip()
-    return token
+    try:
+        return token_or_file(token)
+    except ValueError as error:
+        raise FatalError(f"FIREZONE_TOKEN: {error}") from None
 
 
 def _read(path: Path) -> str:

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 T = TypeVar("T")
@@ -196,6 +197,20 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 def text_value(text: str) -> str:
     """Any non-empty text, as it is."""
+    return text
+
+
+def token_or_file(text: str) -> str:
+    """A token, or the content of the file that an absolute path names. No token begins like a path."""
+    path = Path(text)
+    if path.is_absolute():
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no text"
+            raise ValueError(f"expected a token or a readable file that holds one ({path}: {reason})") from error
+        if not text:
+            raise ValueError(f"expected a token, found the empty file {path}")
     return text
 
 

@@ -11,10 +11,10 @@ from connectivity.endpoint import Endpoint
 from connectivity.io import logs
 from connectivity.io.identity import load_or_create
 from connectivity.io.portal import read_system_info
-from connectivity.io.service import DEVICE, Role, TunnelSettings, read_tunnel_settings, run_tunnel, token_or_file
+from connectivity.io.service import DEVICE, Role, TunnelSettings, read_tunnel_settings, run_tunnel
 from connectivity.io.status import serve
 from connectivity.phoenix.login import PortalLogin, gateway_login, user_agent
-from connectivity.settings import SettingsReader
+from connectivity.settings import SettingsReader, token_or_file
 from connectivity.wireguard import KeyPair
 from gateway.core import GatewayCore
 from gateway.masquerade import Masquerade
@@ -38,7 +38,13 @@ def read_settings(arguments: list[str]) -> GatewaySettings:
     words = reader.positional()
     for extra in words[1:]:
         reader.problem(f"{extra!r} is not expected here")
-    token = token_or_file(words[0]) if words else None
+    token = None
+    if words:
+        try:
+            token = token_or_file(words[0])
+        except ValueError as error:
+            reader.problem(f"the token argument: {error}")
+            token = ""
     health = reader.optional(
         "HEALTH_CHECK_ADDR", "--health-check-addr", Endpoint.parse, Endpoint.parse("0.0.0.0:8080"), "address:port"
     )

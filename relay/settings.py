@@ -8,14 +8,13 @@ import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 from typing import Final, Literal, TypeAlias, cast
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError
 from connectivity.io import logs
 from connectivity.phoenix import parse_api_url
-from connectivity.settings import SettingsReader, integer, one_of, text_value
+from connectivity.settings import SettingsReader, integer, one_of, text_value, token_or_file
 from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT, STUN_PORT
 from relay.core.peers import Network
 
@@ -144,11 +143,13 @@ def _read_public(reader: SettingsReader) -> tuple[IPv4Address | None, IPv6Addres
 def _read_token(reader: SettingsReader, words: list[str]) -> str:
     if words:
         try:
-            return _token(words[0])
+            return token_or_file(words[0])
         except ValueError as error:
             reader.problem(f"the token argument: {error}")
             return ""
-    return reader.required("FIREZONE_TOKEN", None, _token, "the relay's token, or the path of a file that holds it")
+    return reader.required(
+        "FIREZONE_TOKEN", None, token_or_file, "the relay's token, or the path of a file that holds it"
+    )
 
 
 def _read_name(reader: SettingsReader) -> str | None:
@@ -182,19 +183,6 @@ def _read_offload(reader: SettingsReader) -> OffloadWish | None:
     mode = cast(OffloadMode, chosen) if chosen else _ATTACH_MODES[attach] if demanded else "auto"
     internal = tuple(ip for ip in (internal4, internal6) if ip is not None)
     return OffloadWish(interfaces, mode, internal, from_peer)
-
-
-def _token(text: str) -> str:
-    """A token, or the content of the file that the text names."""
-    try:
-        path = Path(text)
-        if path.is_file():
-            text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError("expected a token or a readable file that holds one") from error
-    if not text:
-        raise ValueError("expected a token, found an empty file")
-    return text
 
 
 def _ipv4(text: str) -> IPv4Address:

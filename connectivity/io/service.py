@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from connectivity.clock import Instant
@@ -29,7 +28,7 @@ from connectivity.io.tun import Tun
 from connectivity.io.tunnel import SOCKET_MARK, TunnelDriver, bind_sockets
 from connectivity.phoenix.channel import Joined, MessageReceived
 from connectivity.phoenix.login import PortalLogin, parse_api_url
-from connectivity.settings import SettingsReader, integer, text_value
+from connectivity.settings import SettingsReader, integer, text_value, token_or_file
 from connectivity.tunnel import Action, ConfigureTun, ReconnectPortal, SendToPortal, TunnelCore
 from connectivity.wireguard import KeyPair
 
@@ -95,19 +94,6 @@ def read_tunnel_settings(
         ),
         metrics=read_metrics_settings(reader),
     )
-
-
-def token_or_file(text: str) -> str:
-    """A token, or the content of the file that the text names."""
-    path = Path(text)
-    try:
-        if path.is_absolute() and path.is_file():
-            text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"expected a readable token file: {chain(error)}") from error
-    if not text:
-        raise ValueError("expected a token, found an empty file")
-    return text
 
 
 @dataclass(frozen=True, slots=True)
