@@ -1,0 +1,305 @@
+"""The compose file, built and started for real, and looked at from outside its containers.
+
+One project serves all tests; a test says which variant it needs. At the end ``down`` must leave nothing behind.
+"""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from ebpf import bpf_syscall
+from lab.plan import masquerading_rules
+from lab.processes import wait_until
+from lab.relay_metrics import RelayCounts, parse_counts
+from lab.resource import PAGE, payload_sha256
+from tests.e2e.engine import Engine, EngineError, container_engine, make_base_image, run
+
+# The first test builds all images: some minutes on a small machine.
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1500)]
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+CERTIFICATES: Final = Path("/usr/local/share/ca-certificates")
+LEFT_OUT: Final = (".git", ".venv", "*_cache", "__pycache__", ".hypothesis", "build")
+TARGETS: Final = ("relay", "gateway", "client", "portal", "network")
+RELAYS: Final = ("relay-1", "relay-2")
+ENDS: Final = ("client", "gateway-1", "gateway-2")
+TRANSFER_BYTES: Final = 20_000_000
+TUNNEL_MTU: Final = 1280
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is chosen by variables of the compose file."""
+
+    nat: str
+    images: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def env(self) -> dict[str, str]:
+        return {"CLIENT_NAT": self.nat, "GATEWAY_NAT": self.nat, **self.images}
+
+
+DIRECT: Final = Variant("cone")
+RELAYED: Final = Variant("symmetric")
+
+
+class Project:
+    """The compose project of this test run."""
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self.engine = engine
+        self.folder = folder
+        self.images = {f"{name.upper()}_IMAGE": f"postern-test/{name}" for name in TARGETS}
+        self.build_env = {"BASE_IMAGE": make_base_image(engine), **self.images}
+        if engine.is_ours:
+            self.build_env["BUILD_NETWORK"] = "host"
+        self._variant: Variant | None = None
+
+    def compose(self, *words: str, env: Mapping[str, str] | None = None, seconds: float = 300) -> str:
+        base = {**self.engine.env, **self.build_env, **(self._variant.env() if self._variant else {}), **(env or {})}
+        return run(
+            ["docker-compose", "--file", str(self.folder / "compose/docker-compose.yml"), *words], base, seconds=seconds
+        )
+
+    def ensure(self, variant: Variant) -> None:
+        """Have this variant running; what differs is made anew."""
+        if variant == self._variant:
+            return
+        if self._variant is not None:
+            changing = [name for end in ENDS for name in (end, f"{end}-router")]
+            self.compose("rm", "--stop", "--force", *changing)
+        self._variant = variant
+        self.compose("up", "--detach", "--no-build")
+        wait_until(lambda: self.states()["client"] == "healthy", "the client is healthy", seconds=60)
+
+    def container(self, service: str) -> str:
+        return self.compose("ps", "--quiet", service).strip()
+
+    def inspect(self) -> dict[str, dict[str, Any]]:
+        """All containers of the project by service."""
+        found = json.loads(self.engine.docker("inspect", *self.compose("ps", "--quiet").split()))
+        return {entry["Config"]["Labels"]["com.docker.compose.service"]: entry for entry in found}
+
+    def states(self) -> dict[str, str]:
+        return {name: entry["State"].get("Health", {}).get("Status", "none") for name, entry in self.inspect().items()}
+
+    def in_client(self, *words: str) -> str:
+        return self.compose("exec", "-T", "client", *words)
+
+    def relayed(self) -> RelayCounts:
+        """What both relays count, asked from outside in their network namespaces."""
+        counts = [parse_counts(self.ask(name, "8080", "/metrics")) for name in RELAYS]
+        return RelayCounts(sum(count.xdp for count in counts), sum(count.python for count in counts))
+
+    def ask(self, service: str, port: str, path: str) -> str:
+        pid = self.inspect()[service]["State"]["Pid"]
+        return run(["nsenter", f"--net=/proc/{pid}/ns/net", "curl", "-sSf", f"http://127.0.0.1:{port}{path}"])
+
+    def paths(self) -> list[str]:
+        return [str(entry["path"]) for entry in json.loads(self.ask("client", "9100", "/status"))["connections"]]
+
+    def fetch(self) -> None:
+        """The page and more through the tunnel, both whole."""
+        assert self.in_client("curl", "-sSf", "--max-time", "20", "http://app.internal") == PAGE.decode()
+        url = f"http://app.internal/bytes/{TRANSFER_BYTES}"
+        digest = self.in_client("bash", "-c", f"curl -sSf --max-time 100 {url} | sha256sum")
+        assert digest.split()[0] == payload_sha256(TRANSFER_BYTES)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    folder = tmp_path_factory.mktemp("compose") / "postern"
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    for certificate in CERTIFICATES.glob("*.crt"):
+        shutil.copy(certificate, folder / "compose/ca-certificates")
+    with container_engine() as engine:
+        made = Project(engine, folder)
+        for name in ("relay", "gateway", "client", "portal", "network"):
+            service = {"relay": "relay-1", "gateway": "gateway-1", "network": "far-end"}.get(name, name)
+            made.compose("build", service, seconds=900)
+        _build_twice(made)
+        engine.start(can_build=False)
+        pristine = traces(engine)
+        try:
+            yield made
+        finally:
+            made.compose("down", "--volumes", "--timeout", "5")
+        assert traces(engine) == pristine
+
+
+def traces(engine: Engine) -> dict[str, Any]:
+    """What a project could leave behind in the engine's namespace and in the kernel."""
+    where = engine.where()
+    saved = [run([*where, program]).splitlines() for program in ("iptables-save", "ip6tables-save")]
+    return {
+        "containers": engine.docker("ps", "--all", "--quiet"),
+        "networks": engine.docker("network", "ls", "--quiet"),
+        "volumes": engine.docker("volume", "ls", "--quiet"),
+        "links": sorted(link["ifname"] for link in json.loads(run([*where, "ip", "-json", "link"]))),
+        "rules": [[line.split(" [")[0] for line in lines if not line.startswith("#")] for lines in saved],
+    }
+
+
+def _build_twice(project: Project) -> None:
+    """Building again runs nothing."""
+    said = project.engine.docker(
+        "build", "--file", str(project.folder / "compose/Dockerfile"), "--target", "client", "--network", "host",
+        "--build-arg", f"BASE={project.build_env['BASE_IMAGE']}", str(project.folder), seconds=120,
+    )  # fmt: skip
+    assert "Running in" not in said
+
+
+def test_direct(project: Project) -> None:
+    project.ensure(DIRECT)
+    project.fetch()
+    assert project.paths() == ["PeerToPeer"]
+
+
+def test_relayed_by_xdp(project: Project) -> None:
+    project.ensure(RELAYED)
+    project.in_client("curl", "-sSf", "--max-time", "20", "http://app.internal")
+    before = project.relayed()
+    project.fetch()
+    after = project.relayed()
+    xdp, python = after.xdp - before.xdp, after.python - before.python
+    assert [path.startswith("Relay") for path in project.paths()] == [True]
+    assert xdp > TRANSFER_BYTES / TUNNEL_MTU, "the data went through XDP"
+    assert python < xdp / 100
+    for relay in RELAYS:
+        offload = json.loads(project.ask(relay, "8080", "/readyz"))["offload"]
+        assert (offload["mode"], offload["egress"]) == ("native", {"eth0": "verified"})
+
+
+@pytest.mark.peers
+def test_upstream_takes_the_place_of_client_and_gateway(
+    project: Project, peer_programs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Programs as in Firezone's images: started by root, token by a file's path, masquerading by their surroundings."""
+    images = {}
+    for name, program in (("client", "firezone-headless-client"), ("gateway", "firezone-gateway")):
+        shutil.copy(peer_programs[program], tmp_path / "program")
+        (tmp_path / "rules").write_text(masquerading_rules() if name == "gateway" else "")
+        masquerade = "nft -f /rules && " if name == "gateway" else ""
+        start = f'#!/bin/sh\n{masquerade}FIREZONE_TOKEN=$(cat "$FIREZONE_TOKEN") exec /program\n'
+        (tmp_path / "start").write_text(start)
+        (tmp_path / "start").chmod(0o755)
+        (tmp_path / "Dockerfile").write_text(
+            f'FROM postern-test/{name}\nCOPY program start rules /\nENTRYPOINT ["/start"]\n'
+        )
+        images[f"{name.upper()}_IMAGE"] = f"postern-test/upstream-{name}"
+        project.engine.docker("build", "--quiet", "--tag", f"postern-test/upstream-{name}", str(tmp_path))
+    project.ensure(Variant("symmetric", images))
+    before = project.relayed()
+    project.fetch()
+    assert project.relayed().xdp - before.xdp > TRANSFER_BYTES / TUNNEL_MTU, "our relays' XDP carried it"
+
+
+def test_all_are_healthy_and_confined(project: Project) -> None:
+    project.ensure(DIRECT)
+    wait_until(lambda: set(project.states().values()) == {"healthy"}, "all are healthy", seconds=60)
+    for name, entry in project.inspect().items():
+        host = entry["HostConfig"]
+        assert not host["Privileged"], name
+        assert host["ReadonlyRootfs"], name
+        assert host["CapDrop"] == ["ALL"], name
+        assert host["SecurityOpt"] == ["no-new-privileges:true"], name
+    for name in ("relay-1", "gateway-1", "client", "portal"):
+        users = project.compose("exec", "-T", name, "sh", "-c", "grep -lE '^Uid:.*10001' /proc/[0-9]*/status")
+        assert users.strip(), f"{name} runs as its own user"
+
+
+RELAY: Final = ("RELAY_IMAGE", "--env", "PUBLIC_IP4_ADDR=203.0.113.101", "--env", "FIREZONE_API_URL=ws://localhost:1")
+GATEWAY: Final = ("GATEWAY_IMAGE", "--env", "FIREZONE_API_URL=ws://localhost:1")
+TOKEN: Final = ("--env", "FIREZONE_TOKEN=a-token-of-nobody")
+# What the entry point needs to become another user.
+USER: Final = ("--cap-drop", "ALL", "--cap-add", "SETUID", "--cap-add", "SETGID")
+NATIVE: Final = ("--env", "POSTERN_EBPF=native", "--env", "POSTERN_EBPF_INTERFACES=lo")
+BAD: Final = {
+    "missing secret": (2, "/run/secrets/token: No such file", (*RELAY, "--env", "FIREZONE_TOKEN=/run/secrets/token")),
+    "unknown value": (2, "POSTERN_EBPF is 'maybe': expected one of", (*RELAY, *TOKEN, "--env", "POSTERN_EBPF=maybe")),
+    "unknown name": (2, "POSTERN_TYPO is not a known setting", (*GATEWAY, *TOKEN, "--env", "POSTERN_TYPO=1")),
+    "port in use": (1, "cannot", (*RELAY, *TOKEN, "--network", "container:relay-1")),
+    "no capability for the device": (1, "not permitted", (*GATEWAY, *TOKEN, *USER, "--device", "/dev/net/tun")),
+    "no device": (1, "/dev/net/tun", (*GATEWAY, *TOKEN, *USER, "--cap-add", "NET_ADMIN")),
+    "no capability for BPF": (1, "CAP_BPF is missing", (*RELAY, *TOKEN, *USER, *NATIVE, "--cap-add", "NET_ADMIN")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "words", "options"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line_and_harms_nobody(
+    project: Project, code: int, words: str, options: tuple[str, ...]
+) -> None:
+    project.ensure(DIRECT)
+    before = {name: entry["State"]["StartedAt"] for name, entry in project.inspect().items()}
+    image, *flags = options
+    flags = [flag.replace("container:relay-1", f"container:{project.container('relay-1')}") for flag in flags]
+    if "--network" not in flags:
+        flags += ["--network", "none"]
+    started = project.engine.docker("run", "--detach", "--read-only", "--tmpfs", "/tmp", *flags, project.images[image])
+    container = started.strip()
+    try:
+        assert project.engine.docker("wait", container).strip() == str(code), _logs(project, container)
+        complaints = [line for line in _logs(project, container).splitlines() if " INFO " not in line]
+    finally:
+        project.engine.docker("rm", "--force", container)
+    assert len(complaints) == 1, complaints
+    assert words in complaints[0]
+    after = {name: entry["State"]["StartedAt"] for name, entry in project.inspect().items()}
+    assert after == before
+    assert all(entry["State"]["Running"] for entry in project.inspect().values())
+
+
+def test_the_readmes_commands(project: Project) -> None:
+    """Word by word, by whichever compose is there; ``down`` is what ends every run of these tests."""
+    project.ensure(DIRECT)
+    begin = "docker compose --file compose/docker-compose.yml "
+    lines = [line.strip() for line in (ROOT / "README.md").read_text().splitlines() if line.strip().startswith(begin)]
+    up, fetch, down = (line.removeprefix(begin).split() for line in lines)
+    project.compose(*up)
+    assert fetch[:2] == ["exec", "client"]
+    assert project.compose("exec", "-T", *fetch[1:]) == PAGE.decode()
+    assert down == ["down"]
+
+
+def test_xdp_goes_with_its_relay(project: Project) -> None:
+    project.ensure(DIRECT)
+    held = len(_programs(project))
+    assert held == len(RELAYS)
+    project.compose("stop", "--timeout", "10", "relay-2")
+    try:
+        assert len(_programs(project)) == held - 1
+    finally:
+        project.compose("up", "--detach", "--no-build", "relay-2")
+        wait_until(lambda: project.states()["relay-2"] == "healthy", "the relay is back", seconds=60)
+
+
+def _programs(project: Project) -> list[int]:
+    """The XDP programs on our relays' interfaces."""
+    found = []
+    for relay in RELAYS:
+        pid = project.inspect()[relay]["State"]["Pid"]
+        if pid:
+            shown = json.loads(run(["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-json", "link", "show", "eth0"]))
+            found += [int(link["xdp"]["prog"]["id"]) for link in shown if "xdp" in link]
+    known = {link.program_id for link in bpf_syscall.xdp_links()}
+    return [program for program in found if program in known]
+
+
+def _logs(project: Project, container: str) -> str:
+    done = subprocess.run(
+        ["docker", "logs", container],
+        env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **project.engine.env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise EngineError(done.stdout)
+    return done.stdout
