@@ -97,6 +97,10 @@ class Engine:
             self._process.send_signal(signal.SIGTERM)
             self._process.wait(60)
             self._pid = 0
+            # The engine leaves its own network namespace mounted.
+            for line in Path("/proc/self/mounts").read_text().splitlines():
+                if line.split()[1].startswith(f"{self._state}/exec/netns/"):
+                    run(["umount", line.split()[1]])
 
     def _answers(self) -> bool:
         try:
@@ -142,6 +146,9 @@ def make_base_image(engine: Engine) -> str:
     with tempfile.TemporaryDirectory(prefix="postern-base-") as folder:
         root = Path(folder, "root")
         run(["debootstrap", "--variant=minbase", SUITE, str(root), ARCHIVE], seconds=600)
+        # As in the registry's image: no flush to disk per file, no package lists of other languages.
+        (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
+        (root / "etc/apt/apt.conf.d/no-languages").write_text('Acquire::Languages "none";\n')
         tree = Path(folder, "root.tar")
         lists = ("./var/cache/apt/*", "./var/lib/apt/lists/*", "./usr/share/doc/*", "./usr/share/locale/*")
         excluded = [f"--exclude={pattern}" for pattern in lists]

@@ -214,7 +214,7 @@ def test_all_are_healthy_and_confined(project: Project) -> None:
 
 
 RELAY: Final = ("RELAY_IMAGE", "--env", "PUBLIC_IP4_ADDR=203.0.113.101", "--env", "FIREZONE_API_URL=ws://localhost:1")
-GATEWAY: Final = ("GATEWAY_IMAGE", "--env", "FIREZONE_API_URL=ws://localhost:1")
+GATEWAY: Final = ("GATEWAY_IMAGE", "--env", "FIREZONE_API_URL=ws://localhost:1", "--env", "FIREZONE_ID=bad")
 TOKEN: Final = ("--env", "FIREZONE_TOKEN=a-token-of-nobody")
 # What the entry point needs to become another user.
 USER: Final = ("--cap-drop", "ALL", "--cap-add", "SETUID", "--cap-add", "SETGID")
