@@ -4,6 +4,7 @@ One project serves all tests; a test says which variant it needs. At the end ``d
 """
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -141,7 +142,8 @@ def traces(engine: Engine) -> dict[str, Any]:
         "networks": engine.docker("network", "ls", "--quiet"),
         "volumes": engine.docker("volume", "ls", "--quiet"),
         "links": sorted(link["ifname"] for link in json.loads(run([*where, "ip", "-json", "link"]))),
-        "rules": [[line.split(" [")[0] for line in lines if not line.startswith("#")] for lines in saved],
+        # Of the rules those for a network; the engine keeps some of its own from the first one on.
+        "rules": [[line for line in lines if "br-" in line] for lines in saved],
     }
 
 
@@ -260,6 +262,7 @@ def test_the_readmes_commands(project: Project) -> None:
     begin = "docker compose --file compose/docker-compose.yml "
     lines = [line.strip() for line in (ROOT / "README.md").read_text().splitlines() if line.strip().startswith(begin)]
     up, fetch, down = (line.removeprefix(begin).split() for line in lines)
+    assert up.pop() == "--build"  # done before: a container engine of these tests has no way out by now
     project.compose(*up)
     assert fetch[:2] == ["exec", "client"]
     assert project.compose("exec", "-T", *fetch[1:]) == PAGE.decode()
@@ -293,7 +296,7 @@ def _programs(project: Project) -> list[int]:
 def _logs(project: Project, container: str) -> str:
     done = subprocess.run(
         ["docker", "logs", container],
-        env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **project.engine.env},
+        env={**os.environ, **project.engine.env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
