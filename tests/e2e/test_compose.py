@@ -22,7 +22,7 @@ from lab.resource import PAGE, payload_sha256
 from tests.e2e.engine import Engine, EngineError, container_engine, make_base_image, run
 
 # The first test builds all images: some minutes on a small machine.
-pytestmark = [pytest.mark.root, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(1500)]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CERTIFICATES: Final = Path("/usr/local/share/ca-certificates")
