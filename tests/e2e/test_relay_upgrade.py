@@ -26,8 +26,12 @@ LOST_AT_MOST = 5
 def test_clients_move_to_another_relay_while_theirs_drains(tmp_path: Path) -> None:
     with Lab(LabSettings(Nat.SYMMETRIC, Nat.SYMMETRIC, Underlay.IPV4, relay_count=2)) as lab:
         stack = Stack(lab, drain_seconds=DRAIN_SECONDS)
-        stack.start()
-        old = next(process for process in lab.processes if process.name == "relay")
+        stack.start_nameserver()
+        stack.start_portal()
+        old = stack.start_relay()  # alone at first: the other one comes when this one is to go
+        stack.start_gateway()
+        stack.start_resource()
+        stack.start_client()
         with pings(lab, tmp_path / "pings") as answers:
             assert is_within(lambda: len(answers()) > 5, 20)
             stack.start_relay(2)
