@@ -41,7 +41,7 @@ def server_settings(settings: RelaySettings, on_host: frozenset[IPAddress]) -> S
         public=settings.public,
         policy=PeerPolicy(under_portal=True, allow=settings.peers_allow, deny=settings.peers_deny, own=own),
         software=SOFTWARE,
-        listen_port=settings.listen_port,
+        listen_ports=frozenset({settings.listen_port}),
         lowest_port=settings.lowest_port,
         highest_port=settings.highest_port,
         sources={version: ip for version, ip in settings.public.items() if ip in on_host},

@@ -34,7 +34,7 @@ from connectivity.stun.attributes import (
     XorRelayedAddress,
 )
 from connectivity.stun.errors import DecodeError, DecodeReason
-from connectivity.stun.integrity import long_term_key, long_term_key_sha256
+from connectivity.stun.integrity import long_term_key, long_term_key_sha256, userhash
 from connectivity.stun.message import Message, decode, encode
 from connectivity.stun.protocol import (
     HEADER_BYTES,
@@ -92,4 +92,5 @@ __all__ = [
     "encode",
     "long_term_key",
     "long_term_key_sha256",
+    "userhash",
 ]

@@ -32,6 +32,11 @@ def long_term_key_sha256(username: str, realm: str, password: str) -> bytes:
     return hashlib.sha256(f"{username}:{realm}:{password}".encode()).digest()
 
 
+def userhash(username: str, realm: str) -> bytes:
+    """What USERHASH holds in place of a username (RFC 8489 §14.4)."""
+    return hashlib.sha256(f"{username}:{realm}".encode()).digest()
+
+
 def integrity_sha1(message: bytes, offset: int, key: bytes) -> bytes:
     """The value of a MESSAGE-INTEGRITY attribute whose header stands (or will stand) at ``offset``."""
     return hmac.digest(key, _adjusted(message, offset, SHA1_BYTES), "sha1")

@@ -80,6 +80,7 @@ class Allocation:
         "port",
         "server",
         "sources",
+        "transport",
         "username",
     )
 
@@ -95,7 +96,7 @@ class Allocation:
         sources: dict[int, Endpoint] | None = None,
     ) -> None:
         self.five_tuple = five_tuple
-        self.client, self.server = five_tuple
+        self.client, self.server, self.transport = five_tuple
         self.port = port
         self.families = families
         self.username = username

@@ -10,44 +10,11 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from connectivity.clock import SECOND, Instant, WallTime
+from connectivity.clock import Instant, WallTime
 from connectivity.endpoint import Endpoint
 from connectivity.stun import ErrorCode, Message, Nonce, Realm, Username, long_term_key
-from connectivity.turn import credentials
+from relay.core.credentials import Credential, CredentialSource
 from relay.core.refusal import Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """What we know about a username. ``expires_at`` is in Unix seconds."""
-
-    username: str
-    password: str
-    expires_at: int
-
-    def __repr__(self) -> str:
-        return "Credential(hidden)"
-
-
-class CredentialSource(Protocol):
-    """Where passwords come from."""
-
-    def lookup(self, username: str) -> Credential | None:
-        """The credential of a username; None if no such user can exist."""
-
-
-class StampSecretCredentials:
-    """Credentials that a portal derives from the stamp secret we joined with; nothing is stored per user."""
-
-    def __init__(self, stamp_secret: str) -> None:
-        self._stamp_secret = stamp_secret
-
-    def lookup(self, username: str) -> Credential | None:
-        """The credential that the portal gave out under this name, if the name has the right form."""
-        claims = credentials.parse_username(username)
-        if claims is None:
-            return None
-        return Credential(username, credentials.password(claims.expiry, self._stamp_secret, claims.salt), claims.expiry)
 
 
 class NonceSource(Protocol):
@@ -81,13 +48,13 @@ class Authenticator:
 
     def key_of(self, username: str | None) -> bytes | None:
         """The key that signs answers to this username; None if it cannot be derived."""
-        credential = None if username is None else self._source.lookup(username)
+        credential = None if username is None else next(iter(self._source.lookup(username)), None)
         return None if credential is None else self._key(credential)
 
     def authenticate(self, message: Message, client: Endpoint, now: Instant, wall_now: WallTime) -> User | Refusal:
         """The sender of a request, or how to refuse it."""
         username, nonce = message.get(Username), message.get(Nonce)
-        credential = None if username is None else self._source.lookup(username.value)
+        credential = None if username is None else next(iter(self._source.lookup(username.value)), None)
         key = None if credential is None else self._key(credential)
         if not message.has_integrity:
             return self._challenge(ErrorCode.UNAUTHENTICATED, key, client, now)
@@ -97,7 +64,7 @@ class Authenticator:
             return self._challenge(ErrorCode.UNAUTHENTICATED, key, client, now)
         if not self._nonces.is_valid(nonce.value, client, now):
             return self._challenge(ErrorCode.STALE_NONCE, key, client, now)
-        if credential is None or key is None or credential.expires_at * SECOND < wall_now:
+        if credential is None or key is None or credential.is_expired(wall_now):
             return self._challenge(ErrorCode.UNAUTHENTICATED, key, client, now)
         if not message.verify_integrity(key):
             return self._challenge(ErrorCode.UNAUTHENTICATED, key, client, now)

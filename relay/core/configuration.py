@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from connectivity.endpoint import IPAddress
+from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.stun import AddressFamily
 from relay.core.peers import PeerPolicy
+from relay.core.quotas import Quotas
 
 STUN_PORT: Final = 3478
 LOWEST_RELAYED_PORT: Final = 49_152
@@ -19,17 +20,21 @@ class ServerSettings:
     """``public`` maps an IP version to the address that clients and peers see, one or both versions.
 
     ``sources`` maps an IP version to the address that relayed datagrams must leave from, where this is not left to the
-    kernel. ``policy.own`` holds the public addresses too.
+    kernel. ``policy.own`` holds the public addresses too. ``listen_ports`` are never given away as relayed ones.
+    ``alternate`` maps an IP version to the server that clients are sent to when no allocation can be given here.
     """
 
     public: Mapping[int, IPAddress]
     policy: PeerPolicy
     software: str = "postern-relay"
     realm: str = REALM
-    listen_port: int = STUN_PORT
+    listen_ports: frozenset[int] = frozenset({STUN_PORT})
     lowest_port: int = LOWEST_RELAYED_PORT
     highest_port: int = HIGHEST_RELAYED_PORT
     sources: Mapping[int, IPAddress] = field(default_factory=dict)
+    quotas: Quotas = field(default_factory=Quotas)
+    alternate: Mapping[int, Endpoint] = field(default_factory=dict)
+    is_standalone: bool = False
 
     def serves(self, family: AddressFamily) -> bool:
         """Whether relayed addresses of this family can be given."""

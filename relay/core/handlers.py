@@ -74,7 +74,7 @@ class Handlers:
         self._settings = settings
         self._table = table
         self._outputs = outputs
-        self._ports = PortPool(settings.lowest_port, settings.highest_port, (settings.listen_port,), rng)
+        self._ports = PortPool(settings.lowest_port, settings.highest_port, settings.listen_ports, rng)
         self._openings: dict[FiveTuple, Opening] = {}
         self.takes_allocations = True
 

@@ -30,9 +30,10 @@ from connectivity.stun import (
     decode,
 )
 from relay.core.answers import AnswerMemory
-from relay.core.authentication import Authenticator, CredentialSource, NonceSource
+from relay.core.authentication import Authenticator, NonceSource
 from relay.core.channel_runs import ChannelRun, Malformed, split
 from relay.core.configuration import ServerSettings
+from relay.core.credentials import CredentialSource
 from relay.core.data_path import DataPath
 from relay.core.handlers import Answer, Handlers
 from relay.core.outputs import FiveTuple, Output, Relayed

@@ -39,16 +39,12 @@ class AllocationTable:
         """Channels that are bound now, reserved ones not counted."""
         return self._bound_count
 
-    def find(self, client: Endpoint, server: Endpoint) -> Allocation | None:
+    def get(self, five_tuple: FiveTuple) -> Allocation | None:
         """The allocation of a five-tuple. One hash; a client rarely talks to two addresses of ours."""
-        for allocation in self._by_client.get(client, ()):
-            if allocation.server == server:
+        for allocation in self._by_client.get(five_tuple.client, ()):
+            if allocation.five_tuple == five_tuple:
                 return allocation
         return None
-
-    def get(self, five_tuple: FiveTuple) -> Allocation | None:
-        """The allocation of a five-tuple."""
-        return self.find(five_tuple.client, five_tuple.server)
 
     def add(self, allocation: Allocation) -> None:
         """Enter a new allocation; its five-tuple and its port must be free."""

@@ -80,7 +80,7 @@ class Offload:
         """A channel relays, or relays for longer."""
         if self._program is None:
             return
-        client, server = channel.five_tuple
+        client, server, _ = channel.five_tuple
         key = (client, channel.channel)
         owners = self._owners.setdefault(key, set())
         owners.add(channel.five_tuple)

@@ -22,11 +22,13 @@ from connectivity.io.udp import UdpSocket
 from connectivity.phoenix import PortalLogin, relay_login, user_agent
 from relay.core import (
     CloseRelayedPort,
+    CloseStream,
     InstallChannel,
     OpenRelayedPort,
     Relayed,
     RemoveChannel,
     Server,
+    SetBucket,
     ToClient,
     ToPeer,
 )
@@ -132,6 +134,8 @@ class RelayService:
                     self.offload.install(output)
                 case RemoveChannel():
                     self.offload.remove(output)
+                case CloseStream() | SetBucket():
+                    pass  # no streams are served, no bandwidth is limited yet
                 case _:
                     assert_never(output)
             output = self.server.poll_output()

@@ -25,8 +25,8 @@ from connectivity.tunnel import ConfigureTun, ReconnectPortal, SendToPortal, Tun
 from connectivity.turn import credentials
 from connectivity.wireguard import KeyPair
 from gateway.core import GatewayCore
-from relay.core.authentication import StampSecretCredentials
 from relay.core.configuration import ServerSettings
+from relay.core.credentials import StampSecretCredentials
 from relay.core.nonce import NonceMint
 from relay.core.outputs import InstallChannel, OpenRelayedPort, Relayed, ToClient, ToPeer
 from relay.core.peers import PeerPolicy

@@ -37,6 +37,7 @@ from connectivity.stun import (
 from connectivity.turn import channel_data, credentials
 from relay.core import (
     CloseRelayedPort,
+    CloseStream,
     InstallChannel,
     NonceMint,
     OpenRelayedPort,
@@ -46,6 +47,7 @@ from relay.core import (
     RemoveChannel,
     Server,
     ServerSettings,
+    SetBucket,
     StampSecretCredentials,
     ToClient,
     ToPeer,
@@ -156,10 +158,10 @@ class RelayUnderTest:
                     if not self.open_ports[port]:
                         del self.open_ports[port]
                 case InstallChannel(five_tuple, channel):
-                    self.installed[(*five_tuple, channel)] = output
+                    self.installed[(five_tuple.client, five_tuple.server, channel)] = output
                 case RemoveChannel(five_tuple, channel):
-                    del self.installed[(*five_tuple, channel)]
-                case ToClient():
+                    del self.installed[(five_tuple.client, five_tuple.server, channel)]
+                case ToClient() | CloseStream() | SetBucket():
                     pass
         return outputs
 

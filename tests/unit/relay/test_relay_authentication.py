@@ -213,7 +213,7 @@ def test_an_unauthenticated_sender_grows_nothing(relay: RelayUnderTest) -> None:
 
 def test_secrets_stay_out_of_repr(relay: RelayUnderTest) -> None:
     client = Client(relay)
-    credential = relay.server._authenticator._source.lookup(client.username)
+    credential, *_ = relay.server._authenticator._source.lookup(client.username)
     assert credential is not None
     assert credential.password not in repr(credential)
     assert SALT not in repr(credential)

@@ -1,0 +1,43 @@
+"""What people are shown of an allocation: a copy that no longer changes."""
+
+from dataclasses import dataclass
+
+from connectivity.clock import Instant
+from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.stun import AddressFamily
+from relay.core.outputs import FiveTuple
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelView:
+    """A channel that is bound."""
+
+    number: int
+    peer: Endpoint
+    expires_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationView:
+    """``user`` is whom quotas count. Packets and bytes are those that this process relayed.
+
+    ``flows`` names what an offload may have relayed besides: five-tuple and channel.
+    """
+
+    port: int
+    families: tuple[AddressFamily, ...]
+    five_tuple: FiveTuple
+    username: str
+    user: str
+    expires_at: Instant
+    permissions: tuple[tuple[IPAddress, Instant], ...]
+    channels: tuple[ChannelView, ...]
+    to_peer_packets: int
+    to_peer_bytes: int
+    to_client_packets: int
+    to_client_bytes: int
+
+    @property
+    def flows(self) -> tuple[tuple[FiveTuple, int], ...]:
+        """The keys under which an offload counts."""
+        return tuple((self.five_tuple, channel.number) for channel in self.channels)
