@@ -70,7 +70,7 @@ def run(arguments: list[str]) -> int:
             user_agent=user_agent("headless-client", read_system_info()),
         )
 
-    role = Role("client", make_core, make_login, "gid", settings.max_partition_seconds)
+    role = Role("client", make_core, make_login, ClientCore.peer_field, settings.max_partition_seconds)
     asyncio.run(run_tunnel(settings.tunnel, role))
     return 0
 

@@ -6,48 +6,26 @@ through it, so that the next packet asks again and may find another gateway.
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from client.pending import PendingFlow
 from client.resources import CidrResource, ResourceTable, parse_resource, parse_resources
-from connectivity import p2p
 from connectivity.clock import Instant, WallTime
 from connectivity.endpoint import IPAddress
 from connectivity.errors import chain
-from connectivity.ip.flow import ECN_CE, ECN_MASK, Flow, FlowKey, PacketRun, mark_congestion, split_flows
-from connectivity.ip.packet import IpError
-from connectivity.node import (
-    CandidatesAdded,
-    CandidatesRemoved,
-    ConnectionClosed,
-    ConnectionEstablished,
-    ConnectionFailed,
-    Node,
-    NoRelaysError,
-    Statistics,
-    UnknownConnectionError,
-)
+from connectivity.ip.flow import Flow, PacketRun
+from connectivity.node import NodeError, Statistics
 from connectivity.portal import values
 from connectivity.portal.values import Interface, Json, MessageError, mapping, text
-from connectivity.run import Received, Run, Transmit
-from connectivity.tunnel import (
-    PEERS_IPV4,
-    PEERS_IPV6,
-    Action,
-    ConfigureTun,
-    ConnectionStatus,
-    ReconnectPortal,
-    SendToPortal,
-)
+from connectivity.run import Received
+from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6, SendToPortal, TunnelCore
 from connectivity.wireguard import KeyPair
 
 log = logging.getLogger("client")
 
 REMEMBERED_GATEWAYS: Final = 100
-_CACHED_FLOWS: Final = 4096
 
 
 @dataclass(slots=True)
@@ -58,55 +36,35 @@ class _Gateway:
     resource_ids: set[str] = field(default_factory=set)
 
 
-class ClientCore:
-    """One client; ``TunnelCore`` says how to drive it."""
+class ClientCore(TunnelCore):
+    """One client."""
+
+    peer = "gateway"
+    peer_field = "gid"
 
     def __init__(self, *, keys: KeyPair, rng: Callable[[int], bytes]) -> None:
-        self._node = Node(keys=keys, controlling=True, rng=rng)
+        super().__init__(keys=keys, controlling=True, rng=rng)
         self._resources = ResourceTable()
         self._pending: dict[str, PendingFlow] = {}
         self._gateways: dict[str, _Gateway] = {}
         self._used_gateways: dict[str, None] = {}
-        self._interface: Interface | None = None
-        self._configured: ConfigureTun | None = None
-        self._outbound: dict[FlowKey, str] = {}  # flow -> gateway; emptied whenever the choice may change
-        self._inbound: set[tuple[str, FlowKey]] = set()  # flows that a gateway was found to be allowed to send
-        self._actions: deque[Action] = deque()
 
     # Traffic -------------------------------------------------------------------------------------------------------
-
-    def handle_packets(self, packets: PacketRun, now: Instant, errors: list[Exception]) -> Transmit | None:
-        """Packets of one flow from the host."""
-        gateway_id = self._outbound.get(packets.flow)
-        if gateway_id is None:
-            gateway_id = self._route(packets, now)
-            if gateway_id is None:
-                return None
-            _remember(self._outbound, packets.flow, gateway_id)
-        try:
-            return self._node.seal(gateway_id, packets.run, packets.tos, now)
-        except UnknownConnectionError as error:
-            errors.append(error)
-            return None
 
     def handle_datagrams(
         self, received: Received, now: Instant, wall_now: WallTime, errors: list[Exception]
     ) -> Iterator[PacketRun]:
-        """Datagrams from the network."""
-        faulty: list[IpError] = []
-        refused: list[Exception] = []
-        for gateway_id, run, outer_tos in self._node.open(received, now, wall_now, refused):
-            for packets in split_flows(run, faulty):
-                if (gateway_id, packets.flow) in self._inbound or self._accept(gateway_id, packets):
-                    yield mark_congestion(packets) if outer_tos & ECN_MASK == ECN_CE else packets
-        for error in refused:  # behind the NATs of laptops, strays of old connections are no news
-            fields = {"local": received.local, "from": received.remote, "num_bytes": len(received.run.data)}
-            log.debug("Cannot decapsulate", extra={"fields": fields | {"error": chain(error)}})
-        errors += faulty
-        self._handle_node_events()
+        """Behind the NATs of laptops, strays of old connections are no news."""
+        found: list[Exception] = []
+        yield from super().handle_datagrams(received, now, wall_now, found)
+        for error in found:
+            if isinstance(error, NodeError):
+                fields = {"local": received.local, "from": received.remote, "num_bytes": len(received.run.data)}
+                log.debug("Cannot decapsulate", extra={"fields": fields | {"error": chain(error)}})
+            else:
+                errors.append(error)
 
     def _route(self, packets: PacketRun, now: Instant) -> str | None:
-        """The gateway for a flow, or None after its packets were kept for later or dropped."""
         destination = Flow.from_key(packets.flow).destination
         if destination in PEERS_IPV4 or destination in PEERS_IPV6:
             return self._gateway_at(destination)
@@ -126,20 +84,13 @@ class ClientCore:
             self._actions.append(SendToPortal("create_flow", payload))
         return None
 
-    def _accept(self, gateway_id: str, packets: PacketRun) -> bool:
-        """Whether the host may see a gateway's packets; control messages are handled here and never pass."""
-        flow = Flow.from_key(packets.flow)
-        if p2p.is_control(packets.run.data):  # always a run of one
-            self._handle_control(gateway_id, packets.run.data)
-            return False
-        gateway = self._gateways.get(gateway_id)
-        if gateway is None or not self._may_send(gateway, flow.source):
-            log.debug("Dropping a packet", extra={"fields": {"gid": gateway_id, "source": flow.source}})
-            return False
-        if len(self._inbound) >= _CACHED_FLOWS:
-            self._inbound.clear()
-        self._inbound.add((gateway_id, packets.flow))
-        return True
+    def _may_pass(self, peer_id: str, packets: PacketRun, _now: Instant) -> bool:
+        source = Flow.from_key(packets.flow).source
+        gateway = self._gateways.get(peer_id)
+        if gateway is not None and self._may_send(gateway, source):
+            return True
+        log.debug("Dropping a packet", extra={"fields": {"gid": peer_id, "source": source}})
+        return False
 
     def _may_send(self, gateway: _Gateway, source: IPAddress) -> bool:
         if source in {gateway.interface.ipv4, gateway.interface.ipv6}:
@@ -147,51 +98,28 @@ class ClientCore:
         resources = (self._resources.get(resource_id) for resource_id in gateway.resource_ids)
         return any(resource is not None and source in resource.network for resource in resources)
 
-    def _handle_control(self, gateway_id: str, message: memoryview) -> None:
-        try:
-            event = p2p.parse(message)
-        except p2p.ControlError as error:
-            log.debug("Ignoring control message", extra={"fields": {"gid": gateway_id, "reason": str(error)}})
-            return
-        if isinstance(event, p2p.Goodbye):
-            self._node.remove(gateway_id, "goodbye")
-            self._forget_gateway(gateway_id)
-
     # Portal --------------------------------------------------------------------------------------------------------
 
-    def handle_portal(self, event: str, payload: object, now: Instant, wall_now: WallTime) -> None:
-        """A message of the portal; unknown events raise MessageError too."""
+    def _handle_message(self, event: str, payload: object, now: Instant, wall_now: WallTime) -> None:
         match event:
             case "init":
                 self._handle_init(mapping(payload), now)
             case "config_changed":
                 self._interface = values.interface(mapping(payload))
-                self._configure()
+                self._configure(self._resources.networks())
             case "resource_created_or_updated":
                 self._handle_resource(mapping(payload), now)
             case "resource_deleted":
                 if not isinstance(payload, str):
                     raise MessageError("resource_deleted: expected an id")
                 self._remove_resource(payload, now)
-                self._configure()
-            case "relays_presence":
-                gone, servers = values.relays_presence(payload)
-                self._node.update_relays(gone, servers, now)
+                self._configure(self._resources.networks())
             case "flow_created":
                 self._handle_flow_created(mapping(payload), now, wall_now)
             case "flow_creation_failed":
                 self._handle_flow_failed(mapping(payload))
-            case "ice_candidates":
-                message = mapping(payload)
-                peer_id, candidates = text(message, "gateway_id"), values.candidates(message)
-                self._node.add_remote_candidates(peer_id, candidates, now, wall_now)
-            case "invalidate_ice_candidates":
-                message = mapping(payload)
-                peer_id, candidates = text(message, "gateway_id"), values.candidates(message)
-                self._node.remove_remote_candidates(peer_id, candidates, now, wall_now)
             case _:
                 raise MessageError(f"unknown event {event!r}")
-        self._handle_node_events()
 
     def _handle_init(self, message: Json, now: Instant) -> None:
         interface = values.interface(message)
@@ -206,8 +134,8 @@ class ClientCore:
                 self._remove_resource(resource_id, now)
         for resource in resources:
             self._put_resource(resource, now)
-        self._outbound.clear()
-        self._configure()
+        self._forget_flows()
+        self._configure(self._resources.networks())
         self._node.update_relays((), servers, now)
 
     def _handle_resource(self, message: Json, now: Instant) -> None:
@@ -215,11 +143,11 @@ class ClientCore:
         if resource is None:
             log.warning("Skipping resource", extra={"fields": {"reason": f"type {message.get('type')!r}"}})
             self._remove_resource(text(message, "id"), now)  # what it may have been before, it is no more
-            self._configure()
+            self._configure(self._resources.networks())
             return
         self._put_resource(resource, now)
-        self._outbound.clear()
-        self._configure()
+        self._forget_flows()
+        self._configure(self._resources.networks())
 
     def _put_resource(self, resource: CidrResource, now: Instant) -> None:
         """Add or refresh one; a known resource whose network changed starts anew."""
@@ -241,8 +169,7 @@ class ClientCore:
             if gateway_id != keep and resource_id in gateway.resource_ids:
                 gateway.resource_ids.discard(resource_id)
                 if not gateway.resource_ids:
-                    self._node.close(gateway_id, p2p.build(p2p.Goodbye()), now)
-                    self._forget_gateway(gateway_id)
+                    self._dismiss(gateway_id, now)
 
     def _handle_flow_created(self, message: Json, now: Instant, wall_now: WallTime) -> None:
         resource_id, gateway_id = text(message, "resource_id"), text(message, "gateway_id")
@@ -257,20 +184,15 @@ class ClientCore:
         pending = self._pending.get(resource_id)
         if pending is None:
             return
-        try:
-            self._node.upsert(
-                gateway_id,
-                public_key=public_key,
-                preshared_key=preshared_key,
-                local=local,
-                remote=remote,
-                now=now,
-                wall_now=wall_now,
-            )
-        except NoRelaysError:
-            log.info("No relay is known, reconnecting to the portal", extra={"fields": {"gid": gateway_id}})
-            self._actions.append(ReconnectPortal())
-            return  # the packets wait on: with relays known, the next one asks again
+        self._node.upsert(  # without a relay the packets wait on: with relays known, the next one asks again
+            gateway_id,
+            public_key=public_key,
+            preshared_key=preshared_key,
+            local=local,
+            remote=remote,
+            now=now,
+            wall_now=wall_now,
+        )
         del self._pending[resource_id]
         self._withdraw(resource_id, now, keep=gateway_id)
         gateway = self._gateways.setdefault(gateway_id, _Gateway(interface))
@@ -281,9 +203,7 @@ class ClientCore:
         while len(self._used_gateways) > REMEMBERED_GATEWAYS:
             del self._used_gateways[next(iter(self._used_gateways))]
         for packet, tos in pending.take():
-            transmit = self._node.seal(gateway_id, Run.single(packet), tos, now)
-            if transmit is not None:
-                self._node.queue(transmit)
+            self._node.send(gateway_id, packet, tos, now)
 
     def _handle_flow_failed(self, message: Json) -> None:
         resource_id, reason = text(message, "resource_id"), text(message, "reason")
@@ -295,57 +215,15 @@ class ClientCore:
         if reason == "offline" and pending is not None:
             pending.take()  # dropped; when it was asked stays known, or each further packet would ask
 
-    # Time and output -----------------------------------------------------------------------------------------------
-
-    def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
-        """Run what is due."""
-        self._node.handle_timeout(now, wall_now)
-        self._handle_node_events()
-
-    def poll_timeout(self) -> Instant | None:
-        """The next deadline."""
-        return self._node.poll_timeout()
-
-    def poll_transmit(self) -> Transmit | None:
-        """The next datagram of the control path."""
-        return self._node.poll_transmit()
-
-    def poll_action(self) -> Action | None:
-        """The next message or device configuration."""
-        return self._actions.popleft() if self._actions else None
-
-    def close(self, now: Instant) -> None:
-        """Say goodbye to every gateway."""
-        for gateway_id in list(self._gateways):
-            self._node.close(gateway_id, p2p.build(p2p.Goodbye()), now)
-            self._forget_gateway(gateway_id)
-
-    def connections(self) -> list[ConnectionStatus]:
-        """Every connection with its path."""
-        return [ConnectionStatus(*row) for row in self._node.paths()]
+    # Output --------------------------------------------------------------------------------------------------------
 
     def statistics(self) -> Statistics:
         """What to count; packets wait for gateways, too."""
-        counted = self._node.statistics()
+        counted = super().statistics()
         pending = sum(len(flow) for flow in self._pending.values())
         return replace(counted, waiting_packets=counted.waiting_packets + pending)
 
     # Private -------------------------------------------------------------------------------------------------------
-
-    def _handle_node_events(self) -> None:
-        while (event := self._node.poll_event()) is not None:
-            match event:
-                case CandidatesAdded(gateway_id, candidates):
-                    self._signal("broadcast_ice_candidates", gateway_id, candidates)
-                case CandidatesRemoved(gateway_id, candidates):
-                    self._signal("broadcast_invalidated_ice_candidates", gateway_id, candidates)
-                case ConnectionFailed(gateway_id):
-                    self._forget_gateway(gateway_id)
-                case ConnectionEstablished() | ConnectionClosed():
-                    pass  # the node has logged it and nothing here depends on it
-
-    def _signal(self, event: str, gateway_id: str, candidates: tuple[str, ...]) -> None:
-        self._actions.append(SendToPortal(event, {"gateway_ids": [gateway_id], "candidates": list(candidates)}))
 
     def _resource_gateways(self) -> dict[str, str]:
         return {rid: gateway_id for gateway_id, gateway in self._gateways.items() for rid in gateway.resource_ids}
@@ -356,26 +234,9 @@ class ClientCore:
                 return gateway_id
         return None
 
-    def _forget_gateway(self, gateway_id: str) -> None:
-        self._gateways.pop(gateway_id, None)
+    def _forget(self, peer_id: str) -> None:
+        self._gateways.pop(peer_id, None)
         self._forget_flows()
 
-    def _forget_flows(self) -> None:
-        self._outbound.clear()
-        self._inbound.clear()
-
-    def _configure(self) -> None:
-        """Emit the device configuration if it differs from the last one."""
-        if self._interface is None:
-            return
-        configuration = ConfigureTun(self._interface, (*self._resources.networks(), PEERS_IPV4, PEERS_IPV6))
-        if configuration != self._configured:
-            self._configured = configuration
-            self._actions = deque(action for action in self._actions if not isinstance(action, ConfigureTun))
-            self._actions.append(configuration)
-
-
-def _remember(cache: dict[FlowKey, str], flow: FlowKey, value: str) -> None:
-    if len(cache) >= _CACHED_FLOWS:
-        cache.clear()
-    cache[flow] = value
+    def _handle_failure(self, peer_id: str) -> None:
+        self._forget(peer_id)

@@ -84,7 +84,9 @@ async def _serve(settings: GatewaySettings) -> None:
         masquerade.apply()
         configured.set()
 
-    role = Role("gateway", make_core, make_login, "cid", MAX_PARTITION_SECONDS, on_configured=handle_configured)
+    role = Role(
+        "gateway", make_core, make_login, GatewayCore.peer_field, MAX_PARTITION_SECONDS, on_configured=handle_configured
+    )
     # Ready from the portal's first word on: tunnels outlive its absence.
     health = await serve(settings.health_address, dict, ready=configured.is_set)
     try:

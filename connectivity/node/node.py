@@ -110,7 +110,7 @@ class Node:
             return
         relay_id = self._relays.pick()
         if relay_id is None:
-            raise NoRelaysError("no TURN servers")
+            raise NoRelaysError(f"no relay for ID {connection_id}")
         if held is not None:
             self._connections.remove(held)
         index = self._connections.unused_index()
@@ -136,7 +136,7 @@ class Node:
             return
         transmit = connection.seal(Run.single(goodbye), 0, now) if connection.socket is not None else None
         if transmit is not None:
-            self.queue(transmit)
+            self._transmits.append(owned(transmit))
             self._events.append(ConnectionClosed(connection_id))
         log.info("Connection closed by us", extra={"fields": {"cid": connection_id}})
         self._connections.remove(connection)
@@ -205,9 +205,11 @@ class Node:
             connection.drain_tunnel(now)
         return transmit
 
-    def queue(self, transmit: Transmit) -> None:
-        """Keep a copy of a borrowed transmit for ``poll_transmit``: for the few packets that the core itself sends."""
-        self._transmits.append(owned(transmit))
+    def send(self, connection_id: str, packet: bytes, tos: int, now: Instant) -> None:
+        """Send a packet that nobody stands by to take: it leaves by ``poll_transmit``, where ``seal`` would lend it."""
+        transmit = self.seal(connection_id, Run.single(packet), tos, now)
+        if transmit is not None:
+            self._transmits.append(owned(transmit))
 
     def open(self, received: Received, now: Instant, wall_now: WallTime, errors: list[Exception]) -> Iterator[Opened]:
         """Take datagrams in; yields decrypted runs, each borrowed until the next step. Errors join the batch's list."""

@@ -116,9 +116,11 @@ def test_a_packet_to_a_gateway_itself_goes_to_it_or_nowhere() -> None:
 
 def test_a_gateway_cannot_answer_from_outside_its_resources_nor_fill_the_log() -> None:
     world = connected()
-    node = world.gateway._node  # type: ignore[attr-defined]
+    node = world.gateway._node
     foreign = udp("192.0.2.66", "100.64.0.2", b"spoofed")
-    world._transmit("gateway", node.seal("c-1", Run.single(foreign), 0, world.now))
+    transmit = node.seal("c-1", Run.single(foreign), 0, world.now)
+    assert transmit is not None
+    world._transmit("gateway", transmit)
     world.advance(100 * MILLISECOND)
     assert world.host_received["client"] == []
     assert world.errors == []
