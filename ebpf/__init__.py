@@ -5,7 +5,7 @@ Importing this needs neither bcc nor privileges; making a ``RelayOffload`` does.
 
 from ebpf.doctor import explain
 from ebpf.layout import Counter
-from ebpf.offload import Counters, FlowCounters, RelayOffload
+from ebpf.offload import Counters, FlowCounters, RelayOffload, View
 from ebpf.outcomes import Direction, Outcome
 from ebpf.settings import ChannelFlow, OffloadError, OffloadSettings
 
@@ -19,5 +19,6 @@ __all__ = [
     "OffloadSettings",
     "Outcome",
     "RelayOffload",
+    "View",
     "explain",
 ]

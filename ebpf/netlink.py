@@ -5,8 +5,9 @@ therefore asked from a short-lived thread. A thread has the network namespace of
 """
 
 import ipaddress
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -91,21 +92,23 @@ def route_to(destination: IPAddress) -> Route | None:
     return _ask(question)
 
 
-def neighbour(route: Route) -> NextHop | None:
-    """The hardware address of a route's gateway; None while it is unresolved."""
+def neighbours(routes: Iterable[Route]) -> dict[Route, NextHop | None]:
+    """The hardware address of each route's gateway, None while it is unresolved; one question for all."""
 
-    def question(netlink: IPRoute) -> NextHop | None:
-        link = next(iter(netlink.get_links(route.ifindex)))
-        source = link.get_attr("IFLA_ADDRESS")
-        family = _FAMILY[route.gateway.version]
-        for message in netlink.neigh("dump", family=family, ifindex=route.ifindex):
-            mac = message.get_attr("NDA_LLADDR")
-            if message.get_attr("NDA_DST") != str(route.gateway) or not message["state"] & _USABLE_NEIGHBOUR:
-                continue
-            if mac and source:
-                mtu = link.get_attr("IFLA_MTU") or 1500
-                return NextHop(route.ifindex, mtu, _mac(mac), _mac(source))
-        return None
+    def question(netlink: IPRoute) -> dict[Route, NextHop | None]:
+        found: dict[Route, NextHop | None] = dict.fromkeys(routes)
+        for index, family in {(route.ifindex, _FAMILY[route.gateway.version]) for route in found}:
+            link = next(iter(netlink.get_links(index)))
+            source = link.get_attr("IFLA_ADDRESS")
+            mtu = link.get_attr("IFLA_MTU") or 1500
+            for message in netlink.neigh("dump", family=family, ifindex=index):
+                address, mac = message.get_attr("NDA_DST"), message.get_attr("NDA_LLADDR")
+                if not (address and mac and source and message["state"] & _USABLE_NEIGHBOUR):
+                    continue
+                route = Route(index, ipaddress.ip_address(address))
+                if route in found:
+                    found[route] = NextHop(index, mtu, _mac(mac), _mac(source))
+        return found
 
     return _ask(question)
 
@@ -151,6 +154,8 @@ def _ask(question: Callable[[IPRoute], T]) -> T:
         try:
             with IPRoute() as netlink:
                 answers.append(question(netlink))
+        except NetlinkError as error:  # such as an interface that has gone between two questions
+            failures.append(OSError(error.code, os.strerror(error.code)))
         except BaseException as error:  # noqa: BLE001 - handed to the asking thread, which raises it
             failures.append(error)
 

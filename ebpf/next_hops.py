@@ -4,7 +4,7 @@ Each gateway has a slot in a map; flows name the slot. Slot 0 means none: the pa
 slot whose neighbour is unresolved sends its packets up, and user space's own sending resolves it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from connectivity.clock import SECOND, Instant
 from connectivity.endpoint import IPAddress
@@ -18,7 +18,8 @@ REFRESH_INTERVAL = 10 * SECOND  # a resolved one may have moved
 class NextHops:
     """Slots, filled from the kernel's routes and neighbours.
 
-    ``write`` puts a value into the map of next hops; ``None`` is an unresolved neighbour.
+    ``write`` puts a value into the map of next hops; ``None`` is an unresolved neighbour. ``due`` may be called by
+    another thread than the rest.
     """
 
     def __init__(
@@ -45,19 +46,18 @@ class NextHops:
                 return 0
             self._slots[route] = len(self._slots) + 1
             self._due[route] = now
-        self._resolve(route, now)
+        if now >= self._due[route]:
+            self.learn({route: self._neighbour(route)}, now)
         return self._slots[route]
 
-    def refresh(self, now: Instant) -> None:
-        """Ask again for whatever is due."""
-        for route in self._slots:
-            self._resolve(route, now)
+    def due(self, now: Instant) -> list[Route]:
+        """Whose neighbours are to be asked for again."""
+        return [route for route, due in list(self._due.items()) if now >= due]
 
-    def _resolve(self, route: Route, now: Instant) -> None:
-        if now < self._due[route]:
-            return
-        hop = self._neighbour(route)
-        if route not in self._known or hop != self._known[route]:
-            self._write(self._slots[route], hop)
-            self._known[route] = hop
-        self._due[route] = now + (REFRESH_INTERVAL if hop is not None else RESOLVE_INTERVAL)
+    def learn(self, found: Mapping[Route, NextHop | None], now: Instant) -> None:
+        """Take over what the kernel knows of neighbours."""
+        for route, hop in found.items():
+            if route not in self._known or hop != self._known[route]:
+                self._write(self._slots[route], hop)
+                self._known[route] = hop
+            self._due[route] = now + (REFRESH_INTERVAL if hop is not None else RESOLVE_INTERVAL)

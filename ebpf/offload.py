@@ -1,8 +1,8 @@
 """The offload as the relay sees it: load, attach, then keep the maps equal to the channel bindings.
 
 A projection (the maps can be lost at any time and only speed is): the relay's core decides, this writes what follows.
-All calls are made by one thread. Loading takes about a second and the self-tests up to one more per egress, so a relay
-makes this object before it serves.
+All calls but ``look`` are made by one thread. Loading takes about a second and the self-tests up to one more per
+egress, so a relay makes this object before it serves.
 """
 
 import atexit
@@ -23,7 +23,7 @@ from ebpf.doctor import explain
 from ebpf.egress import EgressState, verify_egress
 from ebpf.layout import Counter, FlowKey, FlowValue, NextHop
 from ebpf.loader import BuildOptions, LoadedProgram, load
-from ebpf.netlink import Interface
+from ebpf.netlink import Interface, Route
 from ebpf.next_hops import NextHops
 from ebpf.outcomes import Direction, Outcome
 from ebpf.projection import Changes, Projection
@@ -52,6 +52,14 @@ class Counters:
     egress: Mapping[Outcome, Counter]
     passed: Mapping[Outcome, Counter]
     dropped: Mapping[Outcome, Counter]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the host was seen to have: the interfaces that are offloaded, and the neighbours that were due."""
+
+    interfaces: list[Interface]
+    next_hops: dict[Route, NextHop | None]
 
 
 class RelayOffload:
@@ -115,18 +123,27 @@ class RelayOffload:
         if self._program is not None:
             self._apply(self._projection.remove(client, channel), time.monotonic_ns())
 
-    def maintain(self) -> None:
-        """Follow the host: addresses and next hops may have changed. Cheap; for every few seconds."""
+    def look(self) -> View:
+        """See whether the host's addresses and next hops have changed, which ``follow`` acts on; every few seconds.
+
+        Takes some 10 ms per interface, so an event loop lets another thread look.
+        """
+        present = [netlink.find_interface(interface.name) for interface in self._interfaces]
+        due = [] if self._next_hops is None else self._next_hops.due(time.monotonic_ns())
+        return View(
+            [interface for interface in present if interface is not None], netlink.neighbours(due) if due else {}
+        )
+
+    def follow(self, view: View) -> None:
+        """Take over what the host was seen to have."""
         if self._program is None:
             return
-        present = [netlink.find_interface(interface.name) for interface in self._interfaces]
-        found = [interface for interface in present if interface is not None]
-        own, _ = own_addresses(self._settings, found)
+        own, _ = own_addresses(self._settings, view.interfaces)
         if own != self._own:
             self._own = own
             self._write_config()
         if self._next_hops is not None:
-            self._next_hops.refresh(time.monotonic_ns())
+            self._next_hops.learn(view.next_hops, time.monotonic_ns())
 
     def flow_counters(self) -> dict[tuple[Endpoint, int], FlowCounters]:
         """Forwarded packets and message bytes by client and channel."""
@@ -197,7 +214,9 @@ class RelayOffload:
         ]
         if closed:
             self._next_hops = NextHops(
-                route_to=netlink.route_to, neighbour=netlink.neighbour, write=self._write_next_hop
+                route_to=netlink.route_to,
+                neighbour=lambda route: netlink.neighbours([route])[route],
+                write=self._write_next_hop,
             )
             _log.info(
                 "kernel forwarding is off: next hops from netlink, without a route packets return to their sender",

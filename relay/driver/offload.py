@@ -5,6 +5,7 @@ address and channel, without the address of ours that the client talks to; shoul
 two of our addresses, neither is offloaded.
 """
 
+import asyncio
 import importlib
 import logging
 from collections.abc import Callable, Mapping
@@ -109,9 +110,17 @@ class Offload:
             self._owners.pop(key, None)
             self._attempt(lambda program: program.remove(*key))
 
-    def maintain(self) -> None:
+    async def maintain(self) -> None:
         """Let it follow the host's addresses and next hops; every few seconds."""
-        self._attempt(lambda program: program.maintain())
+        program = self._program
+        if program is None:
+            return
+        try:
+            view = await asyncio.to_thread(program.look)
+        except OSError as error:
+            self._give_up(error)
+        else:
+            self._attempt(lambda program: program.follow(view))
 
     def status(self) -> OffloadStatus:
         """What health and metrics show."""
@@ -137,11 +146,14 @@ class Offload:
         try:
             return action(self._program)
         except (OSError, _ebpf().OffloadError) as error:
-            reason = chain(error)
-            _log.warning("Offload failed and is off now", extra={"fields": {"reason": reason}})
-            self.close()
-            self._reason = reason
+            self._give_up(error)
             return None
+
+    def _give_up(self, error: Exception) -> None:
+        reason = chain(error)
+        _log.warning("Offload failed and is off now", extra={"fields": {"reason": reason}})
+        self.close()
+        self._reason = reason
 
 
 def _ebpf() -> ModuleType:

@@ -231,7 +231,7 @@ async def _drain(
 async def _maintain(service: RelayService) -> None:
     while True:
         await asyncio.sleep(_MAINTENANCE_SECONDS)
-        service.offload.maintain()
+        await service.offload.maintain()
 
 
 async def _follow_addresses(service: RelayService, always: frozenset[IPAddress]) -> None:

@@ -280,7 +280,7 @@ def test_the_program_goes_with_its_process(lab: Lab) -> None:
 def test_works_inside_a_running_event_loop(lab: Lab) -> None:
     async def serve() -> str:
         with offloaded(lab, "native") as offload:
-            offload.maintain()
+            offload.follow(offload.look())
             return offload.mode
 
     assert asyncio.run(serve()) == "native"
@@ -367,7 +367,7 @@ def entered(namespace: str) -> Iterator[None]:
 
 
 def _is_forwarded(offload: RelayOffload, client: socket.socket, peer: socket.socket) -> bool:
-    offload.maintain()
+    offload.follow(offload.look())
     client.sendto(channel_data(CHANNEL, b"late"), (str(RELAY[4]), 3478))
     peer.settimeout(0.2)
     try:

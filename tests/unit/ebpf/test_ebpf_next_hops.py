@@ -3,7 +3,7 @@
 from ipaddress import ip_address
 from typing import Final
 
-from connectivity.clock import SECOND
+from connectivity.clock import SECOND, Instant
 from connectivity.endpoint import IPAddress
 from ebpf.layout import MAX_NEXT_HOPS, NextHop
 from ebpf.netlink import Route
@@ -28,6 +28,10 @@ class Host:
             write=lambda slot, hop: self.written.append((slot, hop)),
         )
 
+    def refresh(self, now: Instant) -> None:
+        """What the thread that looks does, and the one that follows."""
+        self.next_hops.learn({route: self.neighbours.get(route) for route in self.next_hops.due(now)}, now)
+
 
 def test_destinations_behind_one_gateway_share_a_slot() -> None:
     host = Host()
@@ -44,9 +48,9 @@ def test_an_unresolved_neighbour_is_asked_for_again_each_second() -> None:
     host = Host()
     assert host.next_hops.slot(FAR[0], 0) == 1
     host.neighbours[Route(2, GATEWAY)] = HOP
-    host.next_hops.refresh(RESOLVE_INTERVAL - 1)
+    host.refresh(RESOLVE_INTERVAL - 1)
     assert host.written == [(1, None)]
-    host.next_hops.refresh(RESOLVE_INTERVAL)
+    host.refresh(RESOLVE_INTERVAL)
     assert host.written == [(1, None), (1, HOP)]
 
 
@@ -55,9 +59,9 @@ def test_a_neighbour_that_moved_is_followed() -> None:
     host.neighbours[Route(2, GATEWAY)] = HOP
     host.next_hops.slot(FAR[0], 0)
     host.neighbours[Route(2, GATEWAY)] = MOVED
-    host.next_hops.refresh(5 * SECOND)
+    host.refresh(5 * SECOND)
     assert host.written == [(1, HOP)]
-    host.next_hops.refresh(REFRESH_INTERVAL)
+    host.refresh(REFRESH_INTERVAL)
     assert host.written == [(1, HOP), (1, MOVED)]
 
 

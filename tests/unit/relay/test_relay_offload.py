@@ -1,5 +1,6 @@
 """The projection of channels onto an offload that is a list, and what metrics make of both."""
 
+import asyncio
 import errno
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -9,7 +10,7 @@ import pytest
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
 from connectivity.io.udp import UdpCounters
-from ebpf import ChannelFlow, Counter, Counters, Direction, OffloadError, OffloadSettings, Outcome
+from ebpf import ChannelFlow, Counter, Counters, Direction, OffloadError, OffloadSettings, Outcome, View
 from relay.core import FiveTuple, InstallChannel, RemoveChannel
 from relay.driver import offload as module
 from relay.driver.metrics import render
@@ -31,6 +32,8 @@ class ListOffload:
     flows: dict[tuple[Endpoint, int], ChannelFlow] = field(default_factory=dict)
     room: int = 100
     broken: bool = False
+    blind: bool = False
+    seen: list[View] = field(default_factory=list)
     closed: bool = False
 
     def install(self, flow: ChannelFlow) -> bool:
@@ -44,9 +47,13 @@ class ListOffload:
     def remove(self, client: Endpoint, channel: int) -> None:
         self.flows.pop((client, channel), None)
 
-    def maintain(self) -> None:
-        if self.broken:
-            raise OSError(errno.EBADF, "map is gone")
+    def look(self) -> View:
+        if self.blind:
+            raise OSError(errno.ENODEV, "interface is gone")
+        return View([], {})
+
+    def follow(self, view: View) -> None:
+        self.seen.append(view)
 
     def egress_states(self) -> dict[str, str]:
         return {"eth0": "verified"}
@@ -109,9 +116,18 @@ def test_a_kernel_that_fails_is_let_go(offload: Offload, kernel: ListOffload) ->
     assert offload.status().mode == "off"
     assert "map is gone" in offload.status().reason
     offload.install(installed())
-    offload.maintain()
+    asyncio.run(offload.maintain())
     offload.remove(RemoveChannel(FiveTuple(CLIENT, SERVER4), 0x4000))
     offload.close()
+
+
+def test_it_follows_the_host_until_there_is_nothing_to_see(offload: Offload, kernel: ListOffload) -> None:
+    asyncio.run(offload.maintain())
+    assert kernel.seen == [View([], {})]
+    kernel.blind = True
+    asyncio.run(offload.maintain())
+    assert kernel.closed
+    assert "interface is gone" in offload.status().reason
 
 
 def test_loading(monkeypatch: pytest.MonkeyPatch) -> None:
