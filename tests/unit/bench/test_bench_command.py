@@ -69,7 +69,7 @@ def test_no_peers_may_be_said_knowingly(monkeypatch: pytest.MonkeyPatch) -> None
 def test_limits_are_raised_meanwhile_and_only_then(tmp_path: Path) -> None:
     (tmp_path / "rmem_max").write_text("212992\n")
     (tmp_path / "wmem_max").write_text(str(1 << 30))
-    with raised_limits(tmp_path) as limits:
+    with raised_limits(tmp_path, tmp_path / "record") as limits:
         assert limits == {"rmem_max": RECEIVE_BUFFER_BYTES, "wmem_max": 1 << 30}  # never lowered
     assert (tmp_path / "rmem_max").read_text() == "212992"
     assert (tmp_path / "wmem_max").read_text() == str(1 << 30)
@@ -80,7 +80,7 @@ def test_limits_go_back_after_a_failure_but_not_over_what_another_has_set(tmp_pa
         (tmp_path / name).write_text("1000")
 
     def fail() -> None:
-        with raised_limits(tmp_path):
+        with raised_limits(tmp_path, tmp_path / "record"):
             (tmp_path / "wmem_max").write_text("77")
             raise ZeroDivisionError
 
@@ -88,3 +88,28 @@ def test_limits_go_back_after_a_failure_but_not_over_what_another_has_set(tmp_pa
         fail()
     assert (tmp_path / "rmem_max").read_text() == "1000"
     assert (tmp_path / "wmem_max").read_text() == "77"
+
+
+def test_of_two_benchmarks_the_last_one_sets_the_limits_back(tmp_path: Path) -> None:
+    for name in ("rmem_max", "wmem_max"):
+        (tmp_path / name).write_text("1000")
+    first, second, third = (raised_limits(tmp_path, tmp_path / "record") for _ in range(3))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert third.__enter__() == {"rmem_max": RECEIVE_BUFFER_BYTES, "wmem_max": SEND_BUFFER_BYTES}
+    second.__exit__(None, None, None)
+    assert (tmp_path / "rmem_max").read_text() == str(RECEIVE_BUFFER_BYTES)
+    third.__exit__(None, None, None)
+    assert (tmp_path / "rmem_max").read_text() == (tmp_path / "wmem_max").read_text() == "1000"
+
+
+def test_what_a_killed_benchmark_raised_the_next_one_sets_back(tmp_path: Path) -> None:
+    for name in ("rmem_max", "wmem_max"):
+        (tmp_path / name).write_text(str(SEND_BUFFER_BYTES + RECEIVE_BUFFER_BYTES))
+    (tmp_path / "rmem_max").write_text(str(RECEIVE_BUFFER_BYTES))
+    (tmp_path / "record").write_text('{"rmem_max": 1000, "wmem_max": 1000}')
+    with raised_limits(tmp_path, tmp_path / "record"):
+        pass
+    assert (tmp_path / "rmem_max").read_text() == "1000"
+    assert (tmp_path / "wmem_max").read_text() == str(SEND_BUFFER_BYTES + RECEIVE_BUFFER_BYTES)
