@@ -37,25 +37,29 @@ _REPETITIONS: Final = 7
 def main() -> int:
     """Print one line per operation."""
     for version in (4, 6):
-        batch = _batch(version)
-        header, whole = _super_packet(version, PACKET_BYTES * PACKETS)
-        packet = memoryview(bytearray(whole))
-        splitter, coalescer, errors = Splitter(), Coalescer(), list[IpError]()
-        _report(f"split IPv{version}", PACKETS, lambda: splitter.split(header, packet))  # noqa: B023 # called at once
-        _report(f"split_flows IPv{version}", PACKETS, lambda: split_flows(batch.run, errors))  # noqa: B023 # at once
-        _report(f"coalesce IPv{version}", PACKETS, lambda: list(coalescer.coalesce(batch)))  # noqa: B023 # at once
-        one = Run.single(batch.run.data[:PACKET_BYTES])
-        acknowledgement = Run.single(_packet(version, 0))
-        _report(f"parse IPv{version}", 1, lambda: parse(one.data))  # noqa: B023 # called at once
-        _report(f"split_flows IPv{version}, single", 1, lambda: split_flows(one, errors))  # noqa: B023 # at once
-        _report(f"split_flows IPv{version}, bare ACK", 1, lambda: split_flows(acknowledgement, errors))  # noqa: B023 # at once
-        single = PacketRun(one, batch.flow, 0)
-        _report(f"coalesce IPv{version}, single", 1, lambda: list(coalescer.coalesce(single)))  # noqa: B023 # at once
+        _measure(version)
     rows = np.frombuffer(_batch(4).run.data, np.uint8).reshape(PACKETS, PACKET_BYTES)
     copy = np.empty_like(rows)
     _report("(copy of the batch)", PACKETS, lambda: np.copyto(copy, rows))
     _report("(sum of each packet)", PACKETS, lambda: row_sums(rows))
     return 0
+
+
+def _measure(version: int) -> None:
+    batch = _batch(version)
+    header, whole = _super_packet(version, PACKET_BYTES * PACKETS)
+    packet = memoryview(bytearray(whole))
+    splitter, coalescer, errors = Splitter(), Coalescer(), list[IpError]()
+    _report(f"split IPv{version}", PACKETS, lambda: splitter.split(header, packet))
+    _report(f"split_flows IPv{version}", PACKETS, lambda: split_flows(batch.run, errors))
+    _report(f"coalesce IPv{version}", PACKETS, lambda: list(coalescer.coalesce(batch)))
+    one = Run.single(batch.run.data[:PACKET_BYTES])
+    acknowledgement = Run.single(_packet(version, 0))
+    _report(f"parse IPv{version}", 1, lambda: parse(one.data))
+    _report(f"split_flows IPv{version}, single", 1, lambda: split_flows(one, errors))
+    _report(f"split_flows IPv{version}, bare ACK", 1, lambda: split_flows(acknowledgement, errors))
+    single = PacketRun(one, batch.flow, 0)
+    _report(f"coalesce IPv{version}, single", 1, lambda: list(coalescer.coalesce(single)))
 
 
 def _report(name: str, packets: int, work: Callable[[], object]) -> None:

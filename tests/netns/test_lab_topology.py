@@ -169,7 +169,7 @@ def test_relay_sees_single_packets_with_whole_checksums_while_the_ends_send_supe
         assert received >= 8000
 
 
-def test_failure_inside_leaves_logs_but_no_namespace(leftovers: None) -> None:  # noqa: ARG001 order of teardown
+def test_failure_inside_leaves_logs_but_no_namespace(leftovers: None) -> None:  # noqa: ARG001  # order of teardown
     def fail() -> Path:
         with Lab() as lab:
             lab.spawn("sleeper", lab.user, ["sleep", "300"])

@@ -83,7 +83,7 @@ def test_reuse_rolls_the_session_over_but_not_twice_in_twenty_seconds() -> None:
     assert initiations(world, "client") == 1
 
     def authorize_again() -> None:
-        world.client._pending["r-1"] = PendingFlow()  # type: ignore[attr-defined]
+        world.client._pending["r-1"] = PendingFlow()  # type: ignore[attr-defined]  # the core is a client
         world.to_client("flow_created", world.flow(client, gateway))
         world.advance(SECOND)
 

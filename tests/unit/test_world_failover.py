@@ -33,7 +33,7 @@ def test_a_gateway_that_dies_without_a_word_is_replaced_after_ice_gave_up() -> N
 
 def test_a_resource_that_moves_to_another_gateway_leaves_none_behind() -> None:
     world = connected(gateways=2)
-    world.client._pending["r-1"] = PendingFlow()  # type: ignore[attr-defined]
+    world.client._pending["r-1"] = PendingFlow()  # type: ignore[attr-defined]  # the core is a client
     world.to("gateway-2", "authorize_flow", world.authorization("c-1/r-1", name="gateway-2"))
     world.advance(SECOND)
     assert [row.peer_id for row in world.client.connections()] == ["g-2"]

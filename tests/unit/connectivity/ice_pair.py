@@ -50,10 +50,10 @@ class Nat(Protocol):
 class Open:
     """No NAT at all."""
 
-    def outbound(self, source: Endpoint, destination: Endpoint) -> Endpoint | None:  # noqa: ARG002  interface of Nat
+    def outbound(self, source: Endpoint, destination: Endpoint) -> Endpoint | None:  # noqa: ARG002  # interface of Nat
         return source
 
-    def inbound(self, source: Endpoint, destination: Endpoint) -> Endpoint | None:  # noqa: ARG002  interface of Nat
+    def inbound(self, source: Endpoint, destination: Endpoint) -> Endpoint | None:  # noqa: ARG002  # interface of Nat
         return destination
 
 
@@ -85,7 +85,7 @@ class Forwarding(PortPreserving):
         super().__init__(public)
         self._host = inside
 
-    def inbound(self, source: Endpoint, destination: Endpoint) -> Endpoint | None:  # noqa: ARG002  interface of Nat
+    def inbound(self, source: Endpoint, destination: Endpoint) -> Endpoint | None:  # noqa: ARG002  # interface of Nat
         return Endpoint(self._host.ip, destination.port)
 
 
