@@ -16,13 +16,12 @@ from lab import counters, measure
 from lab.counters import SocketBuffers, udp_error_count
 from lab.cpu import cpu_seconds
 from lab.measure import Direction, Flow, Load
-from lab.plan import TUN_NAME
+from lab.plan import STACK_ROLES, TUN_NAME
 from lab.relay_metrics import judge_offload
 from lab.stack import Maker, Stack
 from lab.topology import Lab
 from relay.core.configuration import STUN_PORT
 
-STACK_ROLES: Final = ("client", "gateway", "relay", "portal")
 IPERF3_ROLES: Final = ("user", "resource")
 _UNIT_ROLES: Final = ("gateway", "resource")  # one link between them, and no stack that runs
 DIRECTIONS: Final[tuple[Direction, ...]] = get_args(Direction)

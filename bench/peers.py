@@ -16,23 +16,24 @@ def read_directory(reader: SettingsReader) -> Path | None:
 
 
 def unpack(source: Path, target: Path) -> dict[str, Path]:
-    """Each program by name, executable: taken as it is, or unpacked from ``NAME.xz`` into ``target``.
+    """Each of upstream's programs by name, executable; FatalError if one is missing."""
+    return {name: executable(source, name, target) for name in PROGRAMS}
+
+
+def executable(source: Path, name: str, target: Path) -> Path:
+    """A program as it is there, or unpacked from ``NAME.xz`` into ``target``.
 
     Raises:
-        FatalError: one is missing.
+        FatalError: it is neither.
     """
-    found: dict[str, Path] = {}
-    for name in PROGRAMS:
-        plain, packed = source / name, source / f"{name}.xz"
-        if plain.is_file():
-            found[name] = plain
-        elif packed.is_file():
-            found[name] = target / name
-            found[name].write_bytes(lzma.decompress(packed.read_bytes()))
-            found[name].chmod(0o755)
-        else:
-            raise FatalError(f"{source} has neither {name} nor {name}.xz")
-    return found
+    plain, packed, program = source / name, source / f"{name}.xz", target / name
+    if plain.is_file():
+        return plain
+    if not packed.is_file():
+        raise FatalError(f"{source} has neither {name} nor {name}.xz")
+    program.write_bytes(lzma.decompress(packed.read_bytes()))
+    program.chmod(0o755)
+    return program
 
 
 def _directory(text: str) -> Path | None:

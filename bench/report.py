@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
-from bench.measurement import DIRECTIONS, STACK_ROLES, Stage
+from bench.measurement import DIRECTIONS, Stage
 from bench.results import Cell, Ratio, find, ratios
+from lab.plan import STACK_ROLES
+
+_NONE: Final = "-"
+_PLACES: Final = {"stack": "in the stack's sockets", "tun": "at its TUN devices", "iperf3": "in iperf3's sockets"}
 
 
 def as_markdown(cells: Sequence[Cell]) -> str:
@@ -59,10 +63,6 @@ def cpu_table(cells: Sequence[Cell]) -> str:
 
 def ratio_table(found: Sequence[Ratio]) -> str:
     return _table(["", "up", "down"], [[ratio.text, f"{ratio.up:.2f}", f"{ratio.down:.2f}"] for ratio in found])
-
-
-_NONE: Final = "-"
-_PLACES: Final = {"stack": "in the stack's sockets", "tun": "at its TUN devices", "iperf3": "in iperf3's sockets"}
 
 
 def _names(cells: Sequence[Cell]) -> list[str]:

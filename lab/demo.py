@@ -23,8 +23,6 @@ from lab.report import PICTURE, Progress, RunResult, as_json, as_table
 from lab.stack import Stack
 from lab.topology import Lab
 
-_STACK_ROLES: Final = ("client", "gateway", "relay", "portal")
-
 
 @dataclass(frozen=True, slots=True)
 class DemoRun:
@@ -143,7 +141,7 @@ def _measured(demo_run: DemoRun, lab: Lab, stack: Stack, progress: Progress) -> 
     progress.say(f"{demo_run.title}: TCP {tcp_up:,.0f} up, {tcp_down:,.0f} down; iperf3, UDP at half of it")
     udp_up, udp_down = measure.udp_mbps(lab, "up", tcp_up / 2), measure.udp_mbps(lab, "down", tcp_down / 2)
     counts = stack.relay_counts()
-    errors = lab.udp_errors(_STACK_ROLES)
+    errors = lab.udp_errors()
     return RunResult(
         name=demo_run.name,
         underlay=demo_run.lab.underlay.value,

@@ -14,7 +14,7 @@ behave like a wire between NICs, see ``switches``.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from ipaddress import IPv4Interface, IPv6Interface
 from typing import Final
 
 from lab.rules import client_rules, gateway_router_rules, router_rules
@@ -25,6 +25,7 @@ TUN_MTU: Final = 1280
 PORTAL_PORT: Final = 8081
 RELAY_LIMIT: Final = 50
 CLIENT_LIMIT: Final = 50
+STACK_ROLES: Final = ("client", "gateway", "relay", "portal")
 
 
 class Nat(StrEnum):
@@ -84,6 +85,14 @@ class Site:
     @property
     def address6(self) -> str:
         return str(self.ipv6.ip)
+
+    @property
+    def network(self) -> str:
+        return str(self.ipv4.network)
+
+    @property
+    def network6(self) -> str:
+        return str(self.ipv6.network)
 
 
 # The rest of the Internet: a default route that swallows, as a far network does, instead of an error at once.
@@ -191,18 +200,10 @@ def masquerading_rules() -> str:
     return gateway_router_rules(tun=TUN_NAME, outside="eth*")
 
 
-def network(site: Site) -> str:
-    return str(ip_interface(site.ipv4).network)
-
-
-def network6(site: Site) -> str:
-    return str(ip_interface(site.ipv6).network)
-
-
 def _blocked(settings: LabSettings, ends: list[Site], router: Site) -> list[str]:
     """Where an end's router lets nothing out to: the other ends, by their own and by their public address."""
-    blocked = [] if settings.direct_ipv4 else [*map(network, ends), router.address]
-    return blocked if settings.direct_ipv6 else [*blocked, *map(network6, ends)]
+    blocked = [] if settings.direct_ipv4 else [*(end.network for end in ends), router.address]
+    return blocked if settings.direct_ipv6 else [*blocked, *(end.network6 for end in ends)]
 
 
 def _inner(role: str, interface: str, site: Site, mtu: int = 1500) -> Port:
@@ -211,20 +212,15 @@ def _inner(role: str, interface: str, site: Site, mtu: int = 1500) -> Port:
 
 def _routes(settings: LabSettings, relays: list[str]) -> tuple[Route, ...]:
     routes = [Route("user", "0.0.0.0/0", CLIENT_USERS.address), Route("user", "::/0", CLIENT_USERS.address6)]
-    routes += [
-        Route("client", "0.0.0.0/0", CLIENT_INSIDE.address),
-        Route("gateway", "0.0.0.0/0", GATEWAY_INSIDE.address),
-    ]
     dual = settings.underlay is Underlay.DUAL
     clients = range(1, settings.client_count + 1)
-    for number in clients[1:]:
-        routes.append(Route(client_role(number), "0.0.0.0/0", client_inside(number).address))
+    ways_out = {client_role(number): client_inside(number) for number in clients}
+    ways_out |= {"gateway": GATEWAY_INSIDE}
+    ways_out |= dict.fromkeys(("portal", *relays, "client-nat", "gateway-nat"), BACKBONE)
+    for role, via in ways_out.items():
+        routes.append(Route(role, "0.0.0.0/0", via.address))
         if dual:
-            routes.append(Route(client_role(number), "::/0", client_inside(number).address6))
-    routes += [Route(role, "0.0.0.0/0", BACKBONE.address) for role in ("portal", *relays, "client-nat", "gateway-nat")]
-    if dual:
-        routes += [Route(role, "::/0", BACKBONE.address6) for role in ("portal", *relays, "client-nat", "gateway-nat")]
-        routes += [Route("client", "::/0", CLIENT_INSIDE.address6), Route("gateway", "::/0", GATEWAY_INSIDE.address6)]
+            routes.append(Route(role, "::/0", via.address6))
     for end, router, nat, other in (
         *((client_site(number), CLIENT_ROUTER, settings.client_nat, "gateway-nat") for number in clients),
         (GATEWAY, GATEWAY_ROUTER, settings.gateway_nat, "client-nat"),
@@ -232,9 +228,9 @@ def _routes(settings: LabSettings, relays: list[str]) -> tuple[Route, ...]:
         # A network behind a NAT is nobody's business outside; without one it is routed like any other.
         reached_from = ("portal", *relays, other)
         if nat is Nat.NONE:
-            routes += [Route(role, network(end), router.address) for role in reached_from]
+            routes += [Route(role, end.network, router.address) for role in reached_from]
         if dual:
-            routes += [Route(role, network6(end), router.address6) for role in reached_from]
+            routes += [Route(role, end.network6, router.address6) for role in reached_from]
     return tuple(routes)
 
 

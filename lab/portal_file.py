@@ -7,7 +7,7 @@ from typing import Final, Self
 
 import yaml
 
-from lab.plan import PORTAL_PORT, RESOURCE, network, network6
+from lab.plan import PORTAL_PORT, RESOURCE
 
 _TOKEN_BYTES: Final = 24
 
@@ -27,7 +27,7 @@ class Tokens:
 
 def write(path: Path, tokens: Tokens) -> None:
     """Write the file; only its owner reads it, as it holds tokens."""
-    resources = {"resources over IPv4": network(RESOURCE), "resources over IPv6": network6(RESOURCE)}
+    resources = {"resources over IPv4": RESOURCE.network, "resources over IPv6": RESOURCE.network6}
     content = {
         "listen": f"0.0.0.0:{PORTAL_PORT}",
         "sites": [{"name": "lab"}],

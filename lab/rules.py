@@ -7,6 +7,7 @@ fresh random port per destination and lets in only answers.
 
 from collections.abc import Sequence
 
+# ``connectivity.tunnel`` has them, too; importing it would take a quarter of a second of each small program of the lab.
 TUNNEL_IPV4 = "100.64.0.0/11"
 TUNNEL_IPV6 = "fd00:2021:1111::/107"
 # Ports below stay the router's own.

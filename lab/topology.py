@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from lab import counters, network
-from lab.plan import BACKBONE, LabSettings, make_plan
+from lab.plan import BACKBONE, STACK_ROLES, LabSettings, make_plan
 from lab.processes import Process, spawn, stop_all
 from lab.records import Record, clear, sweep
 
@@ -113,7 +113,7 @@ class Lab:
         self.processes.append(process)
         return process
 
-    def udp_errors(self, roles: Sequence[str] = ("client", "gateway", "relay", "portal")) -> dict[str, dict[str, int]]:
+    def udp_errors(self, roles: Sequence[str] = STACK_ROLES) -> dict[str, dict[str, int]]:
         """UDP errors that are not zero, by role."""
         return {role: counters.udp_errors(self._names[role]) for role in roles}
 

@@ -8,7 +8,6 @@ one.
 
 import ctypes
 import functools
-import lzma
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Final
 
 import pytest
 
-PEER_PROGRAMS: Final = ("firezone-gateway", "firezone-headless-client", "firezone-relay")
+from bench.peers import PROGRAMS, executable, unpack
+
 _CHECKOUT: Final = Path(__file__).resolve().parent.parent
 _CLONE_NEWNET: Final = 0x40000000
 
@@ -35,13 +35,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def peer_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     """Upstream's programs by name, executable."""
-    source = _peers_directory()
-    programs: dict[str, Path] = {}
     unpacked = tmp_path_factory.mktemp("peers")
-    for name in PEER_PROGRAMS:
-        programs[name] = _executable(source, name, unpacked)
-    yield programs
-    for name in PEER_PROGRAMS:
+    yield unpack(_peers_directory(), unpacked)
+    for name in PROGRAMS:
         (unpacked / name).unlink(missing_ok=True)
 
 
@@ -49,7 +45,7 @@ def peer_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
 def helm_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Helm, executable."""
     unpacked = tmp_path_factory.mktemp("helm")
-    yield _executable(_kube_directory(), "helm", unpacked)
+    yield executable(_kube_directory(), "helm", unpacked)
     (unpacked / "helm").unlink(missing_ok=True)
 
 
@@ -57,18 +53,8 @@ def helm_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def kube_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Kubernetes' programs, executable: one file that acts by the name it is called by."""
     unpacked = tmp_path_factory.mktemp("kube")
-    yield _executable(_kube_directory(), "kube", unpacked)
+    yield executable(_kube_directory(), "kube", unpacked)
     (unpacked / "kube").unlink(missing_ok=True)
-
-
-def _executable(source: Path, name: str, unpacked: Path) -> Path:
-    """A program as it is there, or unpacked from its ``.xz``."""
-    if (source / name).is_file():
-        return source / name
-    program = unpacked / name
-    program.write_bytes(lzma.decompress((source / f"{name}.xz").read_bytes()))
-    program.chmod(0o755)
-    return program
 
 
 def _require(missing: str, *, excused: bool = False) -> None:
@@ -111,5 +97,5 @@ def _missing_kube(names: tuple[str, ...]) -> str:
 
 def _missing_peers() -> str:
     source = _peers_directory()
-    absent = [n for n in PEER_PROGRAMS if not (source / n).is_file() and not (source / f"{n}.xz").is_file()]
+    absent = [n for n in PROGRAMS if not (source / n).is_file() and not (source / f"{n}.xz").is_file()]
     return f"upstream's programs are missing in {source} (POSTERN_TEST_PEERS): {', '.join(absent)}" if absent else ""

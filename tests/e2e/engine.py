@@ -85,7 +85,7 @@ class Engine:
         self._process = process
         self._pid = process.pid
         deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
+        while not self.answers():
             if process.poll() is not None or time.monotonic() > deadline:
                 said = (self._state / "log").read_text(errors="replace")[-2000:]
                 raise EngineError(f"dockerd does not start: {said}")
@@ -102,7 +102,8 @@ class Engine:
                 if line.split()[1].startswith(f"{self._state}/exec/netns/"):
                     run(["umount", line.split()[1]])
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it is there and listens."""
         try:
             self.docker("version", "--format", "{{.Server.Version}}")
         except EngineError:
@@ -114,7 +115,7 @@ class Engine:
 def container_engine() -> Iterator[Engine]:
     """An engine that builds; afterwards nothing of it is left."""
     running = Engine(None)
-    if shutil.which("docker") and running._answers() and shutil.which("docker-compose"):
+    if shutil.which("docker") and running.answers() and shutil.which("docker-compose"):
         yield running
         return
     _install()

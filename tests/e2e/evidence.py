@@ -20,7 +20,7 @@ from lab.plan import PORTAL
 from lab.processes import wait_until
 from lab.stack import Stack
 from lab.topology import Lab
-from tests.e2e.stage import is_complaint
+from tests.e2e.stage import complaints
 
 _ROUTERS: Final = ("client-nat", "gateway-nat")
 _PORT: Final = re.compile(r"^\S+ (?P<port>\S+) +Out IP6? \(")
@@ -82,23 +82,6 @@ def _from(file: Path, offset: int) -> bytes:
         return opened.read()
 
 
-def complaints(stack: Stack, parts: Sequence[str], allowed: Sequence[str]) -> list[str]:
-    """What a healthy run has none of in its logs: warnings, errors, tracebacks, secrets."""
-    tokens = stack.tokens
-    secrets = [tokens.relay, tokens.gateway, tokens.client]
-    return [
-        f"{part}: {line}"
-        for part in parts
-        for line in _log(stack.lab.logs / f"{part}.log")
-        if is_complaint(line, secrets) and not any(re.search(text, line) for text in allowed)
-    ]
-
-
-def _log(path: Path) -> list[str]:
-    assert path.exists(), f"{path.stem} has no log"
-    return path.read_text(errors="replace").splitlines()
-
-
 def parts_of(lab: Lab) -> list[str]:
     """The programs of the stack that were started in a lab."""
     names = (process.name for process in lab.processes)
@@ -109,7 +92,7 @@ def prove(stack: Stack, wire: Wire, allowed: Sequence[str] = ()) -> None:
     """Hold a scenario that has ended to what each has to leave clean."""
     lab = stack.lab
     parts = parts_of(lab)
-    found = complaints(stack, parts, allowed)
+    found = complaints(stack, {part: (lab.logs / f"{part}.log").read_text(errors="replace") for part in parts}, allowed)
     assert not found, "\n".join(found)
     assert not wire.bad, "\n".join(wire.bad)
     relays = [part for part in parts if part.startswith("relay")]

@@ -111,8 +111,7 @@ class Stage:
         process.popen.wait()
 
     def secrets(self) -> list[str]:
-        tokens = self.stack.tokens
-        return [tokens.relay, tokens.gateway, tokens.client]
+        return secrets(self.stack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,23 +175,29 @@ class LogReader:
         return self._text(name)[self._read[name] :]
 
     def complaints(self, allowed: Sequence[str] = ()) -> list[str]:
-        """What a healthy run has none of: warnings, errors, tracebacks, secrets, lines that are not of the log."""
-        secrets = self._stage.secrets()
-        return [
-            f"{name}: {line}"
-            for name in PARTS
-            for line in self.new_text(name).splitlines()
-            if is_complaint(line, secrets) and not any(re.search(text, line) for text in allowed)
-        ]
+        """What a healthy run has none of, in the new lines."""
+        return complaints(self._stage.stack, {name: self.new_text(name) for name in PARTS}, allowed)
 
     def _text(self, name: str) -> str:
         path = self._stage.stack.lab.logs / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
 
-def is_complaint(line: str, secrets: Sequence[str]) -> bool:
-    """Whether a line of a log is none of a healthy run, or tells a secret."""
-    return _INFORMATION.match(line) is None or any(secret in line for secret in secrets)
+def complaints(stack: Stack, logs: Mapping[str, str], allowed: Sequence[str] = ()) -> list[str]:
+    """What a healthy run has none of: warnings, errors, tracebacks, secrets, lines that are not of the log."""
+    hidden = secrets(stack)
+    return [
+        f"{name}: {line}"
+        for name, text in logs.items()
+        for line in text.splitlines()
+        if _INFORMATION.match(line) is None or any(secret in line for secret in hidden)
+        if not any(re.search(words, line) for words in allowed)
+    ]
+
+
+def secrets(stack: Stack) -> list[str]:
+    """What no log may hold."""
+    return [stack.tokens.relay, stack.tokens.gateway, stack.tokens.client]
 
 
 def _routes(namespace: str, family: str) -> list[str]:

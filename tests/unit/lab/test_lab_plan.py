@@ -13,8 +13,6 @@ from lab.plan import (
     client_inside,
     client_site,
     make_plan,
-    network,
-    network6,
     relay_site,
 )
 from lab.rules import router_rules
@@ -23,32 +21,32 @@ from lab.rules import router_rules
 def test_network_behind_no_nat_is_routed_by_everybody() -> None:
     routes = make_plan(LabSettings()).routes
     for role in ("portal", "relay", "gateway-nat"):
-        assert Route(role, network(CLIENT), CLIENT_ROUTER.address) in routes
+        assert Route(role, CLIENT.network, CLIENT_ROUTER.address) in routes
 
 
 def test_network_behind_a_nat_is_unknown_outside() -> None:
     for kind in (Nat.FULL_CONE, Nat.SYMMETRIC):
         routes = make_plan(LabSettings(client_nat=kind)).routes
-        assert not [route for route in routes if route.destination == network(CLIENT)]
-        assert [route for route in routes if route.destination == network(GATEWAY)]
+        assert not [route for route in routes if route.destination == CLIENT.network]
+        assert [route for route in routes if route.destination == GATEWAY.network]
 
 
 def test_ipv6_is_routed_behind_every_nat_but_only_in_a_dual_underlay() -> None:
     dual = make_plan(LabSettings(Nat.SYMMETRIC, Nat.SYMMETRIC, Underlay.DUAL)).routes
-    assert Route("relay", network6(CLIENT), CLIENT_ROUTER.address6) in dual
-    assert not [route for route in make_plan(LabSettings()).routes if route.destination == network6(CLIENT)]
+    assert Route("relay", CLIENT.network6, CLIENT_ROUTER.address6) in dual
+    assert not [route for route in make_plan(LabSettings()).routes if route.destination == CLIENT.network6]
 
 
 def test_blocked_family_is_dropped_on_its_way_out_at_both_routers() -> None:
     plan = make_plan(LabSettings(underlay=Underlay.DUAL, direct_ipv6=False))
-    assert f'iifname "inside*" ip6 daddr {network6(GATEWAY)} drop' in plan.rules["client-nat"]
-    assert f'iifname "inside*" ip6 daddr {network6(CLIENT)} drop' in plan.rules["gateway-nat"]
+    assert f'iifname "inside*" ip6 daddr {GATEWAY.network6} drop' in plan.rules["client-nat"]
+    assert f'iifname "inside*" ip6 daddr {CLIENT.network6} drop' in plan.rules["gateway-nat"]
     assert "ip daddr" not in plan.rules["client-nat"]
 
 
 def test_blocked_ipv4_knows_public_and_inner_addresses() -> None:
     rules = make_plan(LabSettings(direct_ipv4=False)).rules["gateway-nat"]
-    for to in (network(CLIENT), CLIENT_ROUTER.address):
+    for to in (CLIENT.network, CLIENT_ROUTER.address):
         assert f'iifname "inside*" ip daddr {to} drop' in rules
 
 
@@ -95,11 +93,11 @@ def test_full_cone_nat_has_one_client() -> None:
 def test_each_further_client_has_a_network_of_its_own_behind_the_same_router() -> None:
     plan = make_plan(LabSettings(underlay=Underlay.DUAL, client_count=3, direct_ipv4=False, direct_ipv6=False))
     sites = [client_site(number) for number in (1, 2, 3)]
-    assert len({network(site) for site in sites}) == len({network6(site) for site in sites}) == 3
+    assert len({site.network for site in sites}) == len({site.network6 for site in sites}) == 3
     assert plan.roles[-2:] == ("client-2", "client-3")
     for site in sites:
-        assert Route("relay", network(site), CLIENT_ROUTER.address) in plan.routes
-        assert Route("relay", network6(site), CLIENT_ROUTER.address6) in plan.routes
-        assert f'iifname "inside*" ip daddr {network(site)} drop' in plan.rules["gateway-nat"]
-        assert f'iifname "inside*" ip6 daddr {network6(site)} drop' in plan.rules["gateway-nat"]
+        assert Route("relay", site.network, CLIENT_ROUTER.address) in plan.routes
+        assert Route("relay", site.network6, CLIENT_ROUTER.address6) in plan.routes
+        assert f'iifname "inside*" ip daddr {site.network} drop' in plan.rules["gateway-nat"]
+        assert f'iifname "inside*" ip6 daddr {site.network6} drop' in plan.rules["gateway-nat"]
     assert Route("client-3", "0.0.0.0/0", client_inside(3).address) in plan.routes
