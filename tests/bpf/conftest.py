@@ -6,12 +6,9 @@
 Test runs have the loopback as their ingress, so forwarding is on everywhere; nothing is attached, nothing leaves.
 """
 
-import ctypes
 import os
 import socket
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -19,27 +16,15 @@ import pytest
 
 from ebpf.loader import BuildOptions, load
 from tests.bpf.relay_bench import NEIGHBOUR_MAC, Bench
+from tests.netns.plain_pair import entered, ip
 
 NEIGHBOURS: Final = ("192.0.2.10", "192.0.2.20", "192.0.2.254", "2001:db8::10", "2001:db8::20", "2001:db8::fe")
-_CLONE_NEWNET: Final = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-@contextmanager
-def entered(namespace: str) -> Iterator[None]:
-    """This thread in another network namespace."""
-    with open("/proc/thread-self/ns/net") as home, open(Path("/run/netns") / namespace) as away:
-        assert _libc.setns(away.fileno(), _CLONE_NEWNET) == 0
-        try:
-            yield
-        finally:
-            assert _libc.setns(home.fileno(), _CLONE_NEWNET) == 0
 
 
 @pytest.fixture(scope="session")
 def namespace() -> Iterator[str]:
     name = f"pxb-bpf-{os.getpid()}"
-    _ip("netns", "add", name)
+    ip("netns", "add", name)
     try:
         for command in (
             "link set lo up",
@@ -52,13 +37,13 @@ def namespace() -> Iterator[str]:
             "-6 route add default via 2001:db8::fe",
             *(f"neigh add {a} lladdr {NEIGHBOUR_MAC.hex(':')} dev relay0 nud permanent" for a in NEIGHBOURS),
         ):
-            _ip("-n", name, *command.split())
+            ip("-n", name, *command.split())
         with entered(name):
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
             Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
         yield name
     finally:
-        _ip("netns", "del", name)
+        ip("netns", "del", name)
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +60,3 @@ def bench(loaded_bench: Bench, namespace: str) -> Iterator[Bench]:
     loaded_bench.reset()
     with entered(namespace):
         yield loaded_bench
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)

@@ -11,7 +11,6 @@ are what a container's veth gives the program.
 """
 
 import asyncio
-import ctypes
 import itertools
 import os
 import signal
@@ -32,6 +31,7 @@ import pytest
 
 from connectivity.endpoint import Endpoint, IPAddress
 from ebpf import ChannelFlow, Direction, OffloadError, OffloadSettings, Outcome, RelayOffload
+from tests.netns.plain_pair import entered, ip
 
 pytestmark = pytest.mark.root
 
@@ -41,9 +41,7 @@ PEER: Final = {4: ip_address("192.0.2.20"), 6: ip_address("2001:db8:0:1::20")}
 RELAY: Final = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8:0:1::1")}
 CHANNEL: Final = 0x4005
 RELAYED_PORT: Final = 50_123
-_CLONE_NEWNET: Final = 0x40000000
 _numbers = itertools.count()
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -73,29 +71,21 @@ def lab() -> Iterator[Lab]:
     names = Lab(f"pxb-c-{number}", f"pxb-p-{number}", f"pxb-r-{number}", f"pxb-b-{number}")
     try:
         for name in (names.client, names.peer, names.relay, names.bridge):
-            _ip("netns", "add", name)
-            _ip("-n", name, "link", "set", "lo", "up")
-        _ip("-n", names.bridge, "link", "add", "br0", "type", "bridge")
-        _ip("-n", names.bridge, "link", "set", "br0", "up")
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        ip("-n", names.bridge, "link", "add", "br0", "type", "bridge")
+        ip("-n", names.bridge, "link", "set", "br0", "up")
         for port, (name, addresses) in enumerate(
             ((names.client, (CLIENT, CLIENT_2)), (names.peer, (PEER,)), (names.relay, (RELAY,)))
         ):
-            _ip("-n", names.bridge, "link", "add", f"p{port}", "type", "veth", "peer", "name", "e0", "netns", name)
-            _ip("-n", names.bridge, "link", "set", f"p{port}", "master", "br0", "up")
+            ip("-n", names.bridge, "link", "add", f"p{port}", "type", "veth", "peer", "name", "e0", "netns", name)
+            ip("-n", names.bridge, "link", "set", f"p{port}", "master", "br0", "up")
             names.run(names.bridge, "ethtool", "-K", f"p{port}", "gro", "on")
             for address in itertools.chain.from_iterable(each.values() for each in addresses):
                 length = "24" if address.version == 4 else "64"
-                _ip(
-                    "-n",
-                    name,
-                    "addr",
-                    "add",
-                    f"{address}/{length}",
-                    "dev",
-                    "e0",
-                    *(("nodad",) if length == "64" else ()),
-                )
-            _ip("-n", name, "link", "set", "e0", "up")
+                words = ("nodad",) if length == "64" else ()
+                ip("-n", name, "addr", "add", f"{address}/{length}", "dev", "e0", *words)
+            ip("-n", name, "link", "set", "e0", "up")
         yield names
     finally:
         for name in (names.client, names.peer, names.relay, names.bridge):
@@ -240,7 +230,7 @@ def test_an_absent_interface_is_an_error_in_every_mode(lab: Lab) -> None:
 
 def test_auto_falls_back_to_generic_where_native_is_refused(lab: Lab) -> None:
     for name, device in ((lab.relay, "e0"), (lab.bridge, "p2")):
-        _ip("-n", name, "link", "set", device, "mtu", "9000")
+        ip("-n", name, "link", "set", device, "mtu", "9000")
     with offloaded(lab, "auto") as offload:
         assert offload.mode == "generic"
         assert "native" in offload.reason
@@ -355,17 +345,6 @@ def udp(namespace: str, address: IPAddress, port: int) -> Iterator[socket.socket
         yield endpoint
 
 
-@contextmanager
-def entered(namespace: str) -> Iterator[None]:
-    """This thread in another network namespace."""
-    with open("/proc/thread-self/ns/net") as home, open(Path("/run/netns") / namespace) as away:
-        assert _libc.setns(away.fileno(), _CLONE_NEWNET) == 0
-        try:
-            yield
-        finally:
-            assert _libc.setns(home.fileno(), _CLONE_NEWNET) == 0
-
-
 def _is_forwarded(offload: RelayOffload, client: socket.socket, peer: socket.socket) -> bool:
     offload.follow(offload.look())
     client.sendto(channel_data(CHANNEL, b"late"), (str(RELAY[4]), 3478))
@@ -385,7 +364,3 @@ def _until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 5
     while not condition():
         assert time.monotonic() < deadline, "it did not become true within 5 s"
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)

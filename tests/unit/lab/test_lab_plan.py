@@ -2,10 +2,14 @@
 
 import pytest
 
+from connectivity.io.service import DEVICE
+from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6
+from lab import rules
 from lab.plan import (
     CLIENT,
     CLIENT_ROUTER,
     GATEWAY,
+    TUN_NAME,
     LabSettings,
     Nat,
     Route,
@@ -59,6 +63,11 @@ def test_only_links_of_relays_are_switched() -> None:
         ("relay-2", "eth0"),
     }
     assert relay_site(2).address == "203.0.113.102"
+
+
+def test_the_tunnel_has_the_ranges_and_the_name_that_the_programs_give_it() -> None:
+    assert (str(PEERS_IPV4), str(PEERS_IPV6)) == (rules.TUNNEL_IPV4, rules.TUNNEL_IPV6)
+    assert TUN_NAME == DEVICE
 
 
 def test_symmetric_router_maps_at_random_and_lets_only_answers_in() -> None:
