@@ -80,7 +80,12 @@ class Allocation:
         "port",
         "server",
         "sources",
+        "to_client_bytes",
+        "to_client_packets",
+        "to_peer_bytes",
+        "to_peer_packets",
         "transport",
+        "user",
         "username",
     )
 
@@ -91,6 +96,7 @@ class Allocation:
         families: tuple[AddressFamily, ...],
         *,
         username: str,
+        user: str,
         channels_only: bool,
         expires_at: Instant,
         sources: dict[int, Endpoint] | None = None,
@@ -100,6 +106,7 @@ class Allocation:
         self.port = port
         self.families = families
         self.username = username
+        self.user = user  # whom quotas count
         self.channels_only = channels_only
         self.expires_at = expires_at
         # By IP version: the address to send from where that is not the kernel's choice.
@@ -108,6 +115,10 @@ class Allocation:
         self.channels: dict[int, ChannelBinding] = {}
         self.channels_by_peer: dict[Endpoint, ChannelBinding] = {}
         self.bindings_by_ip: dict[IPAddress, list[ChannelBinding]] = {}
+        self.to_peer_packets = 0
+        self.to_peer_bytes = 0
+        self.to_client_packets = 0
+        self.to_client_bytes = 0
 
     def add_binding(self, binding: ChannelBinding) -> None:
         """Enter a new binding into all indices."""

@@ -1,20 +1,51 @@
-"""Who sent a request: long-term credentials (RFC 8489 §9.2.4) with Firezone's deviations.
+"""Who sent a request: long-term credentials (RFC 8489 §9.2.4), in the order of the standard.
 
-- A request with credentials but no NONCE gets 401, not 400: Firezone's peers start like that.
-- A nonce that is not ours, not this client's, or stale gets 438 and never 401: a peer whose nonce is answered by 401
-  takes its credentials for wrong.
-- Answers are signed whenever the request's USERNAME allows deriving the key, refusals included: Firezone's peers ignore
-  unsigned ones.
+What the server can do besides RFC 5389 stands in front of each nonce, as a cookie and 24 bits (§9.2). A nonce without
+the cookie of this server is not one of its nonces, so nobody on the way can talk client and server down to less.
+
+Under a portal's stamp secret Firezone's peers decide, who know MD5 keys only (``CredentialSource.signs_unverified``):
+
+- No cookie, no PASSWORD-ALGORITHMS.
+- A request with credentials but no NONCE gets 401, not 400: they start like that.
+- Answers are signed whenever the request's USERNAME allows deriving the key, refusals included: they ignore unsigned
+  ones. Elsewhere a refusal to somebody unknown is never signed, and is the same for users that exist and that do not.
+
+For everybody, a nonce that is not ours, not this client's, or stale gets 438 and never 401: a peer whose nonce is
+answered by 401 takes its credentials for wrong.
 """
 
+from base64 import b64encode
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from connectivity.clock import Instant, WallTime
 from connectivity.endpoint import Endpoint
-from connectivity.stun import ErrorCode, Message, Nonce, Realm, Username, long_term_key
-from relay.core.credentials import Credential, CredentialSource
+from connectivity.stun import (
+    Attribute,
+    ErrorCode,
+    Message,
+    Nonce,
+    PasswordAlgorithm,
+    PasswordAlgorithms,
+    Realm,
+    Userhash,
+    Username,
+    long_term_key,
+    long_term_key_sha256,
+)
+from relay.core.credentials import Credential, CredentialSource, opaque_string
 from relay.core.refusal import Refusal
+from relay.core.signature import Signature
+
+_COOKIE: Final = "obMatJos2"
+# §18.1. Bit 0 is the rightmost one (erratum 6290, and the example of B.1).
+_HAS_PASSWORD_ALGORITHMS: Final = 1 << 0
+_HAS_USERNAME_ANONYMITY: Final = 1 << 1
+_MD5: Final = PasswordAlgorithm(1)
+_SHA256: Final = PasswordAlgorithm(2)
+_OFFERED: Final = PasswordAlgorithms((_SHA256, _MD5))
+# Stands in for a user that does not exist, so that looking costs the same.
+_NOBODY: Final = Credential("", "", None, "")
 
 
 class NonceSource(Protocol):
@@ -29,10 +60,11 @@ class NonceSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """An authenticated sender; ``key`` signs the answers."""
+    """An authenticated sender. ``name`` is whom quotas count, ``signature`` is for the answers."""
 
     username: str
-    key: bytes
+    name: str
+    signature: Signature
 
     def __repr__(self) -> str:
         return "User(hidden)"
@@ -42,36 +74,72 @@ class Authenticator:
     """Checks requests of one realm."""
 
     def __init__(self, *, realm: str, source: CredentialSource, nonces: NonceSource) -> None:
-        self._realm = realm
-        self._source = source
         self._nonces = nonces
+        self.use(realm, source)
 
-    def key_of(self, username: str | None) -> bytes | None:
-        """The key that signs answers to this username; None if it cannot be derived."""
-        credential = None if username is None else next(iter(self._source.lookup(username)), None)
-        return None if credential is None else self._key(credential)
+    def use(self, realm: str, source: CredentialSource) -> None:
+        """Count these credentials from now on."""
+        self._realm = opaque_string(realm)
+        self._source = source
+        self._prefix = ""
+        self._offered: tuple[Attribute, ...] = ()
+        if not source.signs_unverified:
+            features = _HAS_PASSWORD_ALGORITHMS | (_HAS_USERNAME_ANONYMITY if source.offers_anonymity else 0)
+            self._prefix = _COOKIE + b64encode(features.to_bytes(3, "big")).decode()
+            self._offered = (_OFFERED,)
+
+    def signature_for(self, username: str | None) -> Signature | None:
+        """What signs a refusal to a request that proves nothing: None where that would tell who exists."""
+        if username is None or not self._source.signs_unverified:
+            return None
+        credential = next(iter(self._source.lookup(username)), None)
+        return None if credential is None else Signature(self._key(credential, _MD5))
 
     def authenticate(self, message: Message, client: Endpoint, now: Instant, wall_now: WallTime) -> User | Refusal:
         """The sender of a request, or how to refuse it."""
-        username, nonce = message.get(Username), message.get(Nonce)
-        credential = None if username is None else next(iter(self._source.lookup(username.value)), None)
-        key = None if credential is None else self._key(credential)
-        if not message.has_integrity:
-            return self._challenge(ErrorCode.UNAUTHENTICATED, key, client, now)
-        if username is None or message.get(Realm) is None:
-            return Refusal(ErrorCode.BAD_REQUEST, key=key)
+        username, userhash, nonce = message.get(Username), message.get(Userhash), message.get(Nonce)
+        signature = self.signature_for(None if username is None else username.value)
+        if not message.has_integrity and not message.has_integrity_sha256:
+            return self._challenge(ErrorCode.UNAUTHENTICATED, signature, client, now)
+        if (username is None and userhash is None) or message.get(Realm) is None:
+            return Refusal(ErrorCode.BAD_REQUEST, signature=signature)
         if nonce is None:
-            return self._challenge(ErrorCode.UNAUTHENTICATED, key, client, now)
-        if not self._nonces.is_valid(nonce.value, client, now):
-            return self._challenge(ErrorCode.STALE_NONCE, key, client, now)
-        if credential is None or key is None or credential.is_expired(wall_now):
-            return self._challenge(ErrorCode.UNAUTHENTICATED, key, client, now)
-        if not message.verify_integrity(key):
-            return self._challenge(ErrorCode.UNAUTHENTICATED, key, client, now)
-        return User(username.value, key)
+            if not self._source.signs_unverified:
+                return Refusal(ErrorCode.BAD_REQUEST)
+            return self._challenge(ErrorCode.UNAUTHENTICATED, signature, client, now)
+        if not self._is_our_nonce(nonce.value, client, now):
+            return self._challenge(ErrorCode.STALE_NONCE, signature, client, now)
+        algorithm = self._algorithm(message)
+        if algorithm is None:
+            return Refusal(ErrorCode.BAD_REQUEST, signature=signature)
+        for credential in self._candidates(username, userhash):
+            proof = Signature(self._key(credential, algorithm), message.has_integrity_sha256)
+            if proof.is_of(message) and credential is not _NOBODY and not credential.is_expired(wall_now):
+                return User(credential.username, credential.user, proof)
+        return self._challenge(ErrorCode.UNAUTHENTICATED, signature, client, now)
 
-    def _key(self, credential: Credential) -> bytes:
-        return long_term_key(credential.username, self._realm, credential.password)
+    def _candidates(self, username: Username | None, userhash: Userhash | None) -> tuple[Credential, ...]:
+        """Whoever may have sent it; never nobody at all, so that unknown users take their time, too."""
+        if username is not None:
+            return self._source.lookup(username.value) or (_NOBODY,)
+        found = None if userhash is None else self._source.by_userhash(userhash.value, self._realm)
+        return (found or _NOBODY,)
 
-    def _challenge(self, code: ErrorCode, key: bytes | None, client: Endpoint, now: Instant) -> Refusal:
-        return Refusal(code, (Realm(self._realm), Nonce(self._nonces.mint(client, now))), key)
+    def _is_our_nonce(self, nonce: str, client: Endpoint, now: Instant) -> bool:
+        is_offered = nonce.startswith(self._prefix)
+        return self._nonces.is_valid(nonce[len(self._prefix) :], client, now) and is_offered
+
+    def _algorithm(self, message: Message) -> PasswordAlgorithm | None:
+        """What makes the key; None if the client was not offered what it answers."""
+        chosen, offered = message.get(PasswordAlgorithm), message.get(PasswordAlgorithms)
+        if not self._offered or (chosen is None and offered is None):
+            return _MD5
+        return chosen if chosen in _OFFERED.algorithms and offered == _OFFERED else None
+
+    def _key(self, credential: Credential, algorithm: PasswordAlgorithm) -> bytes:
+        derive = long_term_key_sha256 if algorithm == _SHA256 else long_term_key
+        return derive(credential.username, self._realm, credential.password)
+
+    def _challenge(self, code: ErrorCode, signature: Signature | None, client: Endpoint, now: Instant) -> Refusal:
+        nonce = Nonce(self._prefix + self._nonces.mint(client, now))
+        return Refusal(code, (Realm(self._realm), nonce, *self._offered), signature)

@@ -20,8 +20,8 @@ from connectivity.turn.channel_data import HEADER_BYTES
 
 MOST_PADDING: Final = 3
 _LARGEST_DATAGRAM: Final = 65_535
-# The worst run is one of one-byte datagrams: each grows to five bytes.
-SCRATCH_BYTES: Final = (_LARGEST_DATAGRAM + 1) * (HEADER_BYTES + 1)
+# The worst run is one of one-byte datagrams: each grows to five bytes, and to eight on a stream.
+SCRATCH_BYTES: Final = (_LARGEST_DATAGRAM + 1) * (HEADER_BYTES + 1 + MOST_PADDING)
 
 
 class ChannelRun(NamedTuple):
@@ -99,6 +99,28 @@ def frame(run: Run, number: int, scratch: memoryview) -> Run:
         scratch[end + HEADER_BYTES : end + HEADER_BYTES + rest] = data[whole * size :]
         end += HEADER_BYTES + rest
     return channel_data.frame(Run(scratch[:end], stride), number)
+
+
+def frame_padded(run: Run, number: int, scratch: memoryview) -> Run:
+    """The datagrams as ChannelData messages for a stream: each padded to four bytes (§12.5), all in one segment."""
+    data, size = run
+    whole = len(data) // size if len(data) > size else 0
+    stride = HEADER_BYTES + size + -size % 4
+    if whole:
+        rows = np.ndarray((whole, stride), np.uint8, scratch)
+        rows[:, HEADER_BYTES : HEADER_BYTES + size] = np.ndarray((whole, size), np.uint8, data)
+        rows[:, HEADER_BYTES + size :] = 0
+        np.ndarray((whole,), ">u4", scratch, 0, (stride,))[:] = number << 16 | size
+    end = whole * stride
+    last = data[whole * size :]
+    if len(last):
+        scratch[end : end + HEADER_BYTES] = channel_data.encode_header(number, len(last))
+        end += HEADER_BYTES + len(last)
+        scratch[end - len(last) : end] = last
+        padding = -end % 4
+        scratch[end : end + padding] = bytes(padding)
+        end += padding
+    return Run(scratch[:end], end)
 
 
 def _read_uniform(data: memoryview, size: int) -> Iterator[ChannelRun | Malformed | Run]:

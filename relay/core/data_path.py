@@ -17,6 +17,7 @@ from connectivity.stun import (
     TRANSACTION_ID_BYTES,
     Data,
     DontFragment,
+    Icmp,
     Message,
     MessageClass,
     Method,
@@ -26,7 +27,8 @@ from connectivity.stun import (
 from relay.core import channel_runs
 from relay.core.allocation import Allocation
 from relay.core.configuration import ServerSettings
-from relay.core.outputs import FiveTuple, Relayed, ToClient, ToPeer
+from relay.core.icmp import IcmpError, attribute_of, is_relayed
+from relay.core.outputs import FiveTuple, Relayed, ToClient, ToPeer, Transport
 from relay.core.statistics import DropReason, Statistics
 from relay.core.table import AllocationTable
 
@@ -44,7 +46,7 @@ class DataPath:
         statistics: Statistics,
         rng: Callable[[int], bytes],
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._table = table
         self._statistics = statistics
         self._rng = rng
@@ -72,15 +74,14 @@ class DataPath:
         if binding.is_hairpin:
             yield from self._hairpin(allocation, binding.peer, payloads, messages.messages, tos, now)
             return
-        self._statistics.to_peer_packets += messages.messages
-        self._statistics.to_peer_bytes += len(payloads.data)
+        self._count_to_peer(allocation, messages.messages, len(payloads.data))
         source = allocation.sources.get(binding.peer.ip.version)
         yield ToPeer(allocation.port, Transmit(source, binding.peer, payloads, tos))
 
     def relay_send(self, five_tuple: FiveTuple, message: Message, tos: int, now: Instant) -> Iterator[Relayed]:
         """A Send indication (RFC 8656 §11.2)."""
         peer, data = message.get(XorPeerAddress), message.get(Data)
-        if peer is None or data is None or not peer.endpoint.port or self._not_understood(message):
+        if peer is None or data is None or not peer.endpoint.port or message.unknown_required:
             self._statistics.drops[DropReason.MALFORMED_INDICATION] += 1
             return
         allocation = self._table.get(five_tuple)
@@ -90,13 +91,13 @@ class DataPath:
             self._statistics.drops[DropReason.NO_PERMISSION] += 1
         elif not data.value:
             self._statistics.drops[DropReason.EMPTY] += 1
-        elif self._settings.policy.is_own(peer.endpoint.ip):
+        elif self.settings.policy.is_own(peer.endpoint.ip):
             yield from self._hairpin(allocation, peer.endpoint, Run.single(data.value), 1, tos, now)
         else:
-            self._statistics.to_peer_packets += 1
-            self._statistics.to_peer_bytes += len(data.value)
+            self._count_to_peer(allocation, 1, len(data.value))
             source = allocation.sources.get(peer.endpoint.ip.version)
-            yield ToPeer(allocation.port, Transmit(source, peer.endpoint, Run.single(data.value), tos))
+            transmit = Transmit(source, peer.endpoint, Run.single(data.value), tos)
+            yield ToPeer(allocation.port, transmit, dont_fragment=message.get(DontFragment) is not None)
 
     def relay_from_peer(self, port: int, peer: Endpoint, run: Run, tos: int, now: Instant) -> Iterator[Relayed]:
         """Datagrams that arrived at a relayed address (RFC 8656 §11.3, §12.7)."""
@@ -107,12 +108,20 @@ class DataPath:
             return
         yield from self._deliver(allocation, peer, run, datagrams, tos, now)
 
+    def relay_icmp(self, port: int, icmp: IcmpError, now: Instant) -> Iterator[Relayed]:
+        """An ICMP error about a datagram that we sent from a relayed address (RFC 8656 §11.5)."""
+        allocation = self._table.by_port.get(port)
+        if allocation is None or allocation.channels_only or not is_relayed(icmp):
+            return
+        if allocation.is_permitted(icmp.peer.ip, now):
+            yield from self._indicate(allocation, icmp.peer, attribute_of(icmp), 0)
+
     def _hairpin(
         self, sender: Allocation, peer: Endpoint, run: Run, datagrams: int, tos: int, now: Instant
     ) -> Iterator[Relayed]:
         """Hand data from one client to another as if it had come in at the other's relayed address."""
         receiver = self._table.by_port.get(peer.port)
-        relayed_ip = self._settings.public.get(peer.ip.version)
+        relayed_ip = self.settings.public.get(peer.ip.version)
         if receiver is None or relayed_ip is None or not receiver.has_family_of(peer.ip):
             self._statistics.drops[DropReason.PEER_REFUSED] += datagrams
             return
@@ -124,28 +133,34 @@ class DataPath:
         statistics = self._statistics
         binding = allocation.channels_by_peer.get(peer)
         if binding is not None and binding.relays_until > now:
-            statistics.to_client_packets += datagrams
-            statistics.to_client_bytes += len(run.data)
-            framed = channel_runs.frame(run, binding.number, self._framed)
-            yield ToClient(Transmit(allocation.server, allocation.client, framed, tos))
+            self._count_to_client(allocation, datagrams, len(run.data))
+            frame = channel_runs.frame if allocation.transport is Transport.UDP else channel_runs.frame_padded
+            framed = frame(run, binding.number, self._framed)
+            yield ToClient(Transmit(allocation.server, allocation.client, framed, tos), allocation.transport)
         elif allocation.channels_only:
             statistics.drops[DropReason.NO_CHANNEL] += datagrams
         elif not allocation.is_permitted(peer.ip, now):
             statistics.drops[DropReason.NO_PERMISSION] += datagrams
         else:
-            statistics.to_client_packets += datagrams
-            statistics.to_client_bytes += len(run.data)
+            self._count_to_client(allocation, datagrams, len(run.data))
             for datagram in run.segments():
-                yield ToClient(
-                    Transmit(allocation.server, allocation.client, Run.single(self._indicate(peer, datagram)), tos)
-                )
+                yield from self._indicate(allocation, peer, Data(bytes(datagram[:_LARGEST_INDICATED])), tos)
 
-    def _indicate(self, peer: Endpoint, datagram: memoryview) -> bytes:
-        """A Data indication (RFC 8656 §11.3)."""
-        attributes = (XorPeerAddress(peer), Data(bytes(datagram[:_LARGEST_INDICATED])))
-        return encode(Method.DATA, MessageClass.INDICATION, self._rng(TRANSACTION_ID_BYTES), attributes)
+    def _indicate(self, allocation: Allocation, peer: Endpoint, content: Data | Icmp, tos: int) -> Iterator[ToClient]:
+        """A Data indication (RFC 8656 §11.3, §11.5)."""
+        transaction_id = self._rng(TRANSACTION_ID_BYTES)
+        encoded = encode(Method.DATA, MessageClass.INDICATION, transaction_id, (XorPeerAddress(peer), content))
+        transmit = Transmit(allocation.server, allocation.client, Run.single(encoded), tos)
+        yield ToClient(transmit, allocation.transport)
 
-    @staticmethod
-    def _not_understood(message: Message) -> bool:
-        """Indications with what we do not understand are dropped (RFC 8489 §6.3.2); DONT-FRAGMENT is not served."""
-        return bool(message.unknown_required) or message.get(DontFragment) is not None
+    def _count_to_peer(self, allocation: Allocation, packets: int, size: int) -> None:
+        self._statistics.to_peer_packets += packets
+        self._statistics.to_peer_bytes += size
+        allocation.to_peer_packets += packets
+        allocation.to_peer_bytes += size
+
+    def _count_to_client(self, allocation: Allocation, packets: int, size: int) -> None:
+        self._statistics.to_client_packets += packets
+        self._statistics.to_client_bytes += size
+        allocation.to_client_packets += packets
+        allocation.to_client_bytes += size

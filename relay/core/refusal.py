@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from connectivity.stun import Attribute, ErrorCode
+from relay.core.signature import Signature
 
 REASONS: Final = {
+    ErrorCode.TRY_ALTERNATE: "Try Alternate",
     ErrorCode.BAD_REQUEST: "Bad Request",
     ErrorCode.UNAUTHENTICATED: "Unauthorized",
     ErrorCode.FORBIDDEN: "Forbidden",
@@ -16,17 +18,18 @@ REASONS: Final = {
     ErrorCode.WRONG_CREDENTIALS: "Wrong Credentials",
     ErrorCode.UNSUPPORTED_TRANSPORT_PROTOCOL: "Unsupported Transport Protocol",
     ErrorCode.PEER_ADDRESS_FAMILY_MISMATCH: "Peer Address Family Mismatch",
+    ErrorCode.ALLOCATION_QUOTA_REACHED: "Allocation Quota Reached",
     ErrorCode.INSUFFICIENT_CAPACITY: "Insufficient Capacity",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Answer with this error; ``attributes`` follow ERROR-CODE, ``key`` signs where the request's own key does not."""
+    """Answer with this error; ``attributes`` follow ERROR-CODE. ``signature`` is for requests that proved nothing."""
 
     code: ErrorCode
     attributes: tuple[Attribute, ...] = ()
-    key: bytes | None = None
+    signature: Signature | None = None
 
     @property
     def reason(self) -> str:

@@ -4,23 +4,23 @@ from dataclasses import dataclass
 from typing import Final
 
 from connectivity.clock import Instant
-from connectivity.stun import HEADER_BYTES, DontFragment, EvenPort, Message, Method, ReservationToken, Software
+from connectivity.stun import HEADER_BYTES, Message, Software
 from relay.core.outputs import FiveTuple
+from relay.core.signature import Signature
 
 _USERNAME_TYPE: Final = 0x0006
 _FIREZONE_SOFTWARE: Final = ("snownet", "firezone")
-# Known to the codec, not served here: (kind, type on the wire).
-_UNSERVED: Final = ((EvenPort, 0x0018), (DontFragment, 0x001A), (ReservationToken, 0x0022))
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An authenticated request; ``key`` signs its answer."""
+    """An authenticated request. ``user`` is whom quotas count, ``signature`` is for the answer."""
 
     message: Message
     five_tuple: FiveTuple
     username: str
-    key: bytes
+    user: str
+    signature: Signature
     now: Instant
 
     @property
@@ -37,11 +37,7 @@ def is_firezone(message: Message) -> bool:
 
 def unknown_attributes(message: Message) -> tuple[int, ...]:
     """The types to name in a 420; never any for Firezone's peers, who take a 420 for the end."""
-    if is_firezone(message):
-        return ()
-    if message.method != Method.ALLOCATE:
-        return message.unknown_required
-    return message.unknown_required + tuple(number for kind, number in _UNSERVED if message.get(kind) is not None)
+    return () if is_firezone(message) else message.unknown_required
 
 
 def username_of(datagram: bytes | memoryview) -> str | None:

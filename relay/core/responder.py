@@ -1,6 +1,7 @@
-"""Writes the answers: SOFTWARE, what the handler said, MESSAGE-INTEGRITY, and FINGERPRINT if the request had one.
+"""Writes the answers: SOFTWARE, what the handler said, MESSAGE-INTEGRITY(-SHA256), and FINGERPRINT if asked with one.
 
-BINDING answers are never signed; every other one is when the requester's key is known, errors too.
+BINDING answers go to anybody, whatever address a request claims to come from. So that nobody's traffic is amplified
+with them, they carry no SOFTWARE and no reason phrase: at most 1.5 times the bytes of the request, IP headers included.
 """
 
 import logging
@@ -11,6 +12,7 @@ from connectivity.run import Run, Transmit
 from connectivity.stun import Attribute, ErrorCodeAttribute, MessageClass, Method, Software, encode
 from relay.core.outputs import FiveTuple, Output, ToClient
 from relay.core.refusal import Refusal
+from relay.core.signature import Signature
 from relay.core.statistics import Statistics
 
 _METHOD_LABELS: Final[dict[int, str]] = {
@@ -39,28 +41,41 @@ class Responder:
         method: int,
         transaction_id: bytes,
         answer: tuple[Attribute, ...] | Refusal,
-        key: bytes | None,
+        signature: Signature | None,
         *,
         fingerprint: bool = False,
     ) -> bytes:
         """Queue an answer; returns its bytes."""
         label = _METHOD_LABELS.get(method, _OTHER_METHOD)
-        attributes: tuple[Attribute, ...]
+        is_brief = method == Method.BINDING
+        attributes: tuple[Attribute, ...] = () if is_brief else (self._software,)
         if isinstance(answer, Refusal):
             message_class = MessageClass.ERROR
-            attributes = (self._software, ErrorCodeAttribute(answer.code, answer.reason), *answer.attributes)
+            error = ErrorCodeAttribute(answer.code, "" if is_brief else answer.reason)
+            attributes = (*attributes, error, *answer.attributes)
             self._statistics.responses["error", label, int(answer.code)] += 1
         else:
             message_class = MessageClass.SUCCESS
-            attributes = (self._software, *answer)
+            attributes = (*attributes, *answer)
             self._statistics.responses["success", label, 0] += 1
         if _log.isEnabledFor(logging.DEBUG):
             fields = {"method": label, "code": int(answer.code) if isinstance(answer, Refusal) else 0}
             _log.debug("Answered", extra={"fields": fields | {"client": five_tuple.client}})
-        encoded = encode(method, message_class, transaction_id, attributes, integrity_key=key, fingerprint=fingerprint)
+        key = None if signature is None else signature.key
+        is_sha256 = signature is not None and signature.is_sha256
+        encoded = encode(
+            method,
+            message_class,
+            transaction_id,
+            attributes,
+            integrity_key=None if is_sha256 else key,
+            integrity_sha256_key=key if is_sha256 else None,
+            fingerprint=fingerprint,
+        )
         self.repeat(five_tuple, encoded)
         return encoded
 
     def repeat(self, five_tuple: FiveTuple, encoded: bytes) -> None:
         """Queue an answer that was given before."""
-        self._outputs.append(ToClient(Transmit(five_tuple.server, five_tuple.client, Run.single(encoded))))
+        transmit = Transmit(five_tuple.server, five_tuple.client, Run.single(encoded))
+        self._outputs.append(ToClient(transmit, five_tuple.transport))

@@ -14,7 +14,7 @@ from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.stun import AddressFamily
 from relay.core.allocation import PERMISSION_LIFETIME, Allocation, ChannelBinding
-from relay.core.outputs import CloseRelayedPort, FiveTuple, InstallChannel, Output, RemoveChannel
+from relay.core.outputs import CloseRelayedPort, FiveTuple, InstallChannel, Output, RemoveChannel, Transport
 from relay.core.timers import DeadlineQueue
 
 # The allocation itself, one of its permissions, one of its channels.
@@ -106,6 +106,15 @@ class AllocationTable:
         if allocation.channels_only:
             self._project(allocation, binding)
 
+    def revoke(self, allocation: Allocation, ip: IPAddress) -> None:
+        """Take back the permission for an address, and the channels to it; their numbers stay reserved."""
+        if allocation.permissions.pop(ip, None) is not None:
+            self._deadlines.cancel((allocation, ip))
+        for binding in allocation.bindings_by_ip.get(ip, ()):
+            if binding.is_bound:
+                self._unbind(allocation, binding)
+                self._deadlines.schedule((allocation, binding), binding.deadline)
+
     def next_deadline(self) -> Instant | None:
         """When ``handle_timeout`` wants to be called."""
         return self._deadlines.next_deadline()
@@ -141,8 +150,10 @@ class AllocationTable:
         self._project(allocation, binding)
 
     def _project(self, allocation: Allocation, binding: ChannelBinding) -> None:
-        """Recompute how long the binding relays and tell the offload."""
+        """Recompute how long the binding relays and tell the offload, which knows no streams."""
         binding.relays_until = allocation.relays_until(binding)
+        if allocation.transport is not Transport.UDP:
+            return
         if binding.relays_until:
             binding.is_installed = True
             self._outputs.append(

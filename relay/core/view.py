@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.stun import AddressFamily
+from relay.core.allocation import Allocation
 from relay.core.outputs import FiveTuple
 
 
@@ -41,3 +42,25 @@ class AllocationView:
     def flows(self) -> tuple[tuple[FiveTuple, int], ...]:
         """The keys under which an offload counts."""
         return tuple((self.five_tuple, channel.number) for channel in self.channels)
+
+
+def view_of(allocation: Allocation) -> AllocationView:
+    """The allocation as it is now."""
+    return AllocationView(
+        port=allocation.port,
+        families=allocation.families,
+        five_tuple=allocation.five_tuple,
+        username=allocation.username,
+        user=allocation.user,
+        expires_at=allocation.expires_at,
+        permissions=tuple(allocation.permissions.items()),
+        channels=tuple(
+            ChannelView(binding.number, binding.peer, binding.bound_until)
+            for binding in allocation.channels.values()
+            if binding.is_bound
+        ),
+        to_peer_packets=allocation.to_peer_packets,
+        to_peer_bytes=allocation.to_peer_bytes,
+        to_client_packets=allocation.to_client_packets,
+        to_client_bytes=allocation.to_client_bytes,
+    )

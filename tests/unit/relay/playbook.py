@@ -1,7 +1,8 @@
 """A relay on a table: the core with a driver that is a few lists, and clients that speak to it.
 
 ``RelayUnderTest`` copies every output (data-path ones borrow memory), answers ``OpenRelayedPort`` at once and keeps
-what a kernel would: open ports and installed channels. ``Client`` authenticates like one of Firezone's peers.
+what a kernel would: open ports, installed channels, connections to close. ``Client`` authenticates like one of
+Firezone's peers.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from connectivity.clock import SECOND, Instant
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.run import Received, Run, Transmit
 from connectivity.stun import (
+    HEADER_BYTES,
     AdditionalAddressFamily,
     AddressFamily,
     Attribute,
@@ -34,10 +36,14 @@ from connectivity.stun import (
     encode,
     long_term_key,
 )
+from connectivity.stun.integrity import integrity_sha1
 from connectivity.turn import channel_data, credentials
 from relay.core import (
     CloseRelayedPort,
     CloseStream,
+    CredentialSource,
+    FiveTuple,
+    IcmpError,
     InstallChannel,
     NonceMint,
     OpenRelayedPort,
@@ -89,6 +95,9 @@ class RelayUnderTest:
     lowest_port: int = 49_152
     highest_port: int = 65_535
     software: str = "relay"
+    realm: str = "firezone"
+    source: CredentialSource = field(default_factory=lambda: StampSecretCredentials(STAMP_SECRET))
+    alternate: dict[int, Endpoint] = field(default_factory=dict)
     nonces: NonceSource = field(default_factory=lambda: NonceMint(b"nonce secret"))
     now: Instant = 1000 * SECOND
     wall_now: int = WALL
@@ -97,22 +106,28 @@ class RelayUnderTest:
     open_ports: dict[int, set[AddressFamily]] = field(default_factory=dict)
     installed: dict[tuple[Endpoint, Endpoint, int], InstallChannel] = field(default_factory=dict)
     open_attempts: int = 0
+    closed_streams: list[FiveTuple] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.server = Server(self.settings(), source=self.source, nonces=self.nonces, rng=Entropy())
+
+    def settings(self) -> ServerSettings:
+        """What the server is told at start, or anew after a change of ours."""
         own = frozenset({*self.public.values(), INTERNAL})
-        policy = PeerPolicy(self.under_portal, self.allow, self.deny, own)
-        self.server = Server(
-            ServerSettings(
-                public=self.public,
-                policy=policy,
-                software=self.software,
-                lowest_port=self.lowest_port,
-                highest_port=self.highest_port,
-            ),
-            source=StampSecretCredentials(STAMP_SECRET),
-            nonces=self.nonces,
-            rng=Entropy(),
+        return ServerSettings(
+            public=self.public,
+            policy=PeerPolicy(self.under_portal, self.allow, self.deny, own),
+            software=self.software,
+            realm=self.realm,
+            lowest_port=self.lowest_port,
+            highest_port=self.highest_port,
+            alternate=self.alternate,
         )
+
+    def reconfigure(self) -> list[Relayed | Output]:
+        """Let the server take over what was changed here."""
+        self.server.reconfigure(self.settings(), self.source, self.now)
+        return [*self.drain()]
 
     def from_client(
         self, client: Endpoint, data: bytes | Run, *, tos: int = 0, server: Endpoint | None = None
@@ -123,6 +138,15 @@ class RelayUnderTest:
         received = Received(local, client, run, tos)
         relayed = [_kept(output) for output in self.server.handle_client(received, self.now, self.wall_now)]
         return [*relayed, *self.drain()]
+
+    def from_stream(self, five_tuple: FiveTuple, data: bytes) -> list[Relayed | Output]:
+        """Feed bytes of a connection."""
+        relayed = self.server.handle_stream(five_tuple, memoryview(data), self.now, self.wall_now)
+        return [*map(_kept, relayed), *self.drain()]
+
+    def icmp(self, port: int, icmp: IcmpError) -> list[Relayed | Output]:
+        """Feed an ICMP error about a datagram that left from a relayed port."""
+        return [*map(_kept, self.server.handle_icmp(port, icmp, self.now)), *self.drain()]
 
     def from_peer(self, port: int, peer: Endpoint, data: bytes | Run, *, tos: int = 0) -> list[Relayed | Output]:
         """Feed what a peer sent to a relayed port."""
@@ -161,7 +185,9 @@ class RelayUnderTest:
                     self.installed[(five_tuple.client, five_tuple.server, channel)] = output
                 case RemoveChannel(five_tuple, channel):
                     del self.installed[(five_tuple.client, five_tuple.server, channel)]
-                case ToClient() | CloseStream() | SetBucket():
+                case CloseStream(five_tuple):
+                    self.closed_streams.append(five_tuple)
+                case ToClient() | SetBucket():
                     pass
         return outputs
 
@@ -236,11 +262,18 @@ class Client:
         return self.call(Method.CHANNEL_BIND, XorPeerAddress(peer), ChannelNumber(number))
 
 
+def with_unknown(request: bytes, key: bytes, *numbers: int) -> bytes:
+    """The request with empty attributes of these types, signed again."""
+    unsigned = request[: -HEADER_BYTES - 4] + b"".join(number.to_bytes(2, "big") + bytes(2) for number in numbers)
+    signed = unsigned + bytes.fromhex("00080014") + integrity_sha1(unsigned, len(unsigned), key)
+    return signed[:2] + (len(signed) - HEADER_BYTES).to_bytes(2, "big") + signed[4:]
+
+
 def _kept(output: Relayed) -> Relayed:
     transmit = output.transmit
     run = Run(memoryview(bytes(transmit.run.data)), transmit.run.segment_size)
     kept = Transmit(transmit.source, transmit.destination, run, transmit.tos)
-    return ToPeer(output.relayed_port, kept) if isinstance(output, ToPeer) else ToClient(kept)
+    return output._replace(transmit=kept)
 
 
 def only_answer(outputs: list[Relayed | Output], client: Endpoint) -> Message:

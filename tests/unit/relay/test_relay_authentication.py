@@ -207,7 +207,7 @@ def test_an_unauthenticated_sender_grows_nothing(relay: RelayUnderTest) -> None:
         )
     assert relay.server.statistics().allocations == 0
     assert relay.server.poll_timeout() is None
-    assert len(relay.server._answers) == 0
+    assert len(relay.server._transactions._answers) == 0
     assert not relay.open_ports
 
 

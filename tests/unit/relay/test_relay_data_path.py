@@ -8,6 +8,7 @@ from connectivity.stun import (
     Attribute,
     Data,
     DontFragment,
+    Icmp,
     Lifetime,
     MessageClass,
     Method,
@@ -16,7 +17,7 @@ from connectivity.stun import (
     decode,
     encode,
 )
-from relay.core import Direction, InstallChannel, Output, Relayed, RemoveChannel, ToClient, ToPeer
+from relay.core import Direction, IcmpError, InstallChannel, Output, Relayed, RemoveChannel, ToClient, ToPeer
 from tests.unit.relay.playbook import (
     INTERNAL,
     PEER4,
@@ -29,6 +30,7 @@ from tests.unit.relay.playbook import (
     channel_message,
     datagrams,
     error_code,
+    only_answer,
 )
 
 STANDARD = "a browser"
@@ -188,9 +190,60 @@ def test_indications_that_cannot_be_honoured_are_dropped(relay: RelayUnderTest) 
     no_data = encode(Method.SEND, MessageClass.INDICATION, bytes(12), (XorPeerAddress(PEER4),))
     no_peer = encode(Method.SEND, MessageClass.INDICATION, bytes(12), (Data(b"x"),))
     no_port = send_indication(Endpoint(PEER4.ip, 0), b"x")
-    for datagram in (no_data, no_peer, no_port, send_indication(PEER4, b"x", DontFragment())):
+    unknown = bytearray(send_indication(PEER4, b"data") + bytes.fromhex("7fff0000"))
+    unknown[2:4] = (len(unknown) - 20).to_bytes(2, "big")
+    for datagram in (no_data, no_peer, no_port, bytes(unknown)):
         assert client.send(datagram) == []
     assert relay.drops() == {"no_allocation": 1, "malformed_indication": 4}
+
+
+def test_dont_fragment_is_handed_on(relay: RelayUnderTest) -> None:
+    client = Client(relay, software=STANDARD)
+    client.allocate()
+    client.call(Method.CREATE_PERMISSION, XorPeerAddress(PEER4))
+    for more, expected in (((), False), ((DontFragment(),), True)):
+        (output,) = client.send(send_indication(PEER4, b"x", *more))
+        assert isinstance(output, ToPeer)
+        assert output.dont_fragment is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (IcmpError(PEER4, 3, 3), Icmp(3, 3)),
+        (IcmpError(PEER4, 3, 4, 1400), Icmp(3, 4, bytes.fromhex("00000578"))),
+        (IcmpError(PEER4, 11, 0), Icmp(11, 0)),
+        (IcmpError(PEER6, 2, 0, 1280), Icmp(2, 0, bytes.fromhex("00000500"))),
+        (IcmpError(PEER4, 5, 1), None),
+        (IcmpError(PEER4, 3, 300), None),
+        (IcmpError(PEER6, 4, 0), None),
+        (IcmpError(Endpoint.parse("198.51.100.8:40000"), 3, 3), None),
+    ],
+)
+def test_icmp_errors_reach_the_client_where_it_may_send(
+    relay: RelayUnderTest, error: IcmpError, expected: Icmp | None
+) -> None:
+    client = Client(relay, software=STANDARD)
+    port = client.allocate()
+    assert relay.icmp(port, error) == []
+    client.call(Method.CREATE_PERMISSION, XorPeerAddress(PEER4), XorPeerAddress(PEER6))
+    outputs = relay.icmp(port, error)
+    if expected is None:
+        assert outputs == []
+        return
+    message = only_answer(outputs, client.endpoint)
+    assert (message.method, message.message_class) == (Method.DATA, MessageClass.INDICATION)
+    assert message.attributes == (XorPeerAddress(error.peer), expected)
+    relay.advance(300)
+    assert relay.icmp(port, error) == []
+    assert relay.icmp(port + 1, error) == []
+
+
+def test_icmp_errors_are_nothing_to_firezones_peers(relay: RelayUnderTest) -> None:
+    client = Client(relay)
+    port = client.allocate()
+    client.bind(0x4000, PEER4)
+    assert relay.icmp(port, IcmpError(PEER4, 3, 3)) == []
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -1,0 +1,95 @@
+"""What an operator sees and does: allocations listed and ended, settings replaced while clients are served."""
+
+from ipaddress import ip_network
+
+import pytest
+
+from connectivity.clock import SECOND
+from connectivity.stun import AddressFamily, Method, RequestedTransport, XorPeerAddress
+from relay.core import FiveTuple, InstallChannel, RemoveChannel, StaticCredentials
+from relay.core.view import ChannelView
+from tests.unit.relay.playbook import PEER4, PEER6, SERVER4, RelayUnderTest, channel_message, error_code
+from tests.unit.relay.standard import StandardClient, standalone
+
+UDP = RequestedTransport(17)
+
+
+@pytest.fixture
+def relay() -> RelayUnderTest:
+    return standalone(under_portal=True)
+
+
+@pytest.fixture
+def client(relay: RelayUnderTest) -> StandardClient:
+    return StandardClient(relay)
+
+
+def test_an_allocation_shows_what_it_holds_and_moved(relay: RelayUnderTest, client: StandardClient) -> None:
+    port = client.allocate()
+    client.bind(0x4000, PEER4)
+    client.call(Method.CREATE_PERMISSION, XorPeerAddress(PEER6))
+    client.send(channel_message(0x4000, b"12345"))
+    for _ in range(2):
+        relay.from_peer(port, PEER4, b"123")
+    (view,) = relay.server.allocations()
+    assert view == relay.server.allocation(port)
+    assert (view.port, view.families) == (port, (AddressFamily.IPV4, AddressFamily.IPV6))
+    assert view.five_tuple == FiveTuple(client.endpoint, SERVER4)
+    assert (view.username, view.user) == ("alice", "alice")
+    assert view.expires_at == relay.now + 600 * SECOND
+    assert [ip for ip, _ in view.permissions] == [PEER4.ip, PEER6.ip]
+    assert view.channels == (ChannelView(0x4000, PEER4, relay.now + 600 * SECOND),)
+    assert view.flows == ((view.five_tuple, 0x4000),)
+    assert (view.to_peer_packets, view.to_peer_bytes) == (1, 5)
+    assert (view.to_client_packets, view.to_client_bytes) == (2, 6)
+
+
+def test_the_operator_ends_an_allocation(relay: RelayUnderTest, client: StandardClient) -> None:
+    port = client.allocate()
+    client.bind(0x4000, PEER4)
+    assert not relay.server.end_allocation(port + 1, relay.now)
+    assert relay.server.end_allocation(port, relay.now)
+    relay.drain()
+    assert not relay.open_ports
+    assert not relay.installed
+    assert relay.server.allocation(port) is None
+    assert list(relay.server.allocations()) == []
+    assert error_code(client.call(Method.REFRESH)) == 437
+    assert client.allocate()
+
+
+def test_new_credentials_count_from_now_on(relay: RelayUnderTest, client: StandardClient) -> None:
+    port = client.allocate()
+    relay.source = StaticCredentials({"alice": "changed"})
+    assert relay.reconfigure() == []
+    assert error_code(client.call(Method.REFRESH)) == 401
+    assert relay.server.allocation(port) is not None, "what was granted lasts its time"
+    again = StandardClient(relay, password="changed")
+    assert error_code(again.call(Method.REFRESH)) == 0
+
+
+def test_a_new_realm_counts_from_now_on(relay: RelayUnderTest, client: StandardClient) -> None:
+    client.allocate()
+    relay.realm = "example.com"
+    relay.reconfigure()
+    assert error_code(StandardClient(relay).call(Method.REFRESH)) == 0
+
+
+def test_what_a_new_policy_refuses_ends_at_once(relay: RelayUnderTest, client: StandardClient) -> None:
+    port = client.allocate()
+    kept, refused = PEER4, PEER4._replace(ip=PEER4.ip + 1)
+    client.bind(0x4000, kept)
+    client.bind(0x4001, refused)
+    relay.deny = (ip_network(f"{refused.ip}/32"),)
+    (removed,) = relay.reconfigure()
+    assert isinstance(removed, RemoveChannel)
+    assert removed.channel == 0x4001
+    assert client.send(channel_message(0x4001, b"data")) == []
+    assert relay.from_peer(port, refused, b"data") == []
+    assert len(client.send(channel_message(0x4000, b"data"))) == 1
+    assert error_code(client.bind(0x4001, refused)) == 403
+    relay.deny = ()
+    relay.reconfigure()
+    outputs = client.send(client.request(Method.CREATE_PERMISSION, XorPeerAddress(refused)))
+    assert not any(isinstance(output, InstallChannel) for output in outputs), "what has ended does not come back"
+    assert error_code(client.bind(0x4001, refused)) == 0
