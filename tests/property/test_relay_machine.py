@@ -5,6 +5,7 @@ each channel number its peer, the end of its binding and the end of its reservat
 
 - numbers and peers of an allocation map one to one; installed channels are exactly those that relay now;
 - nothing moves without a live permission (or, for Firezone's peers, a live binding), and nothing after expiry;
+- a copy of a request gets the same answer and changes nothing;
 - every datagram that came in was relayed, consumed or counted as dropped;
 - a handled time-out lies behind; freeing everything leaves every table empty.
 """
@@ -35,6 +36,7 @@ from connectivity.stun import (
     encode,
 )
 from relay.core import InstallChannel, RemoveChannel, ToClient, ToPeer
+from relay.core.answers import ANSWER_LIFETIME
 from tests.unit.relay.playbook import (
     PUBLIC,
     SERVER4,
@@ -43,6 +45,7 @@ from tests.unit.relay.playbook import (
     channel_message,
     datagrams,
     error_code,
+    only_answer,
 )
 
 PEERS = tuple(
@@ -126,6 +129,7 @@ class RelayMachine(RuleBasedStateMachine):
         ]
         self.held: dict[int, Held] = {}
         self.fed = 0
+        self.asked: list[tuple[int, int, bytes, bytes]] = []  # client, when, request, answer
 
     @initialize()
     def learn_nonces(self) -> None:
@@ -183,8 +187,7 @@ class RelayMachine(RuleBasedStateMachine):
 
     @rule(client=clients, number=numbers, peer=peers)
     def bind(self, client: int, number: int, peer: Endpoint) -> None:
-        self.fed += 1
-        answer = self.clients[client].bind(number, peer)
+        answer = self._call(client, Method.CHANNEL_BIND, XorPeerAddress(peer), ChannelNumber(number))
         held = self.held.get(client)
         if held is None:
             assert error_code(answer) == 437
@@ -197,6 +200,18 @@ class RelayMachine(RuleBasedStateMachine):
             now = self.relay.now
             held.channels[number] = Channel(peer, now + 600 * SECOND, now + 900 * SECOND)
             held.permitted[peer.ip] = now + 300 * SECOND
+
+    @rule(which=st.integers(0, 20))
+    def retransmit(self, which: int) -> None:
+        """Invariants see to it that nothing changes."""
+        recent = [asked for asked in self.asked if self.relay.now - asked[1] < ANSWER_LIFETIME]
+        if not recent:
+            return
+        client, _, request, answer = recent[-1 - which % len(recent)]
+        self.fed += 1
+        (output,) = self.clients[client].send(request)
+        assert isinstance(output, ToClient)
+        assert datagrams(output) == [answer]
 
     @rule(client=clients, number=numbers, count=st.integers(1, 5))
     def send_channel_data(self, client: int, number: int, count: int) -> None:
@@ -252,11 +267,10 @@ class RelayMachine(RuleBasedStateMachine):
         held, other = self.held.get(sender), self.held.get(receiver)
         if held is None or 4 not in held.versions:
             return
-        self.fed += 1
         port = 50_000 if other is None else other.port
         is_live = any(one.port == port and 4 in one.versions for one in self.held.values())
         target = Endpoint(PUBLIC[4], port)
-        answer = self.clients[sender].call(Method.CREATE_PERMISSION, XorPeerAddress(target))
+        answer = self._call(sender, Method.CREATE_PERMISSION, XorPeerAddress(target))
         assert error_code(answer) == (0 if is_live else 403)
         if is_live:
             held.permitted[target.ip] = self.relay.now + 300 * SECOND
@@ -328,7 +342,13 @@ class RelayMachine(RuleBasedStateMachine):
 
     def _call(self, client: int, method: Method, *attributes: Attribute) -> Message:
         self.fed += 1
-        return self.clients[client].call(method, *attributes)
+        request = self.clients[client].request(method, *attributes)
+        outputs = self.clients[client].send(request)
+        answer = only_answer(outputs, self.clients[client].endpoint)
+        assert answer.verify_integrity(self.clients[client].key)
+        (datagram,) = datagrams(next(output for output in outputs if isinstance(output, ToClient)))
+        self.asked.append((client, self.relay.now, request, datagram))
+        return answer
 
 
 TestRelayMachine = RelayMachine.TestCase

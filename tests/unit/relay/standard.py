@@ -25,12 +25,9 @@ from tests.unit.relay.playbook import SERVER4, SERVER6, Client, RelayUnderTest, 
 
 def standalone(**fields: Any) -> RelayUnderTest:
     """A relay without a portal, where alice's password is ``secret``."""
-    usual: dict[str, Any] = {
-        "under_portal": False,
-        "realm": "example.org",
-        "source": StaticCredentials({"alice": "secret"}),
-    }
-    return RelayUnderTest(**{**usual, **fields})
+    source = StaticCredentials({"alice": "secret"})
+    usual: dict[str, Any] = {"under_portal": False, "realm": "example.org", "source": source}
+    return RelayUnderTest(**(usual | fields))
 
 
 class StandardClient(Client):

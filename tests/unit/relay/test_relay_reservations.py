@@ -128,14 +128,7 @@ def test_a_pair_of_which_one_is_in_use_elsewhere_is_skipped(taken: set[int]) -> 
     relay = standalone(lowest_port=50_000, highest_port=50_003, unbindable=taken)
     first, second, third = clients(relay, 3)
     port, _ = reserve(first)
-    assert (
-        {port, port + 1} == {50_000, 50_001, 50_002, 50_003} - {50_000, 50_001}
-        if taken != {50_002, 50_003}
-        else {
-            50_000,
-            50_001,
-        }
-    )
+    assert port == (50_000 if 50_003 in taken else 50_002)
     assert set(relay.open_ports) == {port, port + 1}
     assert error_code(second.call(Method.ALLOCATE, UDP, PAIR)) == 508
     assert set(relay.open_ports) == {port, port + 1}
