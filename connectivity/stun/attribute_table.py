@@ -17,6 +17,7 @@ from connectivity.stun.protocol import MAGIC_COOKIE, AddressFamily
 # RFC 8489 §14: USERNAME is shorter than 509 bytes; the other texts have fewer than 128 characters, 763 bytes.
 _USERNAME_LONGEST: Final = 508
 _TEXT_LONGEST: Final = 762
+_FAMILIES: Final = frozenset(AddressFamily)
 _COOKIE: Final = MAGIC_COOKIE.to_bytes(4, "big")
 
 Read = Callable[[bytes, bytes], Any]
@@ -114,11 +115,15 @@ def _flag(number: int, kind: Callable[[], Any]) -> Row:
     return Row(number, _kind(kind), read, lambda _attribute, _: b"")
 
 
-def _family_of(number: int, kind: Callable[[AddressFamily], Any]) -> Row:
+def _family_of(number: int, kind: Callable[[AddressFamily | int], Any]) -> Row:
+    def read(value: bytes, _: bytes) -> Any:
+        family = _fixed(value, 4)[0]
+        return kind(AddressFamily(family) if family in _FAMILIES else family)
+
     return Row(
         number,
         _kind(kind),
-        lambda value, _: kind(_family(_fixed(value, 4)[0])),
+        read,
         lambda attribute, _: bytes((attribute.family, 0, 0, 0)),
     )
 

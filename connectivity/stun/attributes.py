@@ -152,16 +152,16 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class RequestedAddressFamily:
-    """The one family wanted for the relayed address (RFC 8656 §18.6)."""
+    """The one family wanted for the relayed address (RFC 8656 §18.6). May be a number that is no family."""
 
-    family: AddressFamily
+    family: AddressFamily | int
 
 
 @dataclass(frozen=True, slots=True)
 class AdditionalAddressFamily:
-    """A second family wanted besides IPv4 (RFC 8656 §18.11)."""
+    """A second family wanted besides IPv4 (RFC 8656 §18.11). May be a number that is no family."""
 
-    family: AddressFamily
+    family: AddressFamily | int
 
 
 @dataclass(frozen=True, slots=True)

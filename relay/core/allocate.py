@@ -262,7 +262,10 @@ def _wanted_families(request: Request) -> tuple[AddressFamily, ...] | Refusal:
     message = request.message
     requested, additional = message.get(RequestedAddressFamily), message.get(AdditionalAddressFamily)
     if additional is None:
-        return (AddressFamily.IPV4 if requested is None else requested.family,)
+        family = AddressFamily.IPV4 if requested is None else requested.family
+        if isinstance(family, AddressFamily):
+            return (family,)
+        return Refusal(ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED)
     even = message.get(EvenPort)
     reserves = even is not None and even.reserve
     if requested is not None or reserves or additional.family is not AddressFamily.IPV6:

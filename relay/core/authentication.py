@@ -35,6 +35,7 @@ from connectivity.stun import (
 )
 from relay.core.credentials import Credential, CredentialSource, opaque_string
 from relay.core.refusal import Refusal
+from relay.core.request import names_firezone
 from relay.core.signature import Signature
 
 _COOKIE: Final = "obMatJos2"
@@ -87,6 +88,10 @@ class Authenticator:
             features = _HAS_PASSWORD_ALGORITHMS | (_HAS_USERNAME_ANONYMITY if source.offers_anonymity else 0)
             self._prefix = _COOKIE + b64encode(features.to_bytes(3, "big")).decode()
             self._offered = (_OFFERED,)
+
+    def is_firezone(self, message: Message) -> bool:
+        """Whether one of Firezone's peers sent it. They live under a portal; elsewhere nobody is spared anything."""
+        return self._source.signs_unverified and names_firezone(message)
 
     def signature_for(self, username: str | None) -> Signature | None:
         """What signs a refusal to a request that proves nothing: None where that would tell who exists."""

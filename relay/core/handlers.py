@@ -8,7 +8,7 @@ import logging
 
 from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
-from connectivity.stun import ChannelNumber, ErrorCode, Lifetime, RequestedAddressFamily, XorPeerAddress
+from connectivity.stun import AddressFamily, ChannelNumber, ErrorCode, Lifetime, RequestedAddressFamily, XorPeerAddress
 from connectivity.turn.channel_data import MAX_NUMBER, MIN_NUMBER
 from relay.core.allocate import Allocator, Answer, lifetime_seconds
 from relay.core.allocation import MOST_CHANNELS, MOST_PERMISSIONS, Allocation
@@ -44,7 +44,7 @@ class Handlers:
             self._table.refresh(allocation, request.now + seconds * SECOND)
             return (Lifetime(seconds),)
         if only is not None and len(allocation.families) > 1:
-            self._table.free_family(allocation, only.family)
+            self._table.free_family(allocation, AddressFamily(only.family))
         else:
             self._allocator.end(allocation, "by its client")
         return (Lifetime(0),)

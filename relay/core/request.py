@@ -14,7 +14,10 @@ _FIREZONE_SOFTWARE: Final = ("snownet", "firezone")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An authenticated request. ``user`` is whom quotas count, ``signature`` is for the answer."""
+    """An authenticated request. ``user`` is whom quotas count, ``signature`` is for the answer.
+
+    ``is_firezone`` says that one of Firezone's peers sent it, for whom some of the standard's strictness is relaxed.
+    """
 
     message: Message
     five_tuple: FiveTuple
@@ -22,22 +25,13 @@ class Request:
     user: str
     signature: Signature
     now: Instant
-
-    @property
-    def is_firezone(self) -> bool:
-        """Whether one of Firezone's peers sent it."""
-        return is_firezone(self.message)
+    is_firezone: bool = False
 
 
-def is_firezone(message: Message) -> bool:
-    """Firezone's peers name themselves in SOFTWARE, and need some of the standard's strictness relaxed."""
+def names_firezone(message: Message) -> bool:
+    """Firezone's peers name themselves in SOFTWARE."""
     software = message.get(Software)
     return software is not None and software.value.lower().startswith(_FIREZONE_SOFTWARE)
-
-
-def unknown_attributes(message: Message) -> tuple[int, ...]:
-    """The types to name in a 420; never any for Firezone's peers, who take a 420 for the end."""
-    return () if is_firezone(message) else message.unknown_required
 
 
 def username_of(datagram: bytes | memoryview) -> str | None:

@@ -23,7 +23,7 @@ from relay.core.authentication import Authenticator
 from relay.core.handlers import Handlers
 from relay.core.outputs import FiveTuple
 from relay.core.refusal import Refusal
-from relay.core.request import Request, unknown_attributes, username_of
+from relay.core.request import Request, username_of
 from relay.core.responder import Responder
 from relay.core.signature import Signature
 
@@ -45,8 +45,8 @@ class Transactions:
     def handle_request(self, five_tuple: FiveTuple, message: Message, now: Instant, wall_now: WallTime) -> None:
         """Answer a request, now or when the port it needs is open."""
         if message.method == Method.BINDING:
-            unknown = unknown_attributes(message)
-            answer = _refuse_unknown(unknown) if unknown else (XorMappedAddress(five_tuple.client),)
+            is_refused = message.unknown_required and not self._authenticator.is_firezone(message)
+            answer = _refuse_unknown(message) if is_refused else (XorMappedAddress(five_tuple.client),)
             self._respond(five_tuple, message, answer, None)
             return
         if message.method not in _AUTHENTICATED:
@@ -62,7 +62,8 @@ class Transactions:
         if stored is not None:
             self._responder.repeat(five_tuple, stored)
             return
-        request = Request(message, five_tuple, user.username, user.name, user.signature, now)
+        is_firezone = self._authenticator.is_firezone(message)
+        request = Request(message, five_tuple, user.username, user.name, user.signature, now, is_firezone)
         self.finish((request, self._dispatch(request)))
 
     def finish(self, finished: tuple[Request, Answer] | None) -> None:
@@ -90,9 +91,8 @@ class Transactions:
         self._answers.forget_expired(now)
 
     def _dispatch(self, request: Request) -> Answer:
-        unknown = unknown_attributes(request.message)
-        if unknown:
-            return _refuse_unknown(unknown)
+        if request.message.unknown_required and not request.is_firezone:
+            return _refuse_unknown(request.message)
         match request.message.method:
             case Method.ALLOCATE:
                 return self._allocator.allocate(request)
@@ -115,5 +115,6 @@ class Transactions:
         )
 
 
-def _refuse_unknown(types: tuple[int, ...]) -> Refusal:
-    return Refusal(ErrorCode.UNKNOWN_ATTRIBUTE, (UnknownAttributes(types),))
+def _refuse_unknown(message: Message) -> Refusal:
+    """Never for Firezone's peers, who take a 420 for the end."""
+    return Refusal(ErrorCode.UNKNOWN_ATTRIBUTE, (UnknownAttributes(message.unknown_required),))

@@ -190,7 +190,7 @@ def test_attributes_survive_the_wire(attribute: Attribute) -> None:
         (0x0012, b"\0\x01" + bytes(18), DecodeReason.ATTRIBUTE_LENGTH),
         (0x0012, b"\0\x02" + bytes(6), DecodeReason.ATTRIBUTE_LENGTH),
         (0x0012, b"\0\x03" + bytes(6), DecodeReason.ADDRESS_FAMILY),
-        (0x0017, b"\x03\0\0\0", DecodeReason.ADDRESS_FAMILY),
+        (0x0017, b"\x01\0\0", DecodeReason.ATTRIBUTE_LENGTH),
         (0x0018, b"", DecodeReason.ATTRIBUTE_LENGTH),
         (0x001A, b"a", DecodeReason.ATTRIBUTE_LENGTH),
         (0x001D, b"", DecodeReason.ATTRIBUTE_LENGTH),

@@ -230,6 +230,15 @@ def test_another_user_of_the_same_address_is_refused(relay: RelayUnderTest) -> N
     assert error_code(bob.call(Method.REFRESH)) == 441
 
 
+def test_nobody_is_taken_for_one_of_firezones_peers(relay: RelayUnderTest) -> None:
+    """What they are spared would let one user act on another's allocation."""
+    relay.source = StaticCredentials({"alice": "secret", "bob": "other"})
+    relay.reconfigure()
+    StandardClient(relay).call(Method.ALLOCATE, UDP)
+    bob = StandardClient(relay, username="bob", password="other")
+    assert error_code(bob.call(Method.REFRESH, Software("snownet"))) == 441
+
+
 def test_rfc8489_appendix_b_user_is_found_and_verifies() -> None:
     """The example's password stands as it is after SASLprep, whatever the text around it says of OpaqueString."""
     vectors = json.loads((Path(__file__).parents[2] / "vectors" / "stun.json").read_text(encoding="utf-8"))

@@ -142,6 +142,14 @@ def test_address_families(
     assert (answer.get(AddressErrorCode) is not None) == (is_partial and software == STANDARD)
 
 
+@pytest.mark.parametrize("family", [0, 3, 255])
+def test_a_number_that_is_no_family_is_not_supported(client: Client, family: int) -> None:
+    assert error_code(client.call(Method.ALLOCATE, UDP, RequestedAddressFamily(family))) == 440
+    assert error_code(client.call(Method.ALLOCATE, UDP, AdditionalAddressFamily(family))) == 400
+    client.allocate()
+    assert error_code(client.call(Method.REFRESH, RequestedAddressFamily(family), Lifetime(0))) == 443
+
+
 @pytest.mark.parametrize(("transport", "code"), [(6, 442), (0, 442), (255, 442), (None, 400)])
 def test_only_udp_is_relayed(client: Client, transport: int | None, code: int) -> None:
     attributes = () if transport is None else (RequestedTransport(transport),)
