@@ -42,7 +42,7 @@ class AllocationTable:
     def get(self, five_tuple: FiveTuple) -> Allocation | None:
         """The allocation of a five-tuple. One hash; a client rarely talks to two addresses of ours."""
         for allocation in self._by_client.get(five_tuple.client, ()):
-            if allocation.five_tuple == five_tuple:
+            if allocation.transport is five_tuple.transport and allocation.server == five_tuple.server:
                 return allocation
         return None
 
