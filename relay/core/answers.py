@@ -1,7 +1,7 @@
 """The last answers, so that a retransmitted request gets the same one again (RFC 8489 §6.3.1, RFC 8656 §5).
 
-Only successes of authenticated requests are kept, so nobody without credentials can fill it. Bounded twice: by age and
-by count, oldest first.
+Only answers to authenticated requests are kept, so nobody without credentials can fill it. Bounded twice: by age and by
+count, oldest first.
 """
 
 from typing import Final

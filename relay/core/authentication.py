@@ -131,8 +131,8 @@ class Authenticator:
         return (found or _NOBODY,)
 
     def _is_our_nonce(self, nonce: str, client: Endpoint, now: Instant) -> bool:
-        is_offered = nonce.startswith(self._prefix)
-        return self._nonces.is_valid(nonce[len(self._prefix) :], client, now) and is_offered
+        prefix = self._prefix
+        return nonce.startswith(prefix) and self._nonces.is_valid(nonce[len(prefix) :], client, now)
 
     def _algorithm(self, message: Message) -> PasswordAlgorithm | None:
         """What makes the key; None if the client was not offered what it answers."""

@@ -6,6 +6,7 @@ from typing import Final
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.stun import AddressFamily
+from relay.core.credentials import opaque_string
 from relay.core.peers import PeerPolicy
 from relay.core.quotas import Quotas
 
@@ -22,6 +23,9 @@ class ServerSettings:
     ``sources`` maps an IP version to the address that relayed datagrams must leave from, where this is not left to the
     kernel. ``policy.own`` holds the public addresses too. ``listen_ports`` are never given away as relayed ones.
     ``alternate`` maps an IP version to the server that clients are sent to when no allocation can be given here.
+
+    Raises:
+        ValueError: the realm cannot be one (``opaque_string``).
     """
 
     public: Mapping[int, IPAddress]
@@ -35,6 +39,9 @@ class ServerSettings:
     quotas: Quotas = field(default_factory=Quotas)
     alternate: Mapping[int, Endpoint] = field(default_factory=dict)
     is_standalone: bool = False
+
+    def __post_init__(self) -> None:
+        opaque_string(self.realm)
 
     def serves(self, family: AddressFamily) -> bool:
         """Whether relayed addresses of this family can be given."""

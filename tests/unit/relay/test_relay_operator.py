@@ -68,6 +68,13 @@ def test_new_credentials_count_from_now_on(relay: RelayUnderTest, client: Standa
     assert error_code(again.call(Method.REFRESH)) == 0
 
 
+@pytest.mark.parametrize("realm", ["", "a\nb"])
+def test_a_realm_that_is_none_is_refused_before_it_counts(relay: RelayUnderTest, realm: str) -> None:
+    relay.realm = realm
+    with pytest.raises(ValueError, match="expected"):
+        relay.reconfigure()
+
+
 def test_a_new_realm_counts_from_now_on(relay: RelayUnderTest, client: StandardClient) -> None:
     client.allocate()
     relay.realm = "example.com"

@@ -156,6 +156,7 @@ def test_the_end_of_a_connection_is_the_end_of_its_allocation(relay: RelayUnderT
     assert relay.from_peer(port, PEER4, b"late") == []
     relay.server.stream_closed(client.five_tuple, relay.now)
     assert relay.drain() == []
+    assert not relay.server._streams
 
 
 def test_one_client_may_have_an_allocation_on_each_transport(relay: RelayUnderTest) -> None:
