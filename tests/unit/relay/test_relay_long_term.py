@@ -22,6 +22,7 @@ from connectivity.stun import (
     XorRelayedAddress,
     decode,
     encode,
+    long_term_key,
     long_term_key_sha256,
 )
 from relay.core import CombinedCredentials, RestCredentials, StaticCredentials
@@ -193,6 +194,15 @@ def test_known_and_unknown_users_are_refused_alike(relay: RelayUnderTest, is_ano
     for answer in answers:
         assert not answer.has_integrity
         assert not answer.has_integrity_sha256
+
+
+@pytest.mark.parametrize("is_anonymous", [False, True])
+def test_whoever_does_not_exist_has_no_password_that_counts(relay: RelayUnderTest, is_anonymous: bool) -> None:
+    """An unknown user is compared with a stand-in, so that it takes its time: nobody may be that."""
+    client = StandardClient(relay, username="mallory", is_anonymous=is_anonymous)
+    client.key = long_term_key("", relay.realm, "")
+    assert error_code(client.call(Method.ALLOCATE, UDP)) == 401
+    assert not relay.open_ports
 
 
 def test_time_limited_names_end_and_secrets_may_be_replaced() -> None:
