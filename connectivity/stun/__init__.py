@@ -35,7 +35,7 @@ from connectivity.stun.attributes import (
 )
 from connectivity.stun.errors import DecodeError, DecodeReason
 from connectivity.stun.integrity import long_term_key, long_term_key_sha256, userhash
-from connectivity.stun.message import Message, decode, encode
+from connectivity.stun.message import MOST_ATTRIBUTES, Message, decode, encode
 from connectivity.stun.protocol import (
     HEADER_BYTES,
     MAGIC_COOKIE,
@@ -49,6 +49,7 @@ from connectivity.stun.protocol import (
 __all__ = [
     "HEADER_BYTES",
     "MAGIC_COOKIE",
+    "MOST_ATTRIBUTES",
     "TRANSACTION_ID_BYTES",
     "AdditionalAddressFamily",
     "AddressErrorCode",

@@ -17,6 +17,8 @@ from connectivity.stun.protocol import MAGIC_COOKIE, AddressFamily
 # RFC 8489 §14: USERNAME is shorter than 509 bytes; the other texts have fewer than 128 characters, 763 bytes.
 _USERNAME_LONGEST: Final = 508
 _TEXT_LONGEST: Final = 762
+# There are two; each entry costs time to read, and whoever sends it need not be known.
+_MOST_ALGORITHMS: Final = 32
 _FAMILIES: Final = frozenset(AddressFamily)
 _COOKIE: Final = MAGIC_COOKIE.to_bytes(4, "big")
 
@@ -191,6 +193,8 @@ def _read_algorithms(value: bytes) -> tuple[a.PasswordAlgorithm, ...]:
     found: list[a.PasswordAlgorithm] = []
     at = 0
     while at < len(value):
+        if len(found) == _MOST_ALGORITHMS:
+            raise DecodeError(DecodeReason.ATTRIBUTE_LENGTH, at)
         end = at + 4 + int.from_bytes(value[at + 2 : at + 4], "big")
         if len(value) - at < 4 or end > len(value):
             raise DecodeError(DecodeReason.ATTRIBUTE_LENGTH, at)

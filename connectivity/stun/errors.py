@@ -12,6 +12,7 @@ class DecodeReason(Enum):
     NOT_STUN = "not a STUN message"
     LENGTH = "length field does not match the datagram"
     TRUNCATED_ATTRIBUTE = "attribute reaches past the end of the message"
+    TOO_MANY_ATTRIBUTES = "more attributes than any message needs"
     ATTRIBUTE_LENGTH = "attribute of a wrong length"
     ATTRIBUTE_VALUE = "attribute of a wrong value"
     ADDRESS_FAMILY = "unknown address family"

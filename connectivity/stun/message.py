@@ -29,6 +29,8 @@ _FINGERPRINT: Final = 0x8028
 _FIRST_OPTIONAL_TYPE: Final = 0x8000
 _COOKIE: Final = MAGIC_COOKIE.to_bytes(4, "big")
 _METHOD_LIMIT: Final = 1 << 12
+# Implementation constant: reading takes a fixed time for each, and whoever sends a message need not be known.
+MOST_ATTRIBUTES: Final = 256
 _ABSENT: Final = 0  # no attribute stands at offset 0: the header does
 
 
@@ -192,10 +194,12 @@ def _decode_header(raw: bytes) -> tuple[int, MessageClass, bytes]:
 
 def _decode_attributes(raw: bytes, method: int, message_class: MessageClass, transaction_id: bytes) -> Message:
     attributes: list[Attribute] = []
-    unknown: list[int] = []
+    unknown: dict[int, None] = {}  # in order, each once
     sha1 = sha256 = sha256_bytes = fingerprint = _ABSENT
     at, end = HEADER_BYTES, len(raw)
-    while at < end:
+    for _ in range(MOST_ATTRIBUTES + 1):
+        if at >= end:
+            break
         # The message is a multiple of four bytes, so a whole attribute header is here.
         number = int.from_bytes(raw[at : at + 2], "big")
         size = int.from_bytes(raw[at + 2 : at + 4], "big")
@@ -222,9 +226,11 @@ def _decode_attributes(raw: bytes, method: int, message_class: MessageClass, tra
                 attributes.append(row.read(raw[start : start + size], transaction_id))
             except DecodeError as error:
                 raise DecodeError(error.reason, start + error.offset) from error
-        elif number < _FIRST_OPTIONAL_TYPE and number not in unknown:
-            unknown.append(number)
+        elif number < _FIRST_OPTIONAL_TYPE:
+            unknown[number] = None
         at = following
+    else:
+        raise DecodeError(DecodeReason.TOO_MANY_ATTRIBUTES, at)
     layout = _Layout(sha1, sha256, sha256_bytes, fingerprint, fingerprint > 0 and fingerprint + 8 == end)
     return Message(method, message_class, transaction_id, tuple(attributes), tuple(unknown), raw, layout)
 

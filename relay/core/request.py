@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from connectivity.clock import Instant
-from connectivity.stun import HEADER_BYTES, Message, Software
+from connectivity.stun import HEADER_BYTES, MOST_ATTRIBUTES, Message, Software
 from relay.core.outputs import FiveTuple
 from relay.core.signature import Signature
 
@@ -37,11 +37,11 @@ def names_firezone(message: Message) -> bool:
 def username_of(datagram: bytes | memoryview) -> str | None:
     """The USERNAME of a request of which some other attribute is broken, so that its 400 can be signed."""
     at = HEADER_BYTES
-    while at + 4 <= len(datagram):
+    for _ in range(MOST_ATTRIBUTES):
         number = int.from_bytes(datagram[at : at + 2], "big")
         size = int.from_bytes(datagram[at + 2 : at + 4], "big")
         value = bytes(datagram[at + 4 : at + 4 + size])
-        if len(value) < size:
+        if at + 4 > len(datagram) or len(value) < size:
             return None
         if number == _USERNAME_TYPE:
             try:

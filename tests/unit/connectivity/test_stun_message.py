@@ -196,6 +196,7 @@ def test_attributes_survive_the_wire(attribute: Attribute) -> None:
         (0x001D, b"", DecodeReason.ATTRIBUTE_LENGTH),
         (0x001D, b"\0\x02\0\x05", DecodeReason.ATTRIBUTE_LENGTH),
         (0x8002, b"\0\x02\0", DecodeReason.ATTRIBUTE_LENGTH),
+        (0x8002, b"\0\x02\0\0" * 33, DecodeReason.ATTRIBUTE_LENGTH),
         (0x0022, bytes(7), DecodeReason.ATTRIBUTE_LENGTH),
         (0x8004, bytes(4), DecodeReason.ATTRIBUTE_LENGTH),
     ],
@@ -309,3 +310,17 @@ def _with(*raw_attributes: bytes) -> bytes:
 def _append(message: bytes, *raw_attributes: bytes) -> bytes:
     data = message + b"".join(raw_attributes)
     return data[:2] + struct.pack(">H", len(data) - 20) + data[4:]
+
+
+@pytest.mark.parametrize(("count", "is_read"), [(256, True), (257, False), (16_000, False)])
+def test_the_number_of_attributes_is_bounded(count: int, is_read: bool) -> None:
+    """Anybody may send a datagram full of them; each costs time to read."""
+    header = encode(Method.BINDING, MessageClass.REQUEST, bytes(12), ())
+    attributes = b"".join(number.to_bytes(2, "big") + bytes(2) for number in range(0x3000, 0x3000 + count))
+    message = header[:2] + len(attributes).to_bytes(2, "big") + header[4:] + attributes
+    if is_read:
+        assert len(decode(message).unknown_required) == count
+        return
+    with pytest.raises(DecodeError) as caught:
+        decode(message)
+    assert (caught.value.reason, caught.value.method) == (DecodeReason.TOO_MANY_ATTRIBUTES, Method.BINDING)
