@@ -16,7 +16,7 @@ from connectivity.io import logs
 from connectivity.phoenix import parse_api_url
 from connectivity.settings import SettingsReader, integer, one_of, text_value, token_or_file
 from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT, STUN_PORT
-from relay.core.peers import Network
+from relay.core.peers import PeerRule, parse_rule
 
 OffloadMode: TypeAlias = Literal["auto", "native", "generic"]
 
@@ -60,8 +60,8 @@ class RelaySettings:
     log_filter: str
     drain_seconds: int
     offload: OffloadWish | None
-    peers_allow: tuple[Network, ...]
-    peers_deny: tuple[Network, ...]
+    peers_allow: tuple[PeerRule, ...]
+    peers_deny: tuple[PeerRule, ...]
 
     @property
     def public(self) -> dict[int, IPAddress]:
@@ -119,8 +119,8 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
             "how long allocations may go on after SIGTERM; 0: end at once",
         ),
         offload=offload,
-        peers_allow=reader.optional("POSTERN_PEERS_ALLOW", "--peers-allow", _networks, (), "CIDR ranges, by comma"),
-        peers_deny=reader.optional("POSTERN_PEERS_DENY", "--peers-deny", _networks, (), "CIDR ranges, by comma"),
+        peers_allow=reader.optional("POSTERN_PEERS_ALLOW", "--peers-allow", _rules, (), "CIDR[:port[-port]], by comma"),
+        peers_deny=reader.optional("POSTERN_PEERS_DENY", "--peers-deny", _rules, (), "CIDR[:port[-port]], by comma"),
     )
     for name, flag in _WITHOUT_EFFECT:
         reader.optional(name, flag, text_value, None, "accepted, without effect")
@@ -213,11 +213,8 @@ def _interfaces(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _networks(text: str) -> tuple[Network, ...]:
-    try:
-        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"expected CIDR ranges separated by commas ({error})") from None
+def _rules(text: str) -> tuple[PeerRule, ...]:
+    return tuple(parse_rule(part.strip()) for part in text.split(","))
 
 
 def _log_filter(text: str) -> str:

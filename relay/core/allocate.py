@@ -36,6 +36,7 @@ from relay.core.allocation import Allocation
 from relay.core.configuration import ServerSettings
 from relay.core.outputs import CloseRelayedPort, FiveTuple, OpenRelayedPort, Output
 from relay.core.ports import PortPool
+from relay.core.quotas import Account, Accounts
 from relay.core.refusal import REASONS, Refusal
 from relay.core.request import Request
 from relay.core.table import AllocationTable
@@ -71,11 +72,12 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """An open port that waits for its token."""
+    """An open port that waits for its token. It counts as an allocation of its user."""
 
     port: int
     families: tuple[AddressFamily, ...]
     username: str
+    account: Account
     expires_at: Instant
 
 
@@ -86,12 +88,14 @@ class Allocator:
         self,
         settings: ServerSettings,
         table: AllocationTable,
+        accounts: Accounts,
         outputs: deque[Output],
         rng: Callable[[int], bytes],
     ) -> None:
         self.settings = settings
         self.takes_allocations = True
         self._table = table
+        self._accounts = accounts
         self._outputs = outputs
         self._rng = rng
         self._ports = PortPool(settings.lowest_port, settings.highest_port, settings.listen_ports, rng)
@@ -128,6 +132,9 @@ class Allocator:
             if family not in families and not request.is_firezone
         )
         reserves = even is not None and even.reserve
+        quota = self._accounts.refuse_allocation(request.user, 2 if reserves else 1)
+        if quota is not None:
+            return self._refuse_full(request) if quota is ErrorCode.INSUFFICIENT_CAPACITY else Refusal(quota)
         return self._try_port(Opening(request, families, partial, is_even=even is not None, reserves=reserves))
 
     def port_opened(self, port: int, now: Instant) -> tuple[Request, Answer] | None:
@@ -140,11 +147,13 @@ class Allocator:
             return None
         request = opening.request
         self._settle(opening)
-        answer = self._create(request, opening.port, opening.families, now)
+        answer = self._create(request, opening.port, opening.families, self._accounts.open(request.user), now)
         if opening.reserves:
             token = self._rng(_TOKEN_BYTES)
             expires_at = now + RESERVATION_LIFETIME
-            self._reservations[token] = Reservation(port, opening.families, request.username, expires_at)
+            self._reservations[token] = Reservation(
+                port, opening.families, request.username, self._accounts.open(request.user), expires_at
+            )
             answer = (*answer, ReservationToken(token))
         return request, (*answer, *opening.partial)
 
@@ -179,6 +188,7 @@ class Allocator:
             reservation = self._reservations.pop(next(iter(self._reservations)))
             self._outputs.append(CloseRelayedPort(reservation.port, reservation.families))
             self._ports.give_back(reservation.port)
+            self._accounts.close(reservation.account)
 
     def _redeem(self, request: Request, token: ReservationToken) -> Answer:
         """Give the reserved port. Its families are those that were reserved, so none can be asked for."""
@@ -192,10 +202,10 @@ class Allocator:
         if not self.takes_allocations:
             return self._refuse_full(request)
         del self._reservations[token.value]
-        return self._create(request, reservation.port, reservation.families, request.now)
+        return self._create(request, reservation.port, reservation.families, reservation.account, request.now)
 
     def _create(
-        self, request: Request, port: int, families: tuple[AddressFamily, ...], now: Instant
+        self, request: Request, port: int, families: tuple[AddressFamily, ...], account: Account, now: Instant
     ) -> tuple[Attribute, ...]:
         lifetime = lifetime_seconds(request)
         allocation = Allocation(
@@ -203,7 +213,7 @@ class Allocator:
             port,
             families,
             username=request.username,
-            user=request.user,
+            account=account,
             channels_only=request.is_firezone,
             expires_at=now + lifetime * SECOND,
             sources={version: Endpoint(ip, port) for version, ip in self.settings.sources.items()},

@@ -1,11 +1,12 @@
 """One allocation with its permissions and channels (RFC 8656 §3.2, §9, §12).
 
-Two readings of the standard live side by side. A standard client's channel relays while both its binding (600 s) and
-the peer's permission (300 s) live. Firezone's peers never refresh a permission and know neither Send nor Data, so for
-them (``channels_only``) a live binding is permission enough for exactly its peer, and nothing else reaches them.
+The permission that comes with a channel lives as long as the binding: with 300 s, as the standard has it, clients that
+refresh their channels late and nothing else (Firezone's) would lose data every ten minutes. So a live binding always
+has its permission, and relays while it and the allocation live. ``channels_only`` says that the client knows no Data
+indications (Firezone's): what comes to it by no channel is dropped.
 
 Invariants: within an allocation, channel numbers and peers map to each other one to one, reserved bindings included;
-``ChannelBinding.relays_until`` is never later than the binding, nor than the permission where one is needed.
+``ChannelBinding.relays_until`` is never later than the binding, the permission of its peer or the allocation.
 """
 
 from typing import Final
@@ -14,8 +15,9 @@ from connectivity.clock import SECOND, Duration, Instant
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.stun import AddressFamily
 from relay.core.outputs import FiveTuple
+from relay.core.quotas import Account
 
-# Specification constants (RFC 8656 §9, §12).
+# Specification constants (RFC 8656 §9, §12); a channel's permission deviates, see above.
 PERMISSION_LIFETIME: Final[Duration] = 300 * SECOND
 CHANNEL_LIFETIME: Final[Duration] = 600 * SECOND
 CHANNEL_RESERVATION: Final[Duration] = 300 * SECOND
@@ -68,7 +70,7 @@ class Allocation:
     """What one client holds: a port, its families, permissions and channels."""
 
     __slots__ = (
-        "bindings_by_ip",
+        "account",
         "channels",
         "channels_by_peer",
         "channels_only",
@@ -85,7 +87,6 @@ class Allocation:
         "to_peer_bytes",
         "to_peer_packets",
         "transport",
-        "user",
         "username",
     )
 
@@ -96,7 +97,7 @@ class Allocation:
         families: tuple[AddressFamily, ...],
         *,
         username: str,
-        user: str,
+        account: Account,
         channels_only: bool,
         expires_at: Instant,
         sources: dict[int, Endpoint] | None = None,
@@ -106,7 +107,7 @@ class Allocation:
         self.port = port
         self.families = families
         self.username = username
-        self.user = user  # whom quotas count
+        self.account = account
         self.channels_only = channels_only
         self.expires_at = expires_at
         # By IP version: the address to send from where that is not the kernel's choice.
@@ -114,38 +115,28 @@ class Allocation:
         self.permissions: dict[IPAddress, Instant] = {}
         self.channels: dict[int, ChannelBinding] = {}
         self.channels_by_peer: dict[Endpoint, ChannelBinding] = {}
-        self.bindings_by_ip: dict[IPAddress, list[ChannelBinding]] = {}
         self.to_peer_packets = 0
         self.to_peer_bytes = 0
         self.to_client_packets = 0
         self.to_client_bytes = 0
 
     def add_binding(self, binding: ChannelBinding) -> None:
-        """Enter a new binding into all indices."""
+        """Enter a new binding into both indices."""
         self.channels[binding.number] = binding
         self.channels_by_peer[binding.peer] = binding
-        self.bindings_by_ip.setdefault(binding.peer.ip, []).append(binding)
 
     def remove_binding(self, binding: ChannelBinding) -> None:
-        """Take a binding out of all indices."""
+        """Take a binding out of both indices."""
         del self.channels[binding.number], self.channels_by_peer[binding.peer]
-        siblings = self.bindings_by_ip[binding.peer.ip]
-        siblings.remove(binding)
-        if not siblings:
-            del self.bindings_by_ip[binding.peer.ip]
 
     def has_family_of(self, ip: IPAddress) -> bool:
         """Whether peers of this IP version can be reached."""
         return any(family.version == ip.version for family in self.families)
 
     def is_permitted(self, ip: IPAddress, now: Instant) -> bool:
-        """Whether a live permission for this peer address exists."""
-        return self.permissions.get(ip, 0) > now
+        """Whether a live permission for this peer address exists; none outlives the allocation."""
+        return self.permissions.get(ip, 0) > now and self.expires_at > now
 
     def relays_until(self, binding: ChannelBinding) -> Instant:
         """How long this binding may relay as things stand."""
-        if not binding.is_bound:
-            return 0
-        if self.channels_only:
-            return binding.bound_until
-        return min(binding.bound_until, self.permissions.get(binding.peer.ip, 0))
+        return min(binding.bound_until, self.expires_at) if binding.is_bound else 0

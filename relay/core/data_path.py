@@ -4,7 +4,8 @@ The unit is the run: one lookup and one copy per run of a channel, whatever numb
 client sends to a relayed address of this relay is handed to that allocation here (hairpin): no packet to ourselves
 leaves the host, and nothing else of the host can be reached that way.
 
-Permissions are checked before data moves, at every run. What goes nowhere is counted under a reason.
+Permissions are checked before data moves, at every run, and so is the policy where no channel was let through by it.
+Bandwidth is spent by the client that sends and by the one that receives. What goes nowhere is counted under a reason.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +30,9 @@ from relay.core.allocation import Allocation
 from relay.core.configuration import ServerSettings
 from relay.core.icmp import IcmpError, attribute_of, is_relayed
 from relay.core.outputs import FiveTuple, Relayed, ToClient, ToPeer, Transport
-from relay.core.statistics import DropReason, Statistics
+from relay.core.quotas import Accounts
+from relay.core.reach import Reach
+from relay.core.statistics import Direction, DropReason, Statistics
 from relay.core.table import AllocationTable
 
 # XOR-PEER-ADDRESS and DATA leave this much of the largest datagram for the payload.
@@ -43,11 +46,15 @@ class DataPath:
         self,
         settings: ServerSettings,
         table: AllocationTable,
+        reach: Reach,
+        accounts: Accounts,
         statistics: Statistics,
         rng: Callable[[int], bytes],
     ) -> None:
         self.settings = settings
         self._table = table
+        self._reach = reach
+        self._accounts = accounts
         self._statistics = statistics
         self._rng = rng
         self._stripped = memoryview(bytearray(channel_runs.SCRATCH_BYTES))
@@ -63,18 +70,20 @@ class DataPath:
             return
         binding = allocation.channels.get(messages.number)
         if binding is None or binding.relays_until <= now:
-            is_bound = binding is not None and binding.is_bound and binding.bound_until > now
-            reason = DropReason.NO_PERMISSION if is_bound else DropReason.NO_CHANNEL
-            self._statistics.drops[reason] += messages.messages
+            self._statistics.drops[DropReason.NO_CHANNEL] += messages.messages
             return
         payloads = channel_runs.strip(messages, self._stripped)
         if not payloads.data:
             self._statistics.drops[DropReason.EMPTY] += messages.messages
             return
+        if self._accounts.is_metered:
+            payloads = self._accounts.admit(allocation.account, Direction.TO_PEER, payloads, now)
+            if not payloads.data:
+                return
         if binding.is_hairpin:
-            yield from self._hairpin(allocation, binding.peer, payloads, messages.messages, tos, now)
+            yield from self._hairpin(allocation, binding.peer, payloads, tos, now)
             return
-        self._count_to_peer(allocation, messages.messages, len(payloads.data))
+        self._count_to_peer(allocation, payloads)
         source = allocation.sources.get(binding.peer.ip.version)
         yield ToPeer(allocation.port, Transmit(source, binding.peer, payloads, tos))
 
@@ -91,60 +100,75 @@ class DataPath:
             self._statistics.drops[DropReason.NO_PERMISSION] += 1
         elif not data.value:
             self._statistics.drops[DropReason.EMPTY] += 1
-        elif self.settings.policy.is_own(peer.endpoint.ip):
-            yield from self._hairpin(allocation, peer.endpoint, Run.single(data.value), 1, tos, now)
+        elif self._reach.refusal(peer.endpoint) is not None:
+            self._statistics.drops[DropReason.PEER_REFUSED] += 1
         else:
-            self._count_to_peer(allocation, 1, len(data.value))
-            source = allocation.sources.get(peer.endpoint.ip.version)
-            transmit = Transmit(source, peer.endpoint, Run.single(data.value), tos)
+            run = Run.single(data.value)
+            if self._accounts.is_metered:
+                run = self._accounts.admit(allocation.account, Direction.TO_PEER, run, now)
+                if not run.data:
+                    return
+            if self._reach.is_hairpin(peer.endpoint):
+                yield from self._hairpin(allocation, peer.endpoint, run, tos, now)
+                return
+            self._count_to_peer(allocation, run)
+            transmit = Transmit(allocation.sources.get(peer.endpoint.ip.version), peer.endpoint, run, tos)
             yield ToPeer(allocation.port, transmit, dont_fragment=message.get(DontFragment) is not None)
 
     def relay_from_peer(self, port: int, peer: Endpoint, run: Run, tos: int, now: Instant) -> Iterator[Relayed]:
         """Datagrams that arrived at a relayed address (RFC 8656 §11.3, §12.7)."""
-        datagrams = run.segment_count
         allocation = self._table.by_port.get(port)
         if allocation is None:
-            self._statistics.drops[DropReason.NO_ALLOCATION] += datagrams
+            self._statistics.drops[DropReason.NO_ALLOCATION] += run.segment_count
             return
-        yield from self._deliver(allocation, peer, run, datagrams, tos, now)
+        yield from self._deliver(allocation, peer, run, tos, now)
 
     def relay_icmp(self, port: int, icmp: IcmpError, now: Instant) -> Iterator[Relayed]:
         """An ICMP error about a datagram that we sent from a relayed address (RFC 8656 §11.5)."""
         allocation = self._table.by_port.get(port)
-        if allocation is None or allocation.channels_only or not is_relayed(icmp):
+        if allocation is None or not is_relayed(icmp):
             return
-        if allocation.is_permitted(icmp.peer.ip, now):
+        if self._refuse_indications(allocation, icmp.peer, now) is None:
             yield from self._indicate(allocation, icmp.peer, attribute_of(icmp), 0)
 
-    def _hairpin(
-        self, sender: Allocation, peer: Endpoint, run: Run, datagrams: int, tos: int, now: Instant
-    ) -> Iterator[Relayed]:
+    def _hairpin(self, sender: Allocation, peer: Endpoint, run: Run, tos: int, now: Instant) -> Iterator[Relayed]:
         """Hand data from one client to another as if it had come in at the other's relayed address."""
-        receiver = self._table.by_port.get(peer.port)
+        receiver = self._reach.receiver(peer)
         relayed_ip = self.settings.public.get(peer.ip.version)
-        if receiver is None or relayed_ip is None or not receiver.has_family_of(peer.ip):
-            self._statistics.drops[DropReason.PEER_REFUSED] += datagrams
+        if receiver is None or relayed_ip is None:
+            self._statistics.drops[DropReason.PEER_REFUSED] += run.segment_count
             return
-        yield from self._deliver(receiver, Endpoint(relayed_ip, sender.port), run, datagrams, tos, now)
+        yield from self._deliver(receiver, Endpoint(relayed_ip, sender.port), run, tos, now)
 
-    def _deliver(
-        self, allocation: Allocation, peer: Endpoint, run: Run, datagrams: int, tos: int, now: Instant
-    ) -> Iterator[Relayed]:
-        statistics = self._statistics
+    def _deliver(self, allocation: Allocation, peer: Endpoint, run: Run, tos: int, now: Instant) -> Iterator[Relayed]:
+        """To the client by the peer's channel, else by Data indications, if the client lets this peer in."""
         binding = allocation.channels_by_peer.get(peer)
-        if binding is not None and binding.relays_until > now:
-            self._count_to_client(allocation, datagrams, len(run.data))
-            frame = channel_runs.frame if allocation.transport is Transport.UDP else channel_runs.frame_padded
-            framed = frame(run, binding.number, self._framed)
-            yield ToClient(Transmit(allocation.server, allocation.client, framed, tos), allocation.transport)
-        elif allocation.channels_only:
-            statistics.drops[DropReason.NO_CHANNEL] += datagrams
-        elif not allocation.is_permitted(peer.ip, now):
-            statistics.drops[DropReason.NO_PERMISSION] += datagrams
-        else:
-            self._count_to_client(allocation, datagrams, len(run.data))
+        if binding is not None and binding.relays_until <= now:
+            binding = None
+        reason = self._refuse_indications(allocation, peer, now) if binding is None else None
+        if reason is not None:
+            self._statistics.drops[reason] += run.segment_count
+            return
+        if self._accounts.is_metered:
+            run = self._accounts.admit(allocation.account, Direction.TO_CLIENT, run, now)
+            if not run.data:
+                return
+        self._count_to_client(allocation, run)
+        if binding is None:
             for datagram in run.segments():
                 yield from self._indicate(allocation, peer, Data(bytes(datagram[:_LARGEST_INDICATED])), tos)
+            return
+        frame = channel_runs.frame if allocation.transport is Transport.UDP else channel_runs.frame_padded
+        framed = frame(run, binding.number, self._framed)
+        yield ToClient(Transmit(allocation.server, allocation.client, framed, tos), allocation.transport)
+
+    def _refuse_indications(self, allocation: Allocation, peer: Endpoint, now: Instant) -> DropReason | None:
+        """Why what comes from this peer by no channel is dropped."""
+        if allocation.channels_only:
+            return DropReason.NO_CHANNEL
+        if not allocation.is_permitted(peer.ip, now):
+            return DropReason.NO_PERMISSION
+        return None if self._reach.refusal(peer) is None else DropReason.PEER_REFUSED
 
     def _indicate(self, allocation: Allocation, peer: Endpoint, content: Data | Icmp, tos: int) -> Iterator[ToClient]:
         """A Data indication (RFC 8656 §11.3, §11.5)."""
@@ -153,13 +177,15 @@ class DataPath:
         transmit = Transmit(allocation.server, allocation.client, Run.single(encoded), tos)
         yield ToClient(transmit, allocation.transport)
 
-    def _count_to_peer(self, allocation: Allocation, packets: int, size: int) -> None:
+    def _count_to_peer(self, allocation: Allocation, run: Run) -> None:
+        packets, size = run.segment_count, len(run.data)
         self._statistics.to_peer_packets += packets
         self._statistics.to_peer_bytes += size
         allocation.to_peer_packets += packets
         allocation.to_peer_bytes += size
 
-    def _count_to_client(self, allocation: Allocation, packets: int, size: int) -> None:
+    def _count_to_client(self, allocation: Allocation, run: Run) -> None:
+        packets, size = run.segment_count, len(run.data)
         self._statistics.to_client_packets += packets
         self._statistics.to_client_bytes += size
         allocation.to_client_packets += packets

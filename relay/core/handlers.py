@@ -12,7 +12,8 @@ from connectivity.stun import AddressFamily, ChannelNumber, ErrorCode, Lifetime,
 from connectivity.turn.channel_data import MAX_NUMBER, MIN_NUMBER
 from relay.core.allocate import Allocator, Answer, lifetime_seconds
 from relay.core.allocation import MOST_CHANNELS, MOST_PERMISSIONS, Allocation
-from relay.core.configuration import ServerSettings
+from relay.core.peers import PeerClass
+from relay.core.reach import Reach
 from relay.core.refusal import Refusal
 from relay.core.request import Request
 from relay.core.table import AllocationTable
@@ -23,9 +24,9 @@ _log = logging.getLogger("relay")
 class Handlers:
     """Acts on the table. Answers with the attributes of a success or with a ``Refusal``."""
 
-    def __init__(self, settings: ServerSettings, table: AllocationTable, allocator: Allocator) -> None:
-        self.settings = settings
+    def __init__(self, table: AllocationTable, reach: Reach, allocator: Allocator) -> None:
         self._table = table
+        self._reach = reach
         self._allocator = allocator
 
     # RFC 8656 §8.2: Refresh.
@@ -60,7 +61,8 @@ class Handlers:
         if not peers:
             return Refusal(ErrorCode.BAD_REQUEST)
         for peer in peers:
-            if (refusal := self._refuse_peer(allocation, peer)) is not None:
+            kind = self._reach.permission_refusal(peer)
+            if (refusal := self._refuse_peer(allocation, peer, kind)) is not None:
                 return refusal
         if len(allocation.permissions.keys() | {peer.ip for peer in peers}) > MOST_PERMISSIONS:
             return Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
@@ -78,7 +80,8 @@ class Handlers:
         number, peer = request.message.get(ChannelNumber), request.message.get(XorPeerAddress)
         if number is None or peer is None or not MIN_NUMBER <= number.number <= MAX_NUMBER or not peer.endpoint.port:
             return Refusal(ErrorCode.BAD_REQUEST)
-        if (refusal := self._refuse_peer(allocation, peer.endpoint)) is not None:
+        kind = self._reach.refusal(peer.endpoint)
+        if (refusal := self._refuse_peer(allocation, peer.endpoint, kind)) is not None:
             return refusal
         by_number = allocation.channels.get(number.number)
         by_peer = allocation.channels_by_peer.get(peer.endpoint)
@@ -89,18 +92,11 @@ class Handlers:
             return Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         if peer.endpoint.ip not in permits and len(permits) >= MOST_PERMISSIONS:
             return Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
-        is_hairpin = self.settings.policy.is_own(peer.endpoint.ip)
+        is_hairpin = self._reach.is_hairpin(peer.endpoint)
         self._table.bind(allocation, number.number, peer.endpoint, request.now, is_hairpin=is_hairpin)
         fields = {"port": allocation.port, "channel": f"0x{number.number:04x}", "peer": peer.endpoint}
         _log.debug("Bound channel", extra={"fields": fields})
         return ()
-
-    def enforce_policy(self) -> None:
-        """End the permissions and channels that the policy refuses as it is now."""
-        for allocation in self._table.by_port.values():
-            for ip in list(allocation.permissions):
-                if not self.settings.policy.is_own(ip) and self.settings.policy.refusal(ip) is not None:
-                    self._table.revoke(allocation, ip)
 
     def _owned_allocation(self, request: Request) -> Allocation | Refusal:
         allocation = self._table.get(request.five_tuple)
@@ -110,15 +106,10 @@ class Handlers:
             return Refusal(ErrorCode.WRONG_CREDENTIALS)
         return allocation
 
-    def _refuse_peer(self, allocation: Allocation, peer: Endpoint) -> Refusal | None:
+    @staticmethod
+    def _refuse_peer(allocation: Allocation, peer: Endpoint, kind: PeerClass | None) -> Refusal | None:
         if not allocation.has_family_of(peer.ip):
             return Refusal(ErrorCode.PEER_ADDRESS_FAMILY_MISMATCH)
-        if self.settings.policy.is_own(peer.ip):
-            # Only a live relayed address of ours, never another port of this host.
-            other = self._table.by_port.get(peer.port)
-            is_live = other is not None and other.has_family_of(peer.ip)
-            return None if is_live else Refusal(ErrorCode.FORBIDDEN)
-        kind = self.settings.policy.refusal(peer.ip)
         if kind is None:
             return None
         _log.debug("Refused peer", extra={"fields": {"peer": peer, "class": kind.value}})

@@ -1,6 +1,35 @@
-"""How much one user, one source and all together may take."""
+"""How much one user, one source and all together may take: allocations, bandwidth, requests.
 
+Bandwidth is counted in relayed payload bytes, by token buckets that hold what their rate gives in one second: one for
+each user's direction and one for the relay's. A datagram passes while tokens are left, so a bucket is overdrawn by at
+most one datagram, and pays that back before it opens again. An offload keeps buckets of its own by the same rule; their
+numbers and rates come out as ``SetBucket``.
+
+Bounds: an account lives as long as its user's allocations; the memory of sources has a fixed size.
+"""
+
+import hashlib
+import heapq
+from array import array
+from collections import deque
 from dataclasses import dataclass
+from typing import Final
+
+from connectivity.clock import SECOND, Duration, Instant
+from connectivity.endpoint import IPAddress
+from connectivity.run import Run
+from connectivity.stun import ErrorCode
+from relay.core.outputs import Output, SetBucket
+from relay.core.statistics import Direction, DropReason, QuotaKind, Statistics
+
+# Implementation constants. The depth and the count of buckets are also the offload's.
+BUCKET_DEPTH: Final[Duration] = SECOND
+MOST_BUCKETS: Final = 16_384
+WHOLE_RELAY: Final = 0
+# Two rows of 32,768 sources are half a megabyte.
+_SOURCE_BITS: Final = 15
+_SLOT_MASK: Final = (1 << _SOURCE_BITS) - 1
+_NETWORK_BYTES: Final = 8  # of an IPv6 address: whoever has a /64 has all addresses in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,3 +41,188 @@ class Quotas:
     bandwidth_per_user: int | None = None
     bandwidth: int | None = None
     requests_per_second_per_source: int | None = None
+
+
+class TokenBucket:
+    """Tokens are time: it knows until when its rate has been used up. ``bytes_per_second`` 0 is without a limit."""
+
+    __slots__ = ("_spent_until", "bytes_per_second")
+
+    def __init__(self, bytes_per_second: int) -> None:
+        self.bytes_per_second = bytes_per_second
+        self._spent_until: Instant = 0
+
+    def room(self, size: int, now: Instant) -> int:
+        """How many datagrams of this size may pass now."""
+        spent_until = max(self._spent_until, now - BUCKET_DEPTH)
+        return 0 if spent_until > now else (now - spent_until) * self.bytes_per_second // (size * SECOND) + 1
+
+    def spend(self, count: int, now: Instant) -> None:
+        """Take the tokens of so many bytes."""
+        self._spent_until = max(self._spent_until, now - BUCKET_DEPTH) + count * SECOND // self.bytes_per_second
+
+
+class Account:
+    """What one user holds. ``bucket`` is the offload's: 0 without a limit, None if there is none left to be had."""
+
+    __slots__ = ("allocations", "bucket", "buckets", "user")
+
+    def __init__(self, user: str) -> None:
+        self.user = user
+        self.allocations = 0
+        self.bucket: int | None = 0
+        self.buckets: dict[Direction, TokenBucket] = {}
+
+
+class Accounts:
+    """Who holds and moves how much."""
+
+    def __init__(self, quotas: Quotas, outputs: deque[Output], statistics: Statistics) -> None:
+        self._quotas = quotas
+        self._outputs = outputs
+        self._statistics = statistics
+        self._accounts: dict[str, Account] = {}
+        self._allocations = 0
+        self._free_buckets: list[int] = []
+        self._next_bucket = WHOLE_RELAY + 1
+        self._whole: dict[Direction, TokenBucket] = {}
+        self.is_metered = False
+        self._set_whole()
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def refuse_allocation(self, user: str, wanted: int) -> ErrorCode | None:
+        """Why this user gets no further allocations, as many as that."""
+        account = self._accounts.get(user)
+        if _is_over(self._quotas.allocations_per_user, wanted + (0 if account is None else account.allocations)):
+            self._statistics.quota_refusals[QuotaKind.ALLOCATIONS_PER_USER] += 1
+            return ErrorCode.ALLOCATION_QUOTA_REACHED
+        if _is_over(self._quotas.allocations, wanted + self._allocations):
+            self._statistics.quota_refusals[QuotaKind.ALLOCATIONS] += 1
+            return ErrorCode.INSUFFICIENT_CAPACITY
+        return None
+
+    def open(self, user: str) -> Account:
+        """The account of a user who gets an allocation."""
+        account = self._accounts.get(user)
+        if account is None:
+            account = self._accounts[user] = Account(user)
+            self._set_user(account)
+        account.allocations += 1
+        self._allocations += 1
+        return account
+
+    def close(self, account: Account) -> None:
+        """One of its allocations ended; with the last one it goes."""
+        account.allocations -= 1
+        self._allocations -= 1
+        if not account.allocations:
+            self._free_bucket(account)
+            del self._accounts[account.user]
+
+    def replace(self, quotas: Quotas) -> bool:
+        """These count from now on. True if channels have to be installed anew, because a user's bucket is another."""
+        self._quotas = quotas
+        self._set_whole()
+        before = [account.bucket for account in self._accounts.values()]
+        for account in self._accounts.values():
+            self._set_user(account)
+        return before != [account.bucket for account in self._accounts.values()]
+
+    def admit(self, account: Account, direction: Direction, run: Run, now: Instant) -> Run:
+        """As many of the run's datagrams, from its start, as both budgets have room for; counts the others."""
+        buckets = [
+            (quota, bucket)
+            for quota, bucket in (
+                (QuotaKind.BANDWIDTH_PER_USER, account.buckets.get(direction)),
+                (QuotaKind.BANDWIDTH, self._whole.get(direction)),
+            )
+            if bucket is not None
+        ]
+        data, size = run
+        for quota, bucket in buckets:
+            room = bucket.room(size, now)
+            if room * size < len(data):
+                cut = Run(data[: room * size], size)
+                excess = Run(data, size).segment_count - cut.segment_count
+                self._statistics.drops[DropReason.OVER_QUOTA] += excess
+                self._statistics.quota_refusals[quota] += excess
+                data = cut.data
+        if data:
+            for _, bucket in buckets:
+                bucket.spend(len(data), now)
+        return Run(data, size)
+
+    def _set_whole(self) -> None:
+        rate = _bytes_per_second(self._quotas.bandwidth)
+        if rate or self._whole:
+            self._outputs.append(SetBucket(WHOLE_RELAY, rate))
+        self._whole = {direction: TokenBucket(rate) for direction in Direction} if rate else {}
+        self.is_metered = bool(rate or self._quotas.bandwidth_per_user)
+
+    def _set_user(self, account: Account) -> None:
+        rate = _bytes_per_second(self._quotas.bandwidth_per_user)
+        account.buckets = {direction: TokenBucket(rate) for direction in Direction} if rate else {}
+        if not rate:
+            self._free_bucket(account)
+            return
+        if not account.bucket:
+            account.bucket = self._take_bucket()
+        if account.bucket is not None:
+            self._outputs.append(SetBucket(account.bucket, rate))
+
+    def _take_bucket(self) -> int | None:
+        if self._free_buckets:
+            return heapq.heappop(self._free_buckets)
+        if self._next_bucket == MOST_BUCKETS:
+            return None
+        self._next_bucket += 1
+        return self._next_bucket - 1
+
+    def _free_bucket(self, account: Account) -> None:
+        if account.bucket:
+            heapq.heappush(self._free_buckets, account.bucket)
+        account.bucket = 0
+
+
+class SourceLimiter:
+    """Limits the requests per source address (of IPv6: its /64) in memory of a fixed size.
+
+    Each source has one slot in each of two rows, by a secret hash. It is over its limit when both are: sharing one slot
+    with a busy source costs nothing, and nobody can choose whom to share both with.
+    """
+
+    def __init__(self, per_second: int | None, secret: bytes) -> None:
+        self._secret = secret
+        self._cost: Duration = 0
+        self._rows = tuple(array("q", bytes(8)) for _ in range(2))
+        self.replace(per_second)
+
+    def replace(self, per_second: int | None) -> None:
+        """This limit counts from now on."""
+        self._cost = SECOND // per_second if per_second else 0
+        self._rows = tuple(array("q", bytes(8 << _SOURCE_BITS if per_second else 0)) for _ in range(2))
+
+    def admits(self, source: IPAddress, now: Instant) -> bool:
+        """Whether one more request may be served; counts it if so."""
+        if not self._cost:
+            return True
+        named = source.packed if source.version == 4 else source.packed[:_NETWORK_BYTES]
+        digest = int.from_bytes(hashlib.blake2s(named, key=self._secret, digest_size=4).digest(), "big")
+        slots = digest & _SLOT_MASK, digest >> _SOURCE_BITS & _SLOT_MASK
+        spent = [max(row[slot], now - BUCKET_DEPTH) for row, slot in zip(self._rows, slots, strict=True)]
+        least = min(spent)
+        if least + self._cost > now:
+            return False
+        for row, slot, spent_until in zip(self._rows, slots, spent, strict=True):
+            row[slot] = max(spent_until, least + self._cost)
+        return True
+
+
+def _is_over(limit: int | None, count: int) -> bool:
+    return limit is not None and count > limit
+
+
+def _bytes_per_second(bits_per_second: int | None) -> int:
+    return max(1, bits_per_second // 8) if bits_per_second else 0

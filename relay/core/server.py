@@ -28,13 +28,17 @@ from relay.core.data_path import DataPath
 from relay.core.handlers import Handlers
 from relay.core.icmp import IcmpError
 from relay.core.outputs import CloseStream, FiveTuple, Output, Relayed
+from relay.core.quotas import Accounts, SourceLimiter
+from relay.core.reach import Reach
 from relay.core.responder import Responder
-from relay.core.statistics import DropReason, Snapshot, Statistics
+from relay.core.statistics import DropReason, QuotaKind, Snapshot, Statistics
 from relay.core.stream import LAST_STUN_BYTE, Lost, Stream
 from relay.core.table import AllocationTable
 from relay.core.transactions import Transactions
 from relay.core.view import AllocationView, view_of
 
+_CLASS_BITS: Final = 0x0110
+_LIMITER_SECRET_BYTES: Final = 32
 _COOKIE: Final = MAGIC_COOKIE.to_bytes(4, "big")
 # Implementation constant: more than any request has, and all that a stranger's connection can make us keep.
 _MOST_KEPT_FOR_STRANGERS: Final = 2048
@@ -55,11 +59,14 @@ class Server:
         self._outputs: deque[Output] = deque()
         self._statistics = Statistics()
         self._streams: dict[FiveTuple, Stream] = {}
-        self._table = AllocationTable(self._outputs)
+        self._accounts = Accounts(settings.quotas, self._outputs, self._statistics)
+        self._sources = SourceLimiter(settings.quotas.requests_per_second_per_source, rng(_LIMITER_SECRET_BYTES))
+        self._table = AllocationTable(self._outputs, self._accounts)
+        self._reach = Reach(settings, self._table)
         self._authenticator = Authenticator(realm=settings.realm, source=source, nonces=nonces)
-        self._allocator = Allocator(settings, self._table, self._outputs, rng)
-        self._handlers = Handlers(settings, self._table, self._allocator)
-        self._data_path = DataPath(settings, self._table, self._statistics, rng)
+        self._allocator = Allocator(settings, self._table, self._accounts, self._outputs, rng)
+        self._handlers = Handlers(self._table, self._reach, self._allocator)
+        self._data_path = DataPath(settings, self._table, self._reach, self._accounts, self._statistics, rng)
         responder = Responder(settings.software, self._outputs, self._statistics)
         self._transactions = Transactions(self._authenticator, self._allocator, self._handlers, responder)
 
@@ -120,17 +127,22 @@ class Server:
         self._transactions.finish(self._allocator.port_failed(port, may_retry=may_retry))
 
     def handle_own_addresses(self, own: frozenset[IPAddress]) -> None:
-        """The host's addresses are these now, the public ones included."""
-        self._settings.policy.own = own
+        """The host's addresses are these now, the public ones included; channels to a new one end."""
+        if own != self._settings.policy.own:
+            self._settings.policy.replace_own(own)
+            self._reach.enforce()
 
     def reconfigure(self, settings: ServerSettings, source: CredentialSource, now: Instant) -> None:  # noqa: ARG002
         """Count these credentials, realm, policy, quotas and alternate servers from now on.
 
         What the policy refuses ends at once. Addresses, ports and SOFTWARE stay what they were.
         """
-        self._settings = self._allocator.settings = self._handlers.settings = self._data_path.settings = settings
+        self._settings = self._allocator.settings = self._data_path.settings = self._reach.settings = settings
         self._authenticator.use(settings.realm, source)
-        self._handlers.enforce_policy()
+        if self._accounts.replace(settings.quotas):
+            self._table.project_all()
+        self._sources.replace(settings.quotas.requests_per_second_per_source)
+        self._reach.enforce()
 
     @property
     def allocation_count(self) -> int:
@@ -184,6 +196,10 @@ class Server:
         if not _looks_like_stun(data):
             self._statistics.drops[DropReason.NOT_TURN] += 1
             return
+        if _is_request(data) and not self._sources.admits(five_tuple.client.ip, now):
+            self._statistics.drops[DropReason.TOO_MANY_REQUESTS] += 1
+            self._statistics.quota_refusals[QuotaKind.REQUESTS_PER_SOURCE] += 1
+            return
         try:
             message = decode(data)
         except DecodeError as error:
@@ -197,11 +213,18 @@ class Server:
             self._statistics.drops[DropReason.BAD_FINGERPRINT] += 1
         elif message.message_class is MessageClass.REQUEST:
             self._statistics.consumed += 1
+            self._expire_before(now)
             self._transactions.handle_request(five_tuple, message, now, wall_now)
         elif message.message_class is MessageClass.INDICATION and message.method == Method.SEND:
             yield from self._data_path.relay_send(five_tuple, message, tos, now)
         else:
             self._statistics.drops[DropReason.UNEXPECTED_CLASS] += 1
+
+    def _expire_before(self, now: Instant) -> None:
+        """A timer may come late, most of all after the machine has slept: no request finds what is over."""
+        deadline = self.poll_timeout()
+        if deadline is not None and deadline <= now:
+            self.handle_timeout(now)
 
     def _lose(self, five_tuple: FiveTuple) -> None:
         self._statistics.drops[DropReason.NOT_TURN] += 1
@@ -210,3 +233,7 @@ class Server:
 
 def _looks_like_stun(data: memoryview) -> bool:
     return len(data) >= HEADER_BYTES and data[0] <= LAST_STUN_BYTE and data[4:8] == _COOKIE
+
+
+def _is_request(data: memoryview) -> bool:
+    return not (data[0] << 8 | data[1]) & _CLASS_BITS

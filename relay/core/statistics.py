@@ -30,7 +30,19 @@ class DropReason(Enum):
     NO_CHANNEL = "no_channel"
     NO_PERMISSION = "no_permission"
     PEER_REFUSED = "peer_refused"
+    OVER_QUOTA = "over_quota"  # bandwidth
+    TOO_MANY_REQUESTS = "too_many_requests"  # from one source
     EMPTY = "empty"  # a run cannot hold an empty datagram, and nobody needs one relayed
+
+
+class QuotaKind(Enum):
+    """What a refusal ran into: an allocation, a datagram or a request each counts once."""
+
+    ALLOCATIONS_PER_USER = "allocations_per_user"
+    ALLOCATIONS = "allocations"
+    BANDWIDTH_PER_USER = "bandwidth_per_user"
+    BANDWIDTH = "bandwidth"
+    REQUESTS_PER_SOURCE = "requests_per_source"
 
 
 ResponseKey: TypeAlias = tuple[str, str, int]  # class ("success" or "error"), method, error code or 0
@@ -44,6 +56,7 @@ class Snapshot:
     bytes: dict[Direction, int]
     drops: dict[DropReason, int]
     responses: dict[ResponseKey, int]
+    quota_refusals: dict[QuotaKind, int]
     consumed: int
     allocations: int
     channels: int
@@ -55,6 +68,7 @@ class Statistics:
     __slots__ = (
         "consumed",
         "drops",
+        "quota_refusals",
         "responses",
         "to_client_bytes",
         "to_client_packets",
@@ -70,6 +84,7 @@ class Statistics:
         self.consumed = 0
         self.drops: Counter[DropReason] = Counter()
         self.responses: Counter[ResponseKey] = Counter()
+        self.quota_refusals: Counter[QuotaKind] = Counter()
 
     def snapshot(self, *, allocations: int, channels: int) -> Snapshot:
         """An independent copy."""
@@ -78,6 +93,7 @@ class Statistics:
             bytes={Direction.TO_PEER: self.to_peer_bytes, Direction.TO_CLIENT: self.to_client_bytes},
             drops=dict(self.drops),
             responses=dict(self.responses),
+            quota_refusals=dict(self.quota_refusals),
             consumed=self.consumed,
             allocations=allocations,
             channels=channels,

@@ -10,11 +10,12 @@ allocation.
 from collections import deque
 from typing import TypeAlias
 
-from connectivity.clock import Instant
+from connectivity.clock import Duration, Instant
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.stun import AddressFamily
-from relay.core.allocation import PERMISSION_LIFETIME, Allocation, ChannelBinding
+from relay.core.allocation import CHANNEL_LIFETIME, PERMISSION_LIFETIME, Allocation, ChannelBinding
 from relay.core.outputs import CloseRelayedPort, FiveTuple, InstallChannel, Output, RemoveChannel, Transport
+from relay.core.quotas import Accounts
 from relay.core.timers import DeadlineQueue
 
 # The allocation itself, one of its permissions, one of its channels.
@@ -24,10 +25,11 @@ Subject: TypeAlias = tuple[Allocation, IPAddress | ChannelBinding | None]
 class AllocationTable:
     """Owns the allocations; writes what follows from a change to ``outputs``."""
 
-    def __init__(self, outputs: deque[Output]) -> None:
+    def __init__(self, outputs: deque[Output], accounts: Accounts) -> None:
         self.by_port: dict[int, Allocation] = {}
         self._by_client: dict[Endpoint, list[Allocation]] = {}
         self._outputs = outputs
+        self._accounts = accounts
         self._deadlines: DeadlineQueue[Subject] = DeadlineQueue()
         self._bound_count = 0
 
@@ -53,18 +55,19 @@ class AllocationTable:
         self._deadlines.schedule((allocation, None), allocation.expires_at)
 
     def refresh(self, allocation: Allocation, expires_at: Instant) -> None:
-        """Move the end of an allocation."""
+        """Move the end of an allocation; its channels may relay longer by it."""
         allocation.expires_at = expires_at
         self._deadlines.schedule((allocation, None), expires_at)
+        self._project_channels(allocation)
 
     def free(self, allocation: Allocation) -> None:
         """Delete an allocation with all it holds; its port closes."""
         for binding in list(allocation.channels.values()):
             self._delete(allocation, binding)
-        for ip in allocation.permissions:
-            self._deadlines.cancel((allocation, ip))
-        allocation.permissions.clear()
+        for ip in list(allocation.permissions):
+            self.withdraw(allocation, ip)
         self._deadlines.cancel((allocation, None))
+        self._accounts.close(allocation.account)
         del self.by_port[allocation.port]
         siblings = self._by_client[allocation.client]
         siblings.remove(allocation)
@@ -78,18 +81,22 @@ class AllocationTable:
             if binding.peer.ip.version == family.version:
                 self._delete(allocation, binding)
         for ip in [ip for ip in allocation.permissions if ip.version == family.version]:
-            del allocation.permissions[ip]
-            self._deadlines.cancel((allocation, ip))
+            self.withdraw(allocation, ip)
         allocation.families = tuple(kept for kept in allocation.families if kept is not family)
         self._outputs.append(CloseRelayedPort(allocation.port, (family,)))
 
-    def permit(self, allocation: Allocation, ip: IPAddress, now: Instant) -> None:
-        """Install or refresh a permission (RFC 8656 §9); channels to that peer may relay longer by it."""
-        allocation.permissions[ip] = now + PERMISSION_LIFETIME
-        self._deadlines.schedule((allocation, ip), now + PERMISSION_LIFETIME)
-        if not allocation.channels_only:
-            for binding in allocation.bindings_by_ip.get(ip, ()):
-                self._project(allocation, binding)
+    def permit(
+        self, allocation: Allocation, ip: IPAddress, now: Instant, lifetime: Duration = PERMISSION_LIFETIME
+    ) -> None:
+        """Install or refresh a permission (RFC 8656 §9); one that lives longer by a channel stays as it is."""
+        expires_at = max(allocation.permissions.get(ip, 0), now + lifetime)
+        allocation.permissions[ip] = expires_at
+        self._deadlines.schedule((allocation, ip), expires_at)
+
+    def withdraw(self, allocation: Allocation, ip: IPAddress) -> None:
+        """End a permission."""
+        del allocation.permissions[ip]
+        self._deadlines.cancel((allocation, ip))
 
     def bind(
         self, allocation: Allocation, number: int, peer: Endpoint, now: Instant, *, is_hairpin: bool = False
@@ -102,18 +109,24 @@ class AllocationTable:
         self._bound_count += not binding.is_bound
         binding.bind(now)
         self._deadlines.schedule((allocation, binding), binding.deadline)
-        self.permit(allocation, peer.ip, now)
-        if allocation.channels_only:
-            self._project(allocation, binding)
+        self.permit(allocation, peer.ip, now, CHANNEL_LIFETIME)
+        self._project(allocation, binding)
 
-    def revoke(self, allocation: Allocation, ip: IPAddress) -> None:
-        """Take back the permission for an address, and the channels to it; their numbers stay reserved."""
-        if allocation.permissions.pop(ip, None) is not None:
-            self._deadlines.cancel((allocation, ip))
-        for binding in allocation.bindings_by_ip.get(ip, ()):
+    def project_all(self) -> None:
+        """Tell the offload anew of all channels."""
+        for allocation in self.by_port.values():
+            self._project_channels(allocation)
+
+    def _project_channels(self, allocation: Allocation) -> None:
+        for binding in allocation.channels.values():
             if binding.is_bound:
-                self._unbind(allocation, binding)
-                self._deadlines.schedule((allocation, binding), binding.deadline)
+                self._project(allocation, binding)
+
+    def revoke(self, allocation: Allocation, binding: ChannelBinding) -> None:
+        """Let a channel relay no longer; its number and its peer stay reserved."""
+        if binding.is_bound:
+            self._expire(allocation, binding)
+            self._deadlines.schedule((allocation, binding), binding.deadline)
 
     def next_deadline(self) -> Instant | None:
         """When ``handle_timeout`` wants to be called."""
@@ -128,37 +141,32 @@ class AllocationTable:
                 ended.append(allocation)
             elif not isinstance(subject, ChannelBinding):
                 del allocation.permissions[subject]
-                if not allocation.channels_only:
-                    for binding in allocation.bindings_by_ip.get(subject, ()):
-                        self._project(allocation, binding)
             elif subject.is_bound:
-                self._unbind(allocation, subject)
-                self._deadlines.schedule((allocation, subject), subject.deadline)
+                self.revoke(allocation, subject)
             else:
                 allocation.remove_binding(subject)
         return ended
 
     def _delete(self, allocation: Allocation, binding: ChannelBinding) -> None:
         if binding.is_bound:
-            self._unbind(allocation, binding)
+            self._expire(allocation, binding)
         self._deadlines.cancel((allocation, binding))
         allocation.remove_binding(binding)
 
-    def _unbind(self, allocation: Allocation, binding: ChannelBinding) -> None:
+    def _expire(self, allocation: Allocation, binding: ChannelBinding) -> None:
         binding.is_bound = False
         self._bound_count -= 1
         self._project(allocation, binding)
 
     def _project(self, allocation: Allocation, binding: ChannelBinding) -> None:
-        """Recompute how long the binding relays and tell the offload, which knows no streams."""
+        """What is relayed over streams, or by an account without a bucket of the offload's, is not installed."""
         binding.relays_until = allocation.relays_until(binding)
-        if allocation.transport is not Transport.UDP:
-            return
-        if binding.relays_until:
+        bucket = allocation.account.bucket
+        if binding.relays_until and bucket is not None and allocation.transport is Transport.UDP:
             binding.is_installed = True
             self._outputs.append(
                 InstallChannel(
-                    allocation.five_tuple, binding.number, binding.peer, allocation.port, binding.relays_until
+                    allocation.five_tuple, binding.number, binding.peer, allocation.port, binding.relays_until, bucket
                 )
             )
         elif binding.is_installed:

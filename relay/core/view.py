@@ -51,7 +51,7 @@ def view_of(allocation: Allocation) -> AllocationView:
         families=allocation.families,
         five_tuple=allocation.five_tuple,
         username=allocation.username,
-        user=allocation.user,
+        user=allocation.account.user,
         expires_at=allocation.expires_at,
         permissions=tuple(allocation.permissions.items()),
         channels=tuple(

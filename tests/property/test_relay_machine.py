@@ -4,7 +4,7 @@ The model knows for each client: its port, when the allocation ends, until when 
 each channel number its peer, the end of its binding and the end of its reservation. Everything else is invariants:
 
 - numbers and peers of an allocation map one to one; installed channels are exactly those that relay now;
-- nothing moves without a live permission (or, for Firezone's peers, a live binding), and nothing after expiry;
+- nothing moves without a live permission or binding, and nothing after expiry;
 - a copy of a request gets the same answer and changes nothing;
 - every datagram that came in was relayed, consumed or counted as dropped;
 - a handled time-out lies behind; freeing everything leaves every table empty.
@@ -77,10 +77,11 @@ class Held:
     permitted: dict[object, int] = field(default_factory=dict)
     channels: dict[int, Channel] = field(default_factory=dict)
 
+    def permit(self, ip: object, until: int) -> None:
+        self.permitted[ip] = max(until, self.permitted.get(ip, 0))
+
     def relays_until(self, channel: Channel) -> int:
-        if self.is_firezone:
-            return channel.bound_until
-        return min(channel.bound_until, self.permitted.get(channel.peer.ip, 0))
+        return min(channel.bound_until, self.ends)
 
 
 @settings(max_examples=60, deadline=None)
@@ -183,7 +184,8 @@ class RelayMachine(RuleBasedStateMachine):
                 break
         assert error_code(answer) == expected
         if not expected:
-            held.permitted.update((peer.ip, self.relay.now + 300 * SECOND) for peer in chosen)
+            for peer in chosen:
+                held.permit(peer.ip, self.relay.now + 300 * SECOND)
 
     @rule(client=clients, number=numbers, peer=peers)
     def bind(self, client: int, number: int, peer: Endpoint) -> None:
@@ -199,7 +201,7 @@ class RelayMachine(RuleBasedStateMachine):
             assert error_code(answer) == 0
             now = self.relay.now
             held.channels[number] = Channel(peer, now + 600 * SECOND, now + 900 * SECOND)
-            held.permitted[peer.ip] = now + 300 * SECOND
+            held.permit(peer.ip, now + 600 * SECOND)
 
     @rule(which=st.integers(0, 20))
     def retransmit(self, which: int) -> None:
@@ -273,7 +275,7 @@ class RelayMachine(RuleBasedStateMachine):
         answer = self._call(sender, Method.CREATE_PERMISSION, XorPeerAddress(target))
         assert error_code(answer) == (0 if is_live else 403)
         if is_live:
-            held.permitted[target.ip] = self.relay.now + 300 * SECOND
+            held.permit(target.ip, self.relay.now + 300 * SECOND)
 
     @rule(seconds=st.one_of(st.integers(1, 1000), st.sampled_from([300, 600, 900])))
     def wait(self, seconds: int) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import TypeVar
 
 from connectivity.clock import SECOND, Instant
@@ -49,6 +49,7 @@ from relay.core import (
     OpenRelayedPort,
     Output,
     PeerPolicy,
+    Quotas,
     Relayed,
     RemoveChannel,
     Server,
@@ -59,6 +60,7 @@ from relay.core import (
     ToPeer,
 )
 from relay.core.authentication import NonceSource
+from relay.core.peers import parse_rule
 
 A = TypeVar("A", bound=Attribute)
 
@@ -90,8 +92,9 @@ class RelayUnderTest:
 
     public: dict[int, IPAddress] = field(default_factory=lambda: dict(PUBLIC))
     under_portal: bool = True
-    allow: tuple[IPv4Network | IPv6Network, ...] = ()
-    deny: tuple[IPv4Network | IPv6Network, ...] = ()
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    quotas: Quotas = field(default_factory=Quotas)
     lowest_port: int = 49_152
     highest_port: int = 65_535
     software: str = "relay"
@@ -105,6 +108,7 @@ class RelayUnderTest:
     may_bind: bool = True  # otherwise out of file descriptors
     open_ports: dict[int, set[AddressFamily]] = field(default_factory=dict)
     installed: dict[tuple[Endpoint, Endpoint, int], InstallChannel] = field(default_factory=dict)
+    buckets: dict[int, int] = field(default_factory=dict)  # bytes per second
     open_attempts: int = 0
     closed_streams: list[FiveTuple] = field(default_factory=list)
 
@@ -114,14 +118,16 @@ class RelayUnderTest:
     def settings(self) -> ServerSettings:
         """What the server is told at start, or anew after a change of ours."""
         own = frozenset({*self.public.values(), INTERNAL})
+        allow, deny = (tuple(map(parse_rule, texts)) for texts in (self.allow, self.deny))
         return ServerSettings(
             public=self.public,
-            policy=PeerPolicy(self.under_portal, self.allow, self.deny, own),
+            policy=PeerPolicy(self.under_portal, allow, deny, own),
             software=self.software,
             realm=self.realm,
             lowest_port=self.lowest_port,
             highest_port=self.highest_port,
             alternate=self.alternate,
+            quotas=self.quotas,
         )
 
     def reconfigure(self) -> list[Relayed | Output]:
@@ -182,12 +188,15 @@ class RelayUnderTest:
                     if not self.open_ports[port]:
                         del self.open_ports[port]
                 case InstallChannel(five_tuple, channel):
+                    assert not output.bucket or output.bucket in self.buckets
                     self.installed[(five_tuple.client, five_tuple.server, channel)] = output
                 case RemoveChannel(five_tuple, channel):
                     del self.installed[(five_tuple.client, five_tuple.server, channel)]
                 case CloseStream(five_tuple):
                     self.closed_streams.append(five_tuple)
-                case ToClient() | SetBucket():
+                case SetBucket(bucket, bytes_per_second):
+                    self.buckets[bucket] = bytes_per_second
+                case ToClient():
                     pass
         return outputs
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.run import Run
 from connectivity.stun import (
@@ -17,7 +18,7 @@ from connectivity.stun import (
     decode,
     encode,
 )
-from relay.core import Direction, IcmpError, InstallChannel, Output, Relayed, RemoveChannel, ToClient, ToPeer
+from relay.core import Direction, IcmpError, Output, Relayed, RemoveChannel, ToClient, ToPeer
 from tests.unit.relay.playbook import (
     INTERNAL,
     PEER4,
@@ -128,26 +129,63 @@ def test_noise_is_dropped_and_counted(relay: RelayUnderTest) -> None:
     assert relay.drops() == {"not_turn": 4, "unexpected_class": 2, "malformed_stun": 1, "source_port_zero": 1}
 
 
-def test_channels_of_standard_clients_need_a_permission_every_five_minutes(relay: RelayUnderTest) -> None:
-    client = Client(relay, software=STANDARD)
+@pytest.mark.parametrize("software", ["snownet; session=00", STANDARD])
+def test_the_permission_of_a_channel_lives_as_long_as_the_channel(relay: RelayUnderTest, software: str) -> None:
+    client = Client(relay, software=software)
     client.call(Method.ALLOCATE, RequestedTransport(17), Lifetime(3600))
     port = next(iter(relay.open_ports))
     client.bind(0x4000, PEER4)
+    client.call(Method.CREATE_PERMISSION, XorPeerAddress(PEER4))  # shortens nothing
+    other = Endpoint.parse("198.51.100.8:40000")
+    client.call(Method.CREATE_PERMISSION, XorPeerAddress(other))
+    relay.advance(299)
+    assert len(client.send(send_indication(other, b"x"))) == 1
+    assert relay.advance(1) == []
+    assert client.send(send_indication(other, b"x")) == []
     relay.advance(299)
     assert len(client.send(channel_message(0x4000, b"x"))) == 1
+    assert len(client.send(send_indication(PEER4, b"x"))) == 1
+    assert len(relay.from_peer(port, PEER4, b"x")) == 1
     assert [type(output) for output in relay.advance(1)] == [RemoveChannel]
     assert client.send(channel_message(0x4000, b"x")) == []
+    assert client.send(send_indication(PEER4, b"x")) == []
     assert relay.from_peer(port, PEER4, b"x") == []
-    assert relay.drops() == {"no_permission": 2}
     assert not relay.installed
 
-    renewed = client.send(client.request(Method.CREATE_PERMISSION, XorPeerAddress(Endpoint(PEER4.ip, 9))))
-    assert [type(output) for output in renewed] == [InstallChannel, ToClient]
-    assert len(client.send(channel_message(0x4000, b"x"))) == 1
-    assert len(relay.from_peer(port, PEER4, b"x")) == 1
+
+@pytest.mark.parametrize("software", ["snownet; session=00", STANDARD])
+def test_stock_refreshes_after_five_minutes_lose_nothing(relay: RelayUnderTest, software: str) -> None:
+    """Firezone's ends refresh allocation and channels 300 s after they were made, and never create a permission."""
+    client = Client(relay, software=software)
+    port = client.allocate()
+    client.bind(0x4000, PEER4)
+    relay.advance(299)
+    for second in range(299, 341):
+        if second == 303:  # the refreshes take a moment
+            client.bind(0x4000, PEER4)
+            client.call(Method.REFRESH, Lifetime(600))
+        assert len(client.send(channel_message(0x4000, b"x"))) == 1, second
+        assert len(relay.from_peer(port, PEER4, b"x")) == 1, second
+        (installed,) = relay.installed.values()
+        assert installed.expires_at > relay.now
+        relay.advance(1)
+    assert relay.drops() == {}
 
 
-def test_channels_of_firezones_peers_live_on_the_binding_alone(relay: RelayUnderTest) -> None:
+def test_a_channel_ends_with_its_allocation_and_is_prolonged_with_it(relay: RelayUnderTest) -> None:
+    client = Client(relay)
+    client.allocate()
+    ends = relay.now + 600 * SECOND
+    relay.advance(500)
+    client.bind(0x4000, PEER4)
+    (installed,) = relay.installed.values()
+    assert installed.expires_at == ends, "not past the allocation, even if nobody is left to remove it"
+    client.call(Method.REFRESH, Lifetime(3600))
+    (installed,) = relay.installed.values()
+    assert installed.expires_at == relay.now + 600 * SECOND
+
+
+def test_firezones_peers_get_no_indications(relay: RelayUnderTest) -> None:
     client = Client(relay)
     client.call(Method.ALLOCATE, RequestedTransport(17), Lifetime(3600))
     port = next(iter(relay.open_ports))

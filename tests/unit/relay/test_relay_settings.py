@@ -1,6 +1,6 @@
 """The relay's settings: the image's environment, our own names, and every mistake at once."""
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from connectivity.errors import FatalError
 from connectivity.settings import SettingsError
 from relay.command import server_settings
+from relay.core.peers import parse_rule
 from relay.settings import OffloadWish, RelaySettings, read_settings
 
 MINIMUM = {
@@ -156,14 +157,14 @@ def test_what_the_core_is_told() -> None:
         PUBLIC_IP6_ADDR="2001:db8::10",
         EBPF_OFFLOADING="eth0",
         EBPF_INT4_ADDR="10.0.0.5",
-        POSTERN_PEERS_ALLOW="127.0.0.0/8,::1/128",
+        POSTERN_PEERS_ALLOW="127.0.0.0/8:53, ::1/128",
         POSTERN_PEERS_DENY="10.0.0.0/8",
     )
     core = server_settings(settings, frozenset({ip_address("10.0.0.6"), ip_address("2001:db8::10")}))
     expected = {"192.0.2.10", "2001:db8::10", "10.0.0.5", "10.0.0.6"}
     assert core.policy.own == {ip_address(text) for text in expected}
-    assert core.policy.allow == (ip_network("127.0.0.0/8"), ip_network("::1/128"))
-    assert core.policy.deny == (ip_network("10.0.0.0/8"),)
+    assert core.policy.allow == (parse_rule("127.0.0.0/8:53"), parse_rule("::1/128"))
+    assert core.policy.deny == (parse_rule("10.0.0.0/8"),)
     assert core.policy.under_portal
     assert core.sources == {6: ip_address("2001:db8::10")}
 
