@@ -1,7 +1,7 @@
 # Every target sets up what it needs first; the second time that takes a moment.
 LOCK = --quiet --no-header --no-emit-index-url --python-version 3.11 --generate-hashes --allow-unsafe
 
-.PHONY: demo test test-long check bench perf lock setup clean
+.PHONY: demo test test-long check fuzz bench perf lock setup clean
 
 demo: setup
 	@.venv/bin/postern demo $(ARGS)
@@ -14,6 +14,12 @@ test-long: setup
 
 check: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
+
+# Atheris exists for few machines, so it is not among the locked packages.
+fuzz: setup
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
+	for target in stun channel_data stream peer_rule server; do \
+		.venv/bin/python -m tests.fuzz $$target -max_total_time=$${SECONDS_EACH:-60} $(ARGS) || exit 1; done
 
 bench: setup
 	@.venv/bin/postern bench compare $(ARGS)
