@@ -5,7 +5,8 @@ each user's direction and one for the relay's. A datagram passes while tokens ar
 most one datagram, and pays that back before it opens again. An offload keeps buckets of its own by the same rule; their
 numbers and rates come out as ``SetBucket``.
 
-Bounds: an account lives as long as its user's allocations; the memory of sources has a fixed size.
+Bounds: an account lives as long as its user's allocations. A fixed number is kept longer, so that whoever deletes the
+last allocation and makes another finds the buckets as they were left. The memory of sources has a fixed size.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from relay.core.statistics import Direction, DropReason, QuotaKind, Statistics
 BUCKET_DEPTH: Final[Duration] = SECOND
 MOST_BUCKETS: Final = 16_384
 WHOLE_RELAY: Final = 0
+_MOST_IDLE_ACCOUNTS: Final = 1024
 # Two rows of 32,768 sources are half a megabyte.
 _SOURCE_BITS: Final = 15
 _SLOT_MASK: Final = (1 << _SOURCE_BITS) - 1
@@ -82,6 +84,7 @@ class Accounts:
         self._outputs = outputs
         self._statistics = statistics
         self._accounts: dict[str, Account] = {}
+        self._idle: dict[str, Account] = {}  # without allocations, the longest first
         self._allocations = 0
         self._free_buckets: list[int] = []
         self._next_bucket = WHOLE_RELAY + 1
@@ -107,24 +110,29 @@ class Accounts:
         """The account of a user who gets an allocation."""
         account = self._accounts.get(user)
         if account is None:
-            account = self._accounts[user] = Account(user)
-            self._set_user(account)
+            account = self._accounts[user] = self._idle.pop(user) if user in self._idle else self._new_account(user)
         account.allocations += 1
         self._allocations += 1
         return account
 
     def close(self, account: Account) -> None:
-        """One of its allocations ended; with the last one it goes."""
+        """One of its allocations ended; with the last one it goes, at once or some time later."""
         account.allocations -= 1
         self._allocations -= 1
-        if not account.allocations:
-            self._free_bucket(account)
-            del self._accounts[account.user]
+        if account.allocations:
+            return
+        del self._accounts[account.user]
+        if account.buckets:
+            self._idle[account.user] = account
+        if len(self._idle) > _MOST_IDLE_ACCOUNTS:
+            self._forget_longest_idle()
 
     def replace(self, quotas: Quotas) -> bool:
         """These count from now on. True if channels have to be installed anew, because a user's bucket is another."""
         self._quotas = quotas
         self._set_whole()
+        while self._idle:
+            self._forget_longest_idle()
         before = [account.bucket for account in self._accounts.values()]
         for account in self._accounts.values():
             self._set_user(account)
@@ -161,6 +169,14 @@ class Accounts:
         self._whole = {direction: TokenBucket(rate) for direction in Direction} if rate else {}
         self.is_metered = bool(rate or self._quotas.bandwidth_per_user)
 
+    def _new_account(self, user: str) -> Account:
+        account = Account(user)
+        self._set_user(account)
+        return account
+
+    def _forget_longest_idle(self) -> None:
+        self._free_bucket(self._idle.pop(next(iter(self._idle))))
+
     def _set_user(self, account: Account) -> None:
         rate = _bytes_per_second(self._quotas.bandwidth_per_user)
         account.buckets = {direction: TokenBucket(rate) for direction in Direction} if rate else {}
@@ -173,6 +189,8 @@ class Accounts:
             self._outputs.append(SetBucket(account.bucket, rate))
 
     def _take_bucket(self) -> int | None:
+        if not self._free_buckets and self._next_bucket == MOST_BUCKETS and self._idle:
+            self._forget_longest_idle()
         if self._free_buckets:
             return heapq.heappop(self._free_buckets)
         if self._next_bucket == MOST_BUCKETS:

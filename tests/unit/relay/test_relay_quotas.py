@@ -205,20 +205,49 @@ def test_the_offload_is_told_of_buckets_before_channels() -> None:
     other.bind(0x4000, PEER4)
     assert sorted(installed.bucket for installed in relay.installed.values()) == [1, 2]
     client.call(Method.REFRESH, Lifetime(0))
-    relay.buckets.clear()
-    Client(relay, salt=SALTS[1]).allocate()
-    assert relay.buckets == {1: 1000}, "freed and given to another"
-
     relay.quotas = Quotas()
     relay.reconfigure()
     assert [installed.bucket for installed in relay.installed.values()] == [0]
     relay.quotas = Quotas(bandwidth_per_user=80_000, bandwidth=800_000)
     assert isinstance(relay.reconfigure()[0], SetBucket)
-    assert relay.buckets == {0: 100_000, 1: 10_000, 2: 10_000}
+    assert relay.buckets == {0: 100_000, 1: 10_000, 2: 1000}
     assert all(installed.bucket for installed in relay.installed.values())
     relay.quotas = Quotas()
     relay.reconfigure()
     assert relay.buckets[0] == 0
+
+
+def test_another_allocation_brings_no_fresh_tokens() -> None:
+    relay = RelayUnderTest(quotas=Quotas(bandwidth_per_user=8000))
+    relayed = []
+    for number in range(1, 5):
+        client = alice(relay, number)
+        client.allocate()
+        client.bind(0x4000, PEER4)
+        relayed.append(moved(client.send(messages(30, 100))))
+        client.call(Method.REFRESH, Lifetime(0))
+    assert relayed == [11, 0, 0, 0]
+    assert len(relay.server._accounts) == 0
+    assert relay.server.poll_timeout() is None
+
+
+@pytest.mark.parametrize(("most_buckets", "most_idle"), [(3, 1024), (16_384, 1)])
+def test_buckets_of_users_who_left_are_given_to_others(
+    monkeypatch: pytest.MonkeyPatch, most_buckets: int, most_idle: int
+) -> None:
+    monkeypatch.setattr("relay.core.quotas.MOST_BUCKETS", most_buckets)
+    monkeypatch.setattr("relay.core.quotas._MOST_IDLE_ACCOUNTS", most_idle)
+    relay = RelayUnderTest(quotas=Quotas(bandwidth_per_user=8000))
+    for client in (alice(relay, 1), bob(relay, 1)):
+        client.allocate()
+        client.call(Method.REFRESH, Lifetime(0))
+    assert relay.buckets == {1: 1000, 2: 1000}
+    relay.buckets.clear()
+    newcomer = Client(relay, salt=SALTS[1])
+    newcomer.allocate()
+    newcomer.bind(0x4000, PEER4)
+    assert relay.buckets == {1: 1000}, "told again, for another user"
+    assert moved(newcomer.send(messages(30, 100))) == 11
 
 
 def test_channels_of_a_user_without_a_bucket_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
