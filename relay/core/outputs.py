@@ -78,10 +78,10 @@ class CloseRelayedPort:
 
 @dataclass(frozen=True, slots=True)
 class SetBucket:
-    """The user who owns this token bucket may move so much in each direction.
+    """The user who owns this token bucket, or with bucket 0 the whole relay, may move so much in each direction.
 
     Comes before the first ``InstallChannel`` that names the bucket. A bucket that was freed with its user's last
-    allocation may be given to another user: then it comes again.
+    allocation may be given to another user: then it comes again. ``bytes_per_second`` 0 is without a limit.
     """
 
     bucket: int

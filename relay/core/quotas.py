@@ -214,7 +214,7 @@ class SourceLimiter:
     def __init__(self, per_second: int | None, secret: bytes) -> None:
         self._secret = secret
         self._cost: Duration = 0
-        self._rows = tuple(array("q", bytes(8)) for _ in range(2))
+        self._rows: tuple[array[int], ...] = ()
         self.replace(per_second)
 
     def replace(self, per_second: int | None) -> None:

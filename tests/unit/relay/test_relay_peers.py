@@ -112,7 +112,9 @@ def test_what_no_rule_opens(text: str) -> None:
     assert refusal(policy, text) is not None
 
 
-@pytest.mark.parametrize("rule", ["127.0.0.0/8", "127.0.0.1", "169.254.0.0/16", "100.100.100.200", "::1", "fec0::/10"])
+@pytest.mark.parametrize(
+    "rule", ["127.0.0.0/8", "127.0.0.1", "169.254.0.0/16", "100.100.100.200", "::1", "203:0:113::/64"]
+)
 def test_a_special_range_is_opened_by_a_rule_within_it(rule: str) -> None:
     policy = PeerPolicy(under_portal=False, allow=rules(rule))
     assert refusal(policy, ip_network(rule)[-1]) is None
