@@ -1,18 +1,18 @@
 """The five parts in a lab as separate processes: portal, relay, gateway, client and the resource.
 
 Every part but the portal and the resource may be ours or upstream's; both get the same environment variables, ours
-some of its own in addition. The order of start is what each needs: portal, relay, gateway, client.
+some of its own in addition. All need the portal; nobody waits for anybody else.
 """
 
 import json
 import sys
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from connectivity.tunnel import PEERS_IPV4
 from lab import network, portal_file
@@ -36,6 +36,7 @@ API_URL: Final = f"ws://{PORTAL.address}:{PORTAL_PORT}"
 RELAY_HTTP: Final = "127.0.0.1:8080"
 STATUS_HTTP: Final = "127.0.0.1:9100"
 _START_SECONDS: Final = 30
+_Launched: TypeAlias = tuple[Process, Callable[[], None]]  # and what waits until it is ready
 _PROGRAMS: Final = {"relay": "firezone-relay", "gateway": "firezone-gateway", "client": "firezone-headless-client"}
 
 
@@ -80,14 +81,19 @@ class Stack:
         self._environment = dict(environment or {})
 
     def start(self) -> None:
-        """Start all, every relay and client of the lab, and wait until each is ready."""
+        """Start all, every relay and client of the lab, and wait until each is ready.
+
+        Once there is a portal they start side by side, which takes half the time: whoever is in first learns of the
+        others from it.
+        """
         self.start_nameserver()
         self.start_portal()
-        for number in range(1, self.lab.settings.relay_count + 1):
-            self.start_relay(number)
-        self.start_gateway()
+        relays = [self._launch_relay(number) for number in range(1, self.lab.settings.relay_count + 1)]
+        gateway = self._launch_gateway()
+        clients = [self._launch_client(number) for number in range(1, self.lab.settings.client_count + 1)]
         self.start_resource()
-        self.start_clients(range(1, self.lab.settings.client_count + 1))
+        for _, wait in (*relays, gateway, *clients):
+            wait()
 
     def start_nameserver(self) -> None:
         server = self.lab.spawn(
@@ -104,6 +110,15 @@ class Stack:
         return process
 
     def start_relay(self, number: int = 1) -> Process:
+        return _ready(self._launch_relay(number))
+
+    def start_gateway(self) -> Process:
+        return _ready(self._launch_gateway())
+
+    def start_client(self, number: int = 1) -> Process:
+        return _ready(self._launch_client(number))
+
+    def _launch_relay(self, number: int) -> _Launched:
         name = relay_role(number)
         site = relay_site(number)
         env = {**self._login(self.tokens.relay, name), "PUBLIC_IP4_ADDR": site.address}
@@ -115,37 +130,33 @@ class Stack:
         process = self._spawn(name, self._command("relay", self.parts.relay), env, ours, self.parts.relay)
         upstream = self.parts.relay is Maker.UPSTREAM
         probe = ["curl", "-sf", f"http://{RELAY_HTTP}/{'healthz' if upstream else 'readyz'}"]
-        wait_until(lambda: self._succeeds(name, probe), f"{name} is ready", [process], _START_SECONDS)
-        if upstream:
-            # Its health says nothing about the portal; its log does.
-            wait_until(lambda: "Connected to portal" in process.log_text(), f"{name} has joined", [process])
-        return process
 
-    def start_gateway(self) -> Process:
+        def wait() -> None:
+            wait_until(lambda: self._succeeds(name, probe), f"{name} is ready", [process], _START_SECONDS)
+            if upstream:
+                # Its health says nothing about the portal; its log does.
+                wait_until(lambda: "Connected to portal" in process.log_text(), f"{name} has joined", [process])
+
+        return process, wait
+
+    def _launch_gateway(self) -> _Launched:
         maker = self.parts.gateway
         if maker is Maker.UPSTREAM:
             network.load_rules(self.lab.gateway, masquerading_rules())
         env = self._login(self.tokens.gateway, "gateway")
         ours = {"POSTERN_STATUS_ADDR": STATUS_HTTP}
-        process = self._spawn("gateway", self._command("gateway", maker), env, ours, maker)
-        wait_until(lambda: self._has_tunnel("gateway"), "the gateway is ready", [process], _START_SECONDS)
-        return process
+        return self._launched(self._spawn("gateway", self._command("gateway", maker), env, ours, maker))
 
-    def start_client(self) -> Process:
-        return self.start_clients([1])[0]
+    def _launch_client(self, number: int) -> _Launched:
+        maker, role = self.parts.client, client_role(number)
+        env = {**self._login(self.tokens.client, role), "FIREZONE_DNS_CONTROL": "disabled"}
+        ours = {"POSTERN_STATUS_ADDR": STATUS_HTTP}
+        return self._launched(self._spawn(role, self._command("client", maker), env, ours, maker))
 
-    def start_clients(self, numbers: Iterable[int]) -> list[Process]:
-        """Start several at once; ready are all in the end."""
-        maker = self.parts.client
-        processes = []
-        for role in map(client_role, numbers):
-            env = {**self._login(self.tokens.client, role), "FIREZONE_DNS_CONTROL": "disabled"}
-            ours = {"POSTERN_STATUS_ADDR": STATUS_HTTP}
-            processes.append(self._spawn(role, self._command("client", maker), env, ours, maker))
-        for process in processes:
-            ready = partial(self._has_tunnel, process.name)
-            wait_until(ready, f"{process.name} is ready", [process], _START_SECONDS)
-        return processes
+    def _launched(self, process: Process) -> _Launched:
+        """A client or gateway, ready once it has its tunnel."""
+        ready = partial(self._has_tunnel, process.name)
+        return process, partial(wait_until, ready, f"{process.name} is ready", [process], _START_SECONDS)
 
     def start_resource(self) -> None:
         web = self.lab.spawn("web", self.lab.resource, [sys.executable, "-m", "lab.resource", "80"])
@@ -222,6 +233,12 @@ class Stack:
         except LabError:
             return False  # no device yet
         return str(PEERS_IPV4) in found
+
+
+def _ready(launched: _Launched) -> Process:
+    process, wait = launched
+    wait()
+    return process
 
 
 def postern_command() -> Path:

@@ -63,7 +63,8 @@ def captured(lab: Lab) -> Iterator[Wire]:
         lab.run(lab.internet, ["ethtool", "-K", router, "tx", "off"])
     wire = Wire()
     file = lab.logs / "wire.pcap"
-    command = ["tcpdump", "-i", "any", "-Q", "out", "-B", str(_BUFFER_KIB), "-s", "0", "-U", "-w", str(file), "udp"]
+    command = ["tcpdump", "-i", "any", "-Q", "out", "-B", str(_BUFFER_KIB), "-s", "0", "-U", "-w", str(file)]
+    command += ["--immediate-mode", "udp"]  # else the last datagram may take a second to get there
     capture = lab.spawn("tcpdump", lab.internet, command)
     wait_until(lambda: "listening on" in capture.log_text(), "tcpdump listens", [capture])
     yield wire
