@@ -5,7 +5,9 @@ rekey after        120 s    the initiator of the last session, if it has sent da
 rekey on receive   165 s    the initiator of the last session, if it has received data since
 no reply           15 s     after the first data that nothing authentic has answered; both roles
 retransmission     5 s      after an initiation that has not been answered
-attempt            15 s     after the first initiation of a series the tunnel is expired
+attempt            15 s     after the first initiation of a series the tunnel is expired, unless an older session still
+                            brought something authentic meanwhile: then the network only loses much, and a new
+                            series begins
 keep-alive         10 s     after data was received while nothing was sent
 expiry             540 s    after the last establishment, or creation
 =================  =======  ==========================================================================================
@@ -44,6 +46,7 @@ class Timers:
     __slots__ = (
         "_attempt_time",
         "_established_at",
+        "_heard_in_series",
         "_initiate_at",
         "_is_initiator",
         "_jitter",
@@ -62,6 +65,7 @@ class Timers:
         self._sent_data = False
         self._received_data = False
         self._series_started_at: Instant | None = None
+        self._heard_in_series = False
         self._initiate_at: Instant | None = None
         self._keep_alive_at: Instant | None = None
         self._unanswered_since: Instant | None = None
@@ -84,6 +88,8 @@ class Timers:
     def due(self, now: Instant) -> list[Action]:
         """What is due now, in order. The caller answers INITIATE by ``note_initiation_sent``."""
         gave_up = self._series_started_at is not None and now >= self._series_started_at + self._attempt_time
+        if gave_up and self._heard_in_series:
+            gave_up, self._heard_in_series, self._series_started_at = False, False, now
         if gave_up or now >= self._established_at + EXPIRE_AFTER:
             return [Action.EXPIRE]
         if self._initiate_at is None:
@@ -112,7 +118,7 @@ class Timers:
     def note_initiation_sent(self, now: Instant) -> None:
         """The first initiation of a series, or the next one."""
         if self._series_started_at is None:
-            self._series_started_at = now
+            self._series_started_at, self._heard_in_series = now, False
         self._initiate_at = now + REKEY_TIMEOUT + self._jitter()
         self._keep_alive_at = None
 
@@ -138,10 +144,11 @@ class Timers:
     def note_received(self) -> None:
         """Any authentic message was received."""
         self._unanswered_since = None
+        self._heard_in_series = True
 
     def note_data_received(self, now: Instant) -> None:
         """Data was received. Called for each batch."""
-        self._received_data = True
+        self._received_data = self._heard_in_series = True
         self._unanswered_since = None
         if self._keep_alive_at is None:
             self._keep_alive_at = now + KEEP_ALIVE_TIMEOUT

@@ -170,6 +170,17 @@ def test_a_lost_peer_expires_the_tunnel_after_the_no_reply_time_and_the_attempt_
     assert START + 30 * SECOND <= pair.now <= START + 30 * SECOND + MAX_JITTER
 
 
+def test_a_peer_still_heard_on_an_older_session_is_not_given_up_for_lost_handshakes() -> None:
+    pair = connected()
+    pair.a.tunnel.initiate(pair.now, pair.wall_now)
+    for _ in range(4):
+        sent_until(pair, pair.a, pair.now + 10 * SECOND)  # none of it arrives
+        pair.send(pair.b, b"data")
+        assert not pair.a.tunnel.expired
+    sent_until(pair, pair.a, pair.now + 31 * SECOND)
+    assert pair.a.tunnel.expired
+
+
 def test_jitter_spreads_over_its_range() -> None:
     waits = set()
     for number in range(30):
