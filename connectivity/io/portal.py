@@ -152,7 +152,7 @@ class PortalLink:
             failure = await self._until_interrupted(self._attempt())
             self.joined = False
             self._channel.handle_disconnected()
-            if failure is None:
+            if failure is None or self._closing:  # how an attempt ends that we end ourselves is no news
                 self._backoff.reset()
                 continue
             delay = self._backoff.next_delay(self._clock())
@@ -189,7 +189,8 @@ class PortalLink:
             finally:
                 self._dialling = False
             self._backoff.reset()
-            _logger.info("Portal answered", extra={"fields": {"host": self._login.host}})
+            if not self._closing:
+                _logger.info("Portal answered", extra={"fields": {"host": self._login.host}})
             return await self._serve(websocket)
 
     async def _serve(self, websocket: "_WebSocket") -> Transient:

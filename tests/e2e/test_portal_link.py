@@ -11,6 +11,7 @@ from aiohttp import web
 
 from connectivity.io.portal import Disconnected, PortalEvent, PortalLink, read_system_info
 from connectivity.phoenix import Joined, MessageReceived, PortalFatal, PortalLogin, gateway_login, user_agent
+from connectivity.phoenix.failure import Transient
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OK: dict[str, Any] = {"status": "ok", "response": {}}
@@ -123,6 +124,29 @@ def test_gives_up_when_the_partition_lasts_too_long(status: int) -> None:
         async with listening(refuse) as port:
             with pytest.raises(PortalFatal, match=f"Giving up on the portal: .*{status}"):
                 await PortalLink(login(port), "gateway", max_partition_seconds=0.1).run()
+
+    asyncio.run(scenario())
+
+
+def test_after_close_nothing_is_told_of_an_attempt_that_ends_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    async def scenario() -> None:
+        told: list[PortalEvent] = []
+        link = PortalLink(login(9), "gateway", on_event=told.append)
+
+        async def fail_while_closing() -> Transient:
+            closing = asyncio.ensure_future(link.close())
+            await asyncio.sleep(0)
+            assert not closing.done()
+            return Transient("too late to matter")
+
+        monkeypatch.setattr(link, "_attempt", fail_while_closing)
+        await link.run()
+        assert told == []
+        assert [record.getMessage() for record in caplog.records] == []
 
     asyncio.run(scenario())
 
