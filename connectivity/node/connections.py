@@ -101,6 +101,10 @@ class ConnectionTable:
             drops.update(connection.tunnel.drops)
         return Statistics(sum(connection.waiting_packets for connection in self._by_id.values()), drops)
 
+    def relays_in_use(self) -> set[str | None]:
+        """The relays that some connection's path leads through; None for paths without one of ours."""
+        return {connection.socket.relay_id for connection in self._by_id.values() if connection.socket is not None}
+
     def touch_all(self) -> None:
         """Something that all of them rest on has changed."""
         self._touched = dict.fromkeys(self._by_id.values())

@@ -343,9 +343,10 @@ class Node:
         due = self._connections.due(now)
         for connection in due:
             connection.handle_timeout(now, wall_now)
-        if self._relays.free_dead():
+        if self._relays.free_dead(now):
             self._relay_changes()
             self._migrate()
+        self._relays.leave_unused(self._connections.relays_in_use(), now)
         for connection in due:
             if connection.state is State.FAILED:
                 fields = {"cid": connection.connection_id, "reason": connection.failure}
@@ -361,9 +362,7 @@ class Node:
     def poll_transmit(self) -> Transmit | None:
         """The next datagram of the control path."""
         transmit = self._relays.poll_transmit()  # first, so that a channel's request leaves before its data
-        if transmit is None and self._transmits:
-            return self._transmits.popleft()
-        return transmit
+        return self._transmits.popleft() if transmit is None and self._transmits else transmit
 
     def poll_event(self) -> Event | None:
         """The next event."""
@@ -376,7 +375,7 @@ class Node:
         changes = list(self._relays.poll_changes())
         if not changes:
             return
-        self._connections.touch_all()
+        self._migrate()
         for connection in self._connections:
             for change in changes:
                 if change.added:

@@ -5,15 +5,17 @@
     allocating  active socket, Allocate pending         success -> active; 401/438 -> again with the nonce;
                                                         437 -> Delete, then again; other error -> suspended
     active      at least one relayed address            437, expiry -> allocating; lost request or wrong credentials
-                                                        -> freed
+                                                        -> freed; ``delete`` -> leaving
     suspended   active socket, nothing else             ``probe`` -> probing
+    leaving     Delete pending                          answered or lost -> freed
     freed       nothing worth keeping                   the owner removes the object (``freed_reason``)
 
-The *active socket* is the relay's address that answered first; the other family only yields candidates. Any request
-lost on the way to it ends the allocation: the relay, or the way to it, is gone.
+The *active socket* is the relay's address that answered first; the other family only yields candidates. A request lost
+on the way to it ends the allocation: the relay, or the way to it, is gone. Unless data or a signed answer has come from
+the relay since the last copy left: then the network only loses much, and the request is made again.
 
-The owner calls one method, drains ``poll_event`` and ``poll_transmit``, looks at ``freed_reason`` and arms a timer at
-``poll_timeout``. Nothing here raises because of what a relay sends.
+Nothing here raises because of what a relay sends. The owner calls one method, drains ``poll_event`` and
+``poll_transmit``, looks at ``freed_reason`` and arms a timer at ``poll_timeout``.
 """
 
 from collections import deque
@@ -39,6 +41,7 @@ from connectivity.stun import (
 from connectivity.turn.allocation_log import AllocationLog
 from connectivity.turn.channels import ChannelTable
 from connectivity.turn.credentials import REALM
+from connectivity.turn.lease import Lease
 from connectivity.turn.local_candidates import CandidateAdded, CandidateEvent, CandidateRemoved, CandidateSlots
 from connectivity.turn.requests import Allocate, BindChannel, Binding, Delete, Refresh, Request, software_attribute
 from connectivity.turn.retransmission import LIMIT_NS
@@ -46,14 +49,10 @@ from connectivity.turn.transactions import SINGLE_SHOT_NS, Credentials, Transact
 
 __all__ = ["Allocation", "CandidateAdded", "CandidateEvent", "CandidateRemoved", "software_attribute"]
 
-# Specification constants.
 KEEP_ALIVE_NS: Final = 25 * SECOND  # below the 30 s that NATs keep an unconfirmed UDP binding
-
-# Implementation constants.
+SILENT: Final = "no response, STUN may be blocked"  # the one end after which asking again may help
 QUEUED_BINDS: Final = 100  # bindings that wait for the allocation; the oldest gives way
 RETRY_LIMIT: Final = 5  # nonces in a row, or mismatches in a row, after which a relay is not believed any more
-REFRESH_RETRY_NS: Final = 5 * SECOND  # doubles with each refused refresh
-REFRESH_RETRY_LONGEST_NS: Final = 60 * SECOND
 
 
 class Allocation:
@@ -80,21 +79,18 @@ class Allocation:
         self._slots = CandidateSlots()
         self._channels = ChannelTable()
         self._queued_binds: deque[Endpoint] = deque(maxlen=QUEUED_BINDS)
-        self._expires_at: Instant | None = None
-        self._refresh_at: Instant | None = None
-        self._refresh_delay = REFRESH_RETRY_NS
+        self._lease = Lease()
+        self._heard_at: Instant | None = None  # the last proof that the relay holds what we have on it
         self._keep_alive_at: Instant | None = None
         self._mismatch_count = 0
-        self._has_failed = False
+        self._final_reason: str | None = None  # why nothing but a Delete is sent any more
         self._now = now
         self._probe_addresses(now)
 
     @property
     def freed_reason(self) -> str | None:
         """Why this object is of no more use; None while it is, or while something waits to be drained."""
-        if self._slots.has_events or self._requests.has_transmits:
-            return None
-        return self._end()
+        return None if self._slots.has_events or self._requests.has_transmits else self._end()
 
     def same_configuration(self, addresses: Sequence[Endpoint], username: str, password: str) -> bool:
         """Whether a relay list entry says what this object was made from."""
@@ -120,10 +116,12 @@ class Allocation:
             self._log.detail("STUN message answers no request", tid=message.transaction_id.hex().upper())
             return False
         if not self._requests.is_authentic(transaction, message):
-            self._log.trouble("Response without a valid message integrity ignored", method=message.method)
+            self._log.event("Response without a valid message integrity ignored", method=message.method)
             return False
         self._requests.finish(message)
         self._log.finished(transaction, message, now)
+        if not isinstance(transaction.request, Binding):  # whose answers anybody can make
+            self._heard_at = now
         if message.message_class is MessageClass.ERROR:
             self._handle_error(transaction, message, now)
         else:
@@ -133,15 +131,16 @@ class Allocation:
     def handle_timeout(self, now: Instant) -> None:
         """Do what is due: repeat, give up, refresh, keep alive."""
         self._now = now
-        if self._expires_at is not None and now >= self._expires_at:
+        lease = self._lease
+        if lease.expires_at is not None and now >= lease.expires_at:
             # We slept, or the relay refused to refresh. The relay forgot us, so nothing is lost by asking anew.
             self._invalidate("expired")
             self._start(Allocate(), now)
         for lost in self._requests.handle_timeout(now, self.active_socket):
-            self._handle_lost(lost)
-        if self.active_socket is None or self._expires_at is None:
+            self._handle_lost(lost, now)
+        if self.active_socket is None or lease.expires_at is None:
             return
-        if self._refresh_at is not None and now >= self._refresh_at and not self._requests.is_pending(Refresh):
+        if lease.refresh_at is not None and now >= lease.refresh_at and not self._requests.is_pending(Refresh):
             self._start(Refresh(), now)
         if self._keep_alive_at is not None and now >= self._keep_alive_at:
             self._keep_alive_at = now + KEEP_ALIVE_NS
@@ -155,10 +154,10 @@ class Allocation:
         if self._end() is not None:
             return self._now
         requests_at = self._requests.poll_timeout()
-        if self._expires_at is None:
+        if self._lease.expires_at is None:
             return requests_at
-        refresh_at = None if self._requests.is_pending(Refresh) else self._refresh_at
-        return earliest(requests_at, refresh_at, self._keep_alive_at, self._expires_at)
+        refresh_at = None if self._requests.is_pending(Refresh) else self._lease.refresh_at
+        return earliest(requests_at, refresh_at, self._keep_alive_at, self._lease.expires_at)
 
     def poll_transmit(self) -> Transmit | None:
         """The next datagram to send; the operating system chooses its source."""
@@ -169,9 +168,9 @@ class Allocation:
         return self._slots.poll_event()
 
     def probe(self, now: Instant) -> None:
-        """Find out within a second whether the relay still holds the allocation, or try again after a refusal.
+        """Find out within a second whether a relay still holds the allocation, or try again after a refusal.
 
-        Called for relays that a list update did not name: the portal may know that they restarted.
+        For relays that a list update did not name: the portal may know that they restarted.
         """
         self._now = now
         if self._end() is not None:
@@ -183,6 +182,15 @@ class Allocation:
         elif self._is_suspended():
             self._deactivate()
             self._probe_addresses(now)
+
+    def delete(self, now: Instant) -> None:
+        """Give the allocation back: the relay need not keep it for us any longer, nor wait for us when it drains."""
+        self._now = now
+        self._final_reason = "not needed any more"
+        self._lease.end()
+        self._requests.discard(lambda _: True)
+        if self._slots.has_relayed:
+            self._start(Delete(), now)
 
     # Channels.
 
@@ -202,8 +210,7 @@ class Allocation:
     def send_channel(self, peer: Endpoint, now: Instant) -> tuple[int, Endpoint] | None:
         """Channel number and destination for data to ``peer``, on a binding in flight if need be.
 
-        Returns:
-            None if there is no channel yet; the caller drops this packet, a binding was started if one is possible.
+        None if there is no channel yet: the caller drops this packet, a binding was started if one is possible.
         """
         if self.active_socket is not None:
             number = self._channels.number_for(peer, now)
@@ -214,11 +221,10 @@ class Allocation:
 
     def receive_channel(self, remote: Endpoint, number: int, now: Instant) -> Endpoint | None:
         """The peer whose data arrived from ``remote`` on a channel; None refuses it."""
-        if remote not in self._addresses:
-            return None
-        peer = self._channels.receive(number, now)
+        peer = self._channels.receive(number, now) if remote in self._addresses else None
         if peer is None or self._slots.relayed_address(peer.ip.version) is None:
             return None
+        self._heard_at = now
         return peer
 
     # Responses.
@@ -236,7 +242,7 @@ class Allocation:
                 lifetime = message.get(Lifetime)
                 if lifetime is None:
                     self._log.trouble("Refresh success without lifetime ignored")
-                    self._retry_refresh(now)
+                    self._lease.refused(now)
                 elif lifetime.seconds and self._slots.has_relayed:
                     self._mismatch_count = 0
                     self._set_lifetime(lifetime.seconds, now)
@@ -256,10 +262,8 @@ class Allocation:
             self._log.trouble("Allocate success without lifetime or relayed address ignored")
             return
         self._set_lifetime(lifetime.seconds, now)
-        queued = list(self._queued_binds)
-        self._queued_binds.clear()
-        for peer in queued:
-            self.bind_channel(peer, now)
+        while self._queued_binds:
+            self.bind_channel(self._queued_binds.popleft(), now)
 
     def _handle_error(self, transaction: Transaction, message: Message, now: Instant) -> None:
         error = message.get(ErrorCodeAttribute)
@@ -267,16 +271,13 @@ class Allocation:
         request = transaction.request
         if code == ErrorCode.UNKNOWN_ATTRIBUTE:
             self._log.trouble("Relay does not understand us", unknown=message.get(UnknownAttributes))
-            self._has_failed = True
-            self._invalidate("protocol failure")
-            self._requests.discard(lambda _: True)
+            self._fail("protocol failure")
         elif isinstance(request, Binding):
             self._log.trouble("Binding refused", code=code)
         elif code == ErrorCode.UNAUTHENTICATED and transaction.has_nonce:
             self._log.trouble("Credentials refused")
-            self._invalidate("authentication error")
             self._requests.forget_credentials()
-            self._requests.discard(lambda _: True)
+            self._fail("authentication error")
         elif code in (ErrorCode.UNAUTHENTICATED, ErrorCode.STALE_NONCE):
             self._authenticate(transaction, message, code, now)
         elif code == ErrorCode.ALLOCATION_MISMATCH:
@@ -316,18 +317,21 @@ class Allocation:
                 self._log.trouble("Channel refused", code=code, number=number)
             case Refresh():
                 self._log.trouble("Refresh refused", code=code)
-                self._retry_refresh(now)
+                self._lease.refused(now)
             case Allocate() | Delete():
                 self._queued_binds.clear()
                 self._log.trouble("Allocation refused", code=code)
             case Binding():
                 pass  # answered above: the relay lives, and what it says unsigned is not believed
 
-    def _handle_lost(self, transaction: Transaction) -> None:
+    def _handle_lost(self, transaction: Transaction, now: Instant) -> None:
         """A request was never answered."""
         active = self.active_socket
         self._log.detail("Request timed out", request=transaction.request, remote=transaction.destination)
-        if active is None or transaction.destination.ip.version != active.ip.version:
+        if active is None or transaction.destination.ip.version != active.ip.version or self._final_reason is not None:
+            return
+        if self._heard_at is not None and self._heard_at > transaction.series.sent_at:
+            self._start(transaction.request, now, retry_count=transaction.retry_count)
             return
         self._log.trouble("Relay does not answer")
         self._requests.discard(lambda other: other.destination == active)
@@ -351,19 +355,10 @@ class Allocation:
         self._keep_alive_at = None
 
     def _set_lifetime(self, seconds: int, now: Instant) -> None:
-        self._expires_at = now + seconds * SECOND
-        self._refresh_at = now + seconds * SECOND // 2
-        self._refresh_delay = REFRESH_RETRY_NS
+        self._lease.grant(seconds, now)
         if self._keep_alive_at is None or self._keep_alive_at <= now:
             self._keep_alive_at = now + KEEP_ALIVE_NS
-        self._log.event("Allocation updated", lifetime=seconds)
-        if self._log.has_detail:
-            texts = [f"{candidate.kind.value} {candidate.address}" for candidate in self._slots.all()]
-            self._log.detail("Candidates of the allocation", candidates=", ".join(texts))
-
-    def _retry_refresh(self, now: Instant) -> None:
-        self._refresh_at = now + self._refresh_delay
-        self._refresh_delay = min(self._refresh_delay * 2, REFRESH_RETRY_LONGEST_NS)
+        self._log.updated(seconds, self._slots.all())
 
     def _invalidate(self, reason: str) -> None:
         """The allocation is gone. Binding requests go on: the other family may still answer."""
@@ -371,24 +366,28 @@ class Allocation:
             self._log.event("Allocation invalidated", reason=reason)
         self._slots.invalidate_relayed()
         self._channels.clear()
-        self._expires_at = self._refresh_at = None
-        self._refresh_delay = REFRESH_RETRY_NS
+        self._lease.end()
         self._requests.discard(lambda transaction: not isinstance(transaction.request, Binding))
+
+    def _fail(self, reason: str) -> None:
+        """This relay is of no use to us, whatever it answers."""
+        self._final_reason = reason
+        self._invalidate(reason)
+        self._requests.discard(lambda _: True)
 
     def _is_suspended(self) -> bool:
         return self.active_socket is not None and not self._slots.has_relayed and not len(self._requests)
 
     def _end(self) -> str | None:
-        if self._has_failed:
-            return "protocol failure"
         if len(self._requests):
             return None
-        if not self._requests.has_credentials:
-            return "authentication error"
-        return "no response, STUN may be blocked" if self.active_socket is None else None
+        if self._final_reason is not None:
+            return self._final_reason
+        return SILENT if self.active_socket is None else None
 
     def _start(self, request: Request, now: Instant, *, limit: int = LIMIT_NS, retry_count: int = 0) -> None:
-        if self.active_socket is not None and self._requests.has_credentials:
+        allowed = self._final_reason is None or isinstance(request, Delete)
+        if allowed and self.active_socket is not None:
             self._requests.start(request, self.active_socket, now, limit=limit, retry_count=retry_count)
 
     def _bind(self, peer: Endpoint, pending: dict[int, Endpoint], now: Instant, refreshed: int | None = None) -> None:

@@ -4,8 +4,10 @@ Addresses appear at DEBUG only. Finished transactions go to the target ``wire.tu
 """
 
 import logging
+from collections.abc import Sequence
 
 from connectivity.clock import MILLISECOND, Instant
+from connectivity.ice.candidate import Candidate
 from connectivity.stun import Message
 from connectivity.turn.transactions import Transaction
 
@@ -19,11 +21,6 @@ class AllocationLog:
     def __init__(self, relay_id: str) -> None:
         self._relay_id = relay_id
 
-    @property
-    def has_detail(self) -> bool:
-        """Whether ``detail`` is heard: callers skip the work of describing things otherwise."""
-        return _log.isEnabledFor(logging.DEBUG)
-
     def event(self, text: str, **fields: object) -> None:
         """A step in the life of the allocation."""
         self._write(logging.INFO, text, fields)
@@ -35,6 +32,13 @@ class AllocationLog:
     def trouble(self, text: str, **fields: object) -> None:
         """Unexpected, but survivable."""
         self._write(logging.WARNING, text, fields)
+
+    def updated(self, lifetime: int, candidates: Sequence[Candidate]) -> None:
+        """The relay granted an allocation, or prolonged it, for so many seconds."""
+        self.event("Allocation updated", lifetime=lifetime)
+        if _log.isEnabledFor(logging.DEBUG):
+            texts = [f"{candidate.kind.value} {candidate.address}" for candidate in candidates]
+            self.detail("Candidates of the allocation", candidates=", ".join(texts))
 
     def finished(self, transaction: Transaction, response: Message, now: Instant) -> None:
         """A request got its response; the time counts from the first transmission of its series."""

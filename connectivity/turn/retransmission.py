@@ -15,11 +15,11 @@ LIMIT_NS: Final = 8 * SECOND
 class Series:
     """The schedule of one request, from its first transmission on."""
 
-    __slots__ = ("_interval", "_limit", "due_at", "started_at")
+    __slots__ = ("_interval", "_limit", "due_at", "sent_at", "started_at")
 
     def __init__(self, now: Instant, *, limit: Duration = LIMIT_NS) -> None:
         """``limit`` equal to the first interval makes a series of a single transmission."""
-        self.started_at = now
+        self.started_at = self.sent_at = now
         self._limit = limit
         self._interval = FIRST_INTERVAL_NS
         self.due_at = now + self._interval
@@ -30,5 +30,6 @@ class Series:
 
     def advance(self, now: Instant) -> None:
         """The request was sent again at ``now``."""
+        self.sent_at = now
         self._interval = self._interval * 3 // 2
         self.due_at = now + self._interval

@@ -1,8 +1,12 @@
-"""A relay is told to stop while another stands beside it: its clients move, and what they send goes on meanwhile."""
+"""A relay is told to stop while another stands beside it: its clients move, give back what they had, and it ends.
+
+What they send goes on meanwhile.
+"""
 
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +21,11 @@ from tests.e2e.stage import is_within
 
 pytestmark = pytest.mark.root
 
-# More than the three seconds after which a portal believes that a relay has gone for good.
-DRAIN_SECONDS = 8
-# Half a second of them; who notices only by time-outs loses several seconds.
-LOST_AT_MOST = 5
+# Of which three pass until the portal believes that a relay has gone for good, and as much until the last is sure.
+DRAIN_SECONDS = 60
+ENDED_WITHIN = 12
+# A tenth of a second each; the old path carries on until there is a new one.
+LOST_AT_MOST = 2
 
 
 def test_clients_move_to_another_relay_while_theirs_drains(tmp_path: Path) -> None:
@@ -36,8 +41,10 @@ def test_clients_move_to_another_relay_while_theirs_drains(tmp_path: Path) -> No
             assert is_within(lambda: len(answers()) > 5, 20)
             stack.start_relay(2)
             old.popen.send_signal(signal.SIGTERM)
+            told = time.monotonic()
             wait_until(lambda: "Draining" in old.log_text(), "it drains", [old])
-            wait_until(lambda: not old.running(), "it has ended", seconds=DRAIN_SECONDS + 10)
+            wait_until(lambda: not old.running(), "it has ended", seconds=ENDED_WITHIN)
+            print(f"drained within {time.monotonic() - told:.1f} s")
             assert old.popen.returncode == 0
             ended = len(answers())
             assert is_within(lambda: len(answers()) > ended + 10, 20)

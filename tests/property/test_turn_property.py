@@ -79,6 +79,10 @@ class AnyRelay(RuleBasedStateMachine):
     def probe(self) -> None:
         self.bench.allocation.probe(self.bench.now)
 
+    @rule()
+    def delete(self) -> None:
+        self.bench.allocation.delete(self.bench.now)
+
     @rule(peer=st.sampled_from(PEERS))
     def send(self, peer: Endpoint) -> None:
         found = self.bench.allocation.send_channel(peer, self.bench.now)

@@ -84,6 +84,7 @@ class World:
         self.relayed_datagrams = 0
         self.carried: list[tuple[Endpoint, Endpoint, bytes]] = []  # every batch put on the wire, while ``is_recorded``
         self.is_recorded = True
+        self.loss: dict[str, float] = {}  # which part of the datagrams from and to an end is lost, by its name
         self.ends: dict[str, End] = {}
         self.nat: dict[Endpoint, Endpoint] = {}
         self.resources: list[dict[str, Any]] = [RESOURCE]
@@ -337,11 +338,17 @@ class World:
             return
         if ends & set(RELAY) and not self.relay_alive:
             return
+        if self.loss and self._is_lost(ends):
+            return
         if self.is_recorded:
             self.carried.append((source, destination, bytes(run.data)))
         self._sequence += 1
         entry = (self.now + LATENCY, self._sequence, source, destination, bytes(run.data), run.segment_size, tos)
         heapq.heappush(self._wire, entry)
+
+    def _is_lost(self, addresses: set[str]) -> bool:
+        lossy = (part for name, part in self.loss.items() if addresses & set(self.ends[name].addresses))
+        return any(self.random.random() < part for part in lossy)
 
     def _deliver(self, source: Endpoint, destination: Endpoint, data: bytes, segment_size: int, tos: int) -> None:
         received = Received(destination, source, Run(memoryview(bytearray(data)), segment_size), tos)

@@ -169,3 +169,46 @@ def test_a_connection_whose_relay_is_taken_away_moves_to_another_at_once() -> No
     world.to_client("relays_presence", {"disconnected_ids": ["relay-1"], "connected": relays})
     (connection,) = node_of(world)._connections
     assert connection.relay_id == "relay-2"
+
+
+def without_relay(world: World, *names: str) -> None:
+    for name in names:
+        world.to(name, "relays_presence", {"disconnected_ids": ["relay-1"], "connected": []})
+
+
+def test_a_relay_off_the_list_gets_its_allocation_back_once_nothing_leads_through_it() -> None:
+    world = connected()
+    assert world.path(world.client) == "PeerToPeer"
+    without_relay(world, "client", "gateway")
+    world.advance(2 * SECOND)
+    assert world.relay.allocation_count == 2
+    world.advance(2 * SECOND)
+    assert world.relay.allocation_count == 0
+    world.carried.clear()
+    world.advance(2 * SECOND)
+    assert not [data for _, to, data in world.carried if str(to.ip) in RELAY]
+
+
+def test_a_relay_off_the_list_carries_on_until_there_is_another_path() -> None:
+    world = connected(direct=False, versions=(4,))
+    without_relay(world, "client", "gateway")
+    for number in range(15):
+        world.send_from_client(question(b"%d" % number))
+        world.advance(100 * MILLISECOND)
+    assert question(b"14") in world.host_received["gateway"]
+    world.direct = True
+    world.advance(10 * SECOND)
+    assert world.relay.allocation_count == 0
+
+
+def test_a_relay_that_comes_back_while_it_is_being_left_is_used_again() -> None:
+    world = connected(direct=False, versions=(4,))
+    without_relay(world, "client", "gateway")
+    world.advance(SECOND)
+    for end in list(world.ends.values()):
+        world.to(end.name, "relays_presence", {"disconnected_ids": [], "connected": world.relays(end.keys)})
+    world.advance(5 * SECOND)
+    world.send_from_client(question(b"again"))
+    world.advance(SECOND)
+    assert question(b"again") in world.host_received["gateway"]
+    assert world.relay.allocation_count == 2

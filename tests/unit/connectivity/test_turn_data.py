@@ -1,9 +1,12 @@
 """Channels of a TURN client: bound ahead of the allocation, used in flight, refreshed, lost."""
 
+from collections.abc import Callable
+
 from connectivity.clock import SECOND
 from connectivity.stun import (
     ChannelNumber,
     Lifetime,
+    Message,
     Method,
     Nonce,
     Realm,
@@ -102,3 +105,70 @@ def test_a_lost_binding_ends_the_allocation() -> None:
     bench.advance(START + 10 * SECOND)
     assert bench.allocation.send_channel(PEER, bench.now) is None
     assert bench.allocation.freed_reason is not None
+
+
+def lose_binds(bench: Bench, heard: Callable[[float], None]) -> list[float]:
+    """When an unanswered binding was sent in 25 s; ``heard`` is called at each of its copies."""
+    bench.allocation.bind_channel(PEER2, bench.now)
+    bench.request(Method.CHANNEL_BIND)
+    times: list[float] = []
+
+    def react(at: float, message: Message) -> None:
+        if message.method == Method.CHANNEL_BIND:
+            times.append(at)
+            heard(at)
+
+    while bench.now < START + 25 * SECOND and bench.allocation.freed_reason is None:
+        for at, message in bench.advance(bench.allocation.poll_timeout() or bench.now):
+            react(at, message)
+    return times
+
+
+def test_data_from_the_relay_proves_that_it_lives_and_what_was_lost_is_asked_again() -> None:
+    bench = Bench().allocated()
+    number = bench.bound(PEER)
+
+    def data(_: float) -> None:
+        assert bench.allocation.receive_channel(RELAY4, number, bench.now + SECOND) == PEER
+
+    assert lose_binds(bench, data)[:8] == [1, 2.5, 4.75, 8.125, 9.125, 10.625, 12.875, 16.25]
+    assert bench.allocation.relayed_address(4) == RELAYED4
+    assert bench.allocation.send_channel(PEER, bench.now) == (number, RELAY4)
+
+
+def test_data_from_before_the_last_copy_proves_nothing() -> None:
+    bench = Bench().allocated()
+    number = bench.bound(PEER)
+
+    def data(at: float) -> None:
+        if at < 4:
+            bench.allocation.receive_channel(RELAY4, number, bench.now + SECOND)
+
+    assert lose_binds(bench, data) == [1, 2.5, 4.75]
+    assert bench.allocation.freed_reason is not None
+
+
+def test_an_allocation_is_given_back_and_nothing_else_asked_for() -> None:
+    bench = Bench().allocated()
+    bench.bound(PEER)
+    bench.allocation.delete(bench.now)
+    first = bench.request(Method.REFRESH)
+    assert first.get(Lifetime) == Lifetime(0)
+    bench.refuse(first, 438, Realm("firezone"), Nonce("n2"))
+    second = bench.request(Method.REFRESH)
+    assert second.get(Lifetime) == Lifetime(0)
+    assert bench.allocation.freed_reason is None
+    bench.answer(second, Lifetime(0))
+    bench.events()
+    assert bench.sent() == []
+    assert bench.allocation.freed_reason == "not needed any more"
+
+
+def test_a_relay_that_does_not_take_its_allocation_back_is_not_waited_for() -> None:
+    bench = Bench().allocated()
+    bench.allocation.delete(bench.now)
+    assert bench.request(Method.REFRESH).get(Lifetime) == Lifetime(0)
+    asked = [at for at, message in bench.advance(START + MINUTE) if message.get(Lifetime) == Lifetime(0)]
+    assert asked == [1.0, 2.5, 4.75]
+    bench.events()
+    assert bench.allocation.freed_reason == "not needed any more"
