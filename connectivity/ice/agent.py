@@ -19,6 +19,7 @@ from typing import Final
 
 from connectivity.clock import Instant, earliest
 from connectivity.endpoint import Endpoint
+from connectivity.fields import OwnedLog
 from connectivity.ice import messages, timing
 from connectivity.ice.candidate import RTP_COMPONENT, Candidate, peer_reflexive, peer_reflexive_priority
 from connectivity.ice.checklist import CheckList
@@ -54,7 +55,10 @@ class Agent:
         remote: IceCredentials,
         rng: Callable[[int], bytes],
         now: Instant,
+        cid: str = "",
     ) -> None:
+        """``cid`` names the connection in the log."""
+        self._log = OwnedLog(logger, cid=cid)
         tie_breaker = int.from_bytes(rng(TIE_BREAKER_BYTES), "big")
         self._controlling = controlling
         self._role = IceControlling(tie_breaker) if controlling else IceControlled(tie_breaker)
@@ -98,7 +102,7 @@ class Agent:
         numbered = self._locals.add(candidate)
         if numbered is None:
             return None
-        logger.debug("Added local candidate", extra={"fields": {"candidate": numbered.to_text()}})
+        self._log.debug("Added local candidate", extra={"fields": {"candidate": numbered.to_text()}})
         for entry in list(self._remotes.live()):
             self._form(numbered, entry, self._now)
         return numbered
@@ -108,7 +112,7 @@ class Agent:
         numbered = self._locals.discard(candidate)
         if numbered is None:
             return False
-        logger.debug("Discarded local candidate", extra={"fields": {"candidate": numbered.to_text()}})
+        self._log.debug("Discarded local candidate", extra={"fields": {"candidate": numbered.to_text()}})
         self._remove_pairs(lambda pair: pair.local is numbered, self._now)
         return True
 
@@ -120,15 +124,15 @@ class Agent:
         """
         self._now = now
         if candidate.component != RTP_COMPONENT or candidate.ufrag not in (None, self._peer_credentials.username):
-            logger.debug("Rejected remote candidate", extra={"fields": {"candidate": candidate.to_text()}})
+            self._log.debug("Rejected remote candidate", extra={"fields": {"candidate": candidate.to_text()}})
             return False
         entry = self._signalled(candidate)
         if entry is None:
             return False
-        logger.debug("Added remote candidate", extra={"fields": {"candidate": candidate.to_text()}})
+        self._log.debug("Added remote candidate", extra={"fields": {"candidate": candidate.to_text()}})
         self._pair_with_all(entry, now)
         for guessed in self._remotes.guess():
-            logger.debug("Added optimistic candidate", extra={"fields": {"candidate": guessed.candidate.to_text()}})
+            self._log.debug("Added optimistic candidate", extra={"fields": {"candidate": guessed.candidate.to_text()}})
             self._pair_with_all(guessed, now)
         return True
 
@@ -138,7 +142,7 @@ class Agent:
         entry = self._remotes.same(candidate)
         if entry is None or entry.discarded:
             return False
-        logger.debug("Discarded remote candidate", extra={"fields": {"candidate": candidate.to_text()}})
+        self._log.debug("Discarded remote candidate", extra={"fields": {"candidate": candidate.to_text()}})
         entry.discarded = True
         self._remove_pairs(lambda pair: pair.remote is entry, now)
         twin = self._remotes.at(candidate.address)
@@ -239,7 +243,7 @@ class Agent:
         if entry is None:
             self._warn("Too many remote candidates")
         else:
-            logger.debug("Discovered remote candidate", extra={"fields": {"remote": str(source)}})
+            self._log.debug("Discovered remote candidate", extra={"fields": {"remote": str(source)}})
         return entry
 
     def _handle_answer(self, answer: Message, source: Endpoint, destination: Endpoint, now: Instant) -> None:
@@ -268,7 +272,7 @@ class Agent:
         if removed:
             self._wake_at = earliest(self._wake_at, now)
         for pair in removed:
-            logger.debug("Removed candidate pair", extra={"fields": {"pair": str(pair)}})
+            self._log.debug("Removed candidate pair", extra={"fields": {"pair": str(pair)}})
 
     def _choose_path(self, now: Instant) -> None:
         """Move to the best pair that succeeded (controlling) or is nominated (controlled); equals do not take turns."""
@@ -280,7 +284,7 @@ class Agent:
         self._current = best
         self._nominate(best, now)
         self._events.append(Nominated(best.source, best.destination))
-        logger.debug("Nominated candidate pair", extra={"fields": {"pair": str(best)}})
+        self._log.debug("Nominated candidate pair", extra={"fields": {"pair": str(best)}})
 
     def _nominate(self, pair: CandidatePair, now: Instant) -> None:
         """Mark ``pair``; the first check after that does not wait for its turn, which wakes the agent up, too."""
@@ -314,11 +318,11 @@ class Agent:
         else:
             state = AgentState.CHECKING if possible else AgentState.DISCONNECTED
         if state is not self._state:
-            logger.debug("State changed", extra={"fields": {"from": self._state.value, "to": state.value}})
+            self._log.debug("State changed", extra={"fields": {"from": self._state.value, "to": state.value}})
             self._state = state
             self._events.append(StateChanged(state))
 
     def _warn(self, message: str) -> None:
         if not self._warned:  # a peer can cause it: once per connection is enough
             self._warned = True
-            logger.warning(message)
+            self._log.warning(message)

@@ -93,7 +93,9 @@ class Connection:
         self.index = index
         self.parameters = parameters
         self.relay_id = relay_id
-        self.agent = Agent(controlling=node.controlling, local=local, remote=remote, rng=node.rng, now=now)
+        self.agent = Agent(
+            controlling=node.controlling, local=local, remote=remote, rng=node.rng, now=now, cid=connection_id
+        )
         self.tunnel = Tunnel(
             keys=node.keys,
             peer_public_key=public_key,
@@ -103,6 +105,7 @@ class Connection:
             rng=node.rng,
             now=now,
             workspace=node.workspace,
+            cid=connection_id,
         )
         self.state = State.CONNECTING
         self.socket: PeerSocket | None = None

@@ -22,6 +22,7 @@ from typing import Final
 
 from connectivity.clock import Duration, Instant, WallTime
 from connectivity.endpoint import IPAddress
+from connectivity.fields import OwnedLog
 from connectivity.run import Run
 from connectivity.wireguard.errors import DropReason, HandshakeError, HandshakeReason
 from connectivity.wireguard.handshake import Established, Handshakes, read_initiator
@@ -60,10 +61,15 @@ class Tunnel:
         now: Instant,
         rekey_attempt_time: Duration = REKEY_ATTEMPT_TIME,
         workspace: Workspace | None = None,
+        cid: str = "",
     ) -> None:
-        """Tunnels may share a ``workspace``; then runs borrowed from one end with the next call on any of them."""
+        """Tunnels may share a ``workspace``; then runs borrowed from one end with the next call on any of them.
+
+        ``cid`` names the connection in the log.
+        """
         if len(preshared_key) != KEY_BYTES or len(peer_public_key) != KEY_BYTES:
             raise ValueError(f"keys have {KEY_BYTES} bytes")
+        self._log = OwnedLog(_log, cid=cid)
         self._rng = rng
         self._limiter = limiter
         self._handshakes = Handshakes(
@@ -158,7 +164,7 @@ class Tunnel:
             case 1 | 2 as kind:
                 reply = self._limiter.admit(message, source_ip, now)
                 if reply is not None:
-                    _log.debug("Sending cookie reply under load")
+                    self._log.debug("Sending cookie reply under load")
                     self._outgoing.append(reply)
                     return False
                 if kind == INITIATION:
@@ -201,7 +207,7 @@ class Tunnel:
                     self._send_keep_alive(now)
 
     def _send_initiation(self, now: Instant, wall_now: WallTime) -> None:
-        _log.debug("Sending handshake initiation")
+        self._log.debug("Sending handshake initiation")
         self._outgoing.append(self._handshakes.initiate(now, wall_now))
         self._timers.note_initiation_sent(now)
 
@@ -228,7 +234,7 @@ class Tunnel:
             self._current = None
         self._sessions[slot] = session
         self._timers.note_established(now, is_initiator=is_initiator)
-        _log.debug(
+        self._log.debug(
             "New session",
             extra={"fields": {"local": format_index(session.local_index), "initiator": is_initiator}},
         )
@@ -292,7 +298,7 @@ class Tunnel:
         self._timers.want_initiation(now)
 
     def _expire(self) -> None:
-        _log.debug("Tunnel expired")
+        self._log.debug("Tunnel expired")
         self.expired = True
         self.drops[DropReason.EXPIRED_TUNNEL] += len(self._queue)
         self._sessions = [None] * SESSION_COUNT
