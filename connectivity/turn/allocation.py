@@ -314,7 +314,9 @@ class Allocation:
         match request:
             case BindChannel(_, number):
                 self._channels.remove(number)
-                self._log.trouble("Channel refused", code=code, number=number)
+                # 403: the peer named an address that is not, or no more, to be had. Peers may name any.
+                tell = self._log.detail if code == ErrorCode.FORBIDDEN else self._log.trouble
+                tell("Channel refused", code=code, number=number)
             case Refresh():
                 self._log.trouble("Refresh refused", code=code)
                 self._lease.refused(now)

@@ -23,8 +23,6 @@ PARTS: Final = ("portal", "relay", "gateway", "client")
 # A service that was told to stop has this long, goodbyes and all.
 END_SECONDS: Final = 2.0
 POSTERN: Final = (str(Path(sys.executable).with_name("postern")),)
-# A peer's allocation went with its relay; what is bound to it in the same moment is refused.
-CHANNEL_REFUSED: Final = r"connectivity::turn::allocation: Channel refused .* code=403"
 _INFORMATION: Final = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z +(INFO|DEBUG|TRACE) ")
 _FORWARDING: Final = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 _VOLATILE: Final = frozenset({"flags", "expires", "pref", "metric", "cache"})

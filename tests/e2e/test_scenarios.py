@@ -6,7 +6,7 @@ side of a relay, no UDP error counted by the kernel in any namespace. ``-s`` sho
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from lab.stack import Stack
 from lab.topology import Lab
 from lab.transfer import download, upload
 from tests.e2e.evidence import Wire, captured, parts_of, prove
-from tests.e2e.stage import CHANNEL_REFUSED, is_within, reaches
+from tests.e2e.stage import is_within, reaches
 
 pytestmark = [pytest.mark.root, pytest.mark.long]
 
@@ -76,9 +76,7 @@ NETWORKS: Final = (
 
 
 @contextmanager
-def running(
-    settings: LabSettings, *, ebpf: bool = True, started: bool = True, allowed: Sequence[str] = ()
-) -> Iterator[tuple[Stack, Wire]]:
+def running(settings: LabSettings, *, ebpf: bool = True, started: bool = True) -> Iterator[tuple[Stack, Wire]]:
     """The whole stack in a network, watched, and held to the proof in the end."""
     with Lab(settings) as lab:
         stack = Stack(lab, ebpf=ebpf)
@@ -87,7 +85,7 @@ def running(
                 stack.start()
             yield stack, wire
             stop_all([process for process in lab.processes if process.name in parts_of(lab)])
-        prove(stack, wire, allowed)
+        prove(stack, wire)
 
 
 def outer_version(connection: Mapping[str, Any]) -> int:
@@ -134,7 +132,7 @@ RELAYED_NETWORK: Final = LabSettings(SYMMETRIC, SYMMETRIC, IPV4)
 
 def test_direct_connection_outlives_what_it_can_do_without() -> None:
     """Portal and relay die, the gateway stops; ``test_life_cycle`` holds relayed connections to the same and more."""
-    with running(DIRECT_NETWORK, ebpf=False, allowed=[CHANNEL_REFUSED]) as (stack, _):
+    with running(DIRECT_NETWORK, ebpf=False) as (stack, _):
         lab = stack.lab
         first_answer_ms(lab)
         assert is_within(lambda: stack.path() == DIRECT, SETTLE_SECONDS)
@@ -234,7 +232,7 @@ def test_many_clients_behind_one_nat_and_one_relay() -> None:
 
 def test_clients_move_from_a_relay_that_dies_to_the_other_and_back() -> None:
     settings = LabSettings(SYMMETRIC, SYMMETRIC, IPV4, relay_count=2)
-    with running(settings, allowed=[CHANNEL_REFUSED]) as (stack, _):
+    with running(settings) as (stack, _):
         lab = stack.lab
         first_answer_ms(lab)
         for _ in range(2):

@@ -212,3 +212,22 @@ def test_a_relay_that_comes_back_while_it_is_being_left_is_used_again() -> None:
     world.advance(SECOND)
     assert question(b"again") in world.host_received["gateway"]
     assert world.relay.allocation_count == 2
+
+
+def test_an_address_that_the_peer_has_lost_with_its_relay_is_refused_and_no_trouble(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The client learns of the new relay first, and for a while knows only what the gateway had on the old one."""
+    caplog.set_level("DEBUG")
+    world = connected(direct=False, versions=(4,))
+    world.start_relay("secret-2")
+    world.to_client("relays_presence", {"disconnected_ids": [], "connected": world.relays(world.client_keys)})
+    world.advance(SECOND)
+    refused = [record for record in caplog.records if record.getMessage() == "Channel refused"]
+    assert refused
+    assert {record.levelname for record in refused} == {"DEBUG"}
+    world.to_gateway("relays_presence", {"disconnected_ids": [], "connected": world.relays(world.gateway_keys)})
+    world.advance(3 * SECOND)
+    world.send_from_client(question(b"again"))
+    world.advance(SECOND)
+    assert question(b"again") in world.host_received["gateway"]
