@@ -17,6 +17,7 @@ _SYSCALL: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 1, 2, 3, 4
 _PROG_TEST_RUN, _PROG_FD_BY_ID, _INFO_BY_FD = 10, 13, 15
 _LINK_CREATE, _LINK_FD_BY_ID, _LINK_NEXT_ID = 28, 30, 31
+_ENABLE_STATS: Final = 32
 _ATTACH_TYPE_XDP: Final = 37
 _LINK_TYPE_XDP: Final = 6
 _LIVE_FRAMES: Final = 1 << 1
@@ -156,6 +157,11 @@ def program_info_by_id(program_id: int) -> ProgramInfo:
         return program_info(program_fd)
     finally:
         os.close(program_fd)
+
+
+def enable_run_time_statistics() -> int:
+    """Have run times counted for as long as the returned descriptor is open. Needs CAP_SYS_ADMIN."""
+    return _bpf_fd(_ENABLE_STATS, struct.pack("=I", 0))[0]
 
 
 def create_xdp_link(program_fd: int, ifindex: int, flags: int) -> int:

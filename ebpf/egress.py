@@ -18,7 +18,7 @@ from typing import Final, Literal, TypeAlias
 from connectivity.endpoint import IPAddress
 from ebpf.netlink import Interface
 
-EgressState: TypeAlias = Literal["verified", "swallows", "unverified"]
+EgressState: TypeAlias = Literal["verified", "swallows", "unverified", "absent"]
 
 _ETHERTYPE_ARP: Final = 0x0806
 _ETHERTYPE_IPV6: Final = 0x86DD

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final, NamedTuple
 
-from connectivity.clock import Instant
+import numpy as np
+
 from connectivity.endpoint import Endpoint, IPAddress
 
 MAX_OWN_ADDRESSES: Final = 8
@@ -19,13 +20,26 @@ EGRESS_SLOTS: Final = 8
 FLAG_FROM_PEER: Final = 1
 
 CONFIG_BYTES: Final = 200
-FLOW_BYTES: Final = 88
+FLOW_BYTES: Final = 72
 KEY_BYTES: Final = {4: 8, 6: 20}
 NEXT_HOP_BYTES: Final = 20
+BUCKETS: Final = 16384
+WHOLE_RELAY: Final = 0  # the bucket that everything is taken from
 COUNTER: Final = struct.Struct("=QQ")
-_FLOW: Final = struct.Struct("=16s2s2s2s2s16s16s2sHIQQQ")
+BUCKET: Final = struct.Struct("=QQQ")
+# Native, aligned words: an assignment to one field is one store, which a running program sees whole or not at all.
+BINDING: Final = np.dtype(
+    [
+        ("expires_at", np.uint64),
+        ("bucket", np.uint32),
+        ("unused", np.uint32),
+        ("to_peer", np.uint64, 2),
+        ("to_client", np.uint64, 2),
+        ("padding", np.uint64, 2),
+    ]
+)
+_FLOW: Final = struct.Struct("=16s2s2s2s2s16s16s2sHIII")
 _NEXT_HOP: Final = struct.Struct("=II6s6s")
-_FLOW_COUNTERS_OFFSET: Final = 72
 
 
 class Counter(NamedTuple):
@@ -38,9 +52,6 @@ class Counter(NamedTuple):
         if not isinstance(other, Counter):
             return NotImplemented
         return Counter(self.packets + other.packets, self.bytes + other.bytes)
-
-
-_NOTHING: Final = Counter()
 
 
 class FlowKey(NamedTuple):
@@ -56,15 +67,18 @@ class FlowKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FlowValue:
-    """How a packet leaves. ``source`` None: from the address it was sent to. ``channel`` 0: as plain UDP."""
+    """How a packet leaves. ``source`` None: from the address it was sent to. ``channel`` 0: as plain UDP.
+
+    ``sender`` and ``receiver`` are the slots of the clients' bindings that it is relayed by; 0 where a peer is there.
+    """
 
     target: Endpoint
     source_port: int
     channel: int
-    expires_at: Instant
+    sender: int = 0
+    receiver: int = 0
     source: IPAddress | None = None
     next_hop: int = 0
-    counter: Counter = _NOTHING
 
     def pack(self, key: FlowKey) -> bytes:
         """The map value for ``key``, which it echoes."""
@@ -79,14 +93,9 @@ class FlowValue:
             _be16(self.channel),
             self.target.ip.version,
             self.next_hop,
-            self.expires_at,
-            *self.counter,
+            self.sender,
+            self.receiver,
         )
-
-
-def unpack_flow_counter(value: bytes) -> Counter:
-    """The counters of a flow map value."""
-    return Counter._make(COUNTER.unpack_from(value, _FLOW_COUNTERS_OFFSET))
 
 
 @dataclass(frozen=True, slots=True)

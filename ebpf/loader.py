@@ -1,4 +1,4 @@
-"""Compiles and loads ``relay_xdp.c``: the only importer of bcc, and lazily.
+"""Compiles and loads XDP programs, ``relay_xdp.c`` above all: the only importer of bcc, and lazily.
 
 bcc comes from the distribution and writes its compiler's words and the verifier's log to standard error. Both are held
 back and only told if something fails, as the reason. While it compiles (about a second) nothing else of this process
@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,10 @@ from ebpf.settings import OffloadError
 
 PROGRAM_NAME: Final = "postern_relay"  # at most 15 characters: the kernel keeps no more
 _DIRECTORY: Final = Path(__file__).resolve().parent
+INCLUDE: Final = _DIRECTORY / "include"
 _SOURCE: Final = _DIRECTORY / "relay_xdp.c"
 _INTERESTING: Final = re.compile(r"error|invalid|not allowed|denied|too complex|unknown|exceeded|R\d+ ", re.IGNORECASE)
-_MAPS: Final = ("flows_v4", "flows_v6", "config", "next_hops", "outcome_stats")
+_MAPS: Final = ("flows_v4", "flows_v6", "bindings", "buckets", "config", "next_hops", "outcome_stats")
 
 _log = logging.getLogger("ebpf.loader")
 
@@ -38,14 +39,15 @@ class BuildOptions:
     """All that may be defined at compile time; everything else is configuration in a map."""
 
     flow_entries: int
+    bindings: int
     poison_headroom: bool = False  # tests only
 
     def flags(self) -> list[str]:
         """Compiler flags. Warnings are errors: bcc's own headers are clean under -Wall."""
-        defines = [f"-DFLOW_ENTRIES={self.flow_entries}"]
+        defines = [f"-DFLOW_ENTRIES={self.flow_entries}", f"-DBINDINGS={self.bindings}"]
         if self.poison_headroom:
             defines.append("-DPOISON_HEADROOM")
-        return ["-Wall", "-Werror", f"-I{_DIRECTORY / 'include'}", *defines]
+        return ["-Wall", "-Werror", f"-I{INCLUDE}", *defines]
 
 
 class LoadedProgram:
@@ -72,10 +74,21 @@ class LoadedProgram:
 
 
 def load(options: BuildOptions) -> LoadedProgram:
-    """Compile and verify.
+    """Compile and verify the relay's program.
 
     Raises:
         OffloadError: bcc or headers are missing, or compiler or verifier refused; the text says which and why.
+    """
+    program = load_source(_SOURCE, PROGRAM_NAME, options.flags(), _MAPS)
+    _check_geometry(program, options)
+    return program
+
+
+def load_source(source: Path, name: str, flags: Sequence[str], maps: Sequence[str]) -> LoadedProgram:
+    """Compile and verify the XDP function ``name``.
+
+    Raises:
+        OffloadError: as ``load``.
     """
     bcc = _import_bcc()
     headers = find_headers()
@@ -85,8 +98,8 @@ def load(options: BuildOptions) -> LoadedProgram:
     module = None
     with _held_back_stderr() as noise:
         try:
-            module = bcc.BPF(src_file=os.fsencode(_SOURCE), cflags=options.flags())
-            function = module.load_func(PROGRAM_NAME.encode(), bcc.BPF.XDP)
+            module = bcc.BPF(src_file=os.fsencode(source), cflags=list(flags))
+            function = module.load_func(name.encode(), bcc.BPF.XDP)
         except Exception as error:  # bcc raises the bare class for everything
             if module is not None:
                 module.cleanup()
@@ -96,12 +109,10 @@ def load(options: BuildOptions) -> LoadedProgram:
                 del os.environ[VARIABLE]
             else:
                 os.environ[VARIABLE] = previous
-    maps = {name: int(bcc.lib.bpf_table_fd(module.module, name.encode())) for name in _MAPS}
-    program = LoadedProgram(module, function.fd, maps)
-    _check_geometry(program, options)
+    descriptors = {each: int(bcc.lib.bpf_table_fd(module.module, each.encode())) for each in maps}
     milliseconds = round((time.monotonic() - started) * 1000)
     _log.debug("program loaded", extra={"fields": {"headers": str(headers), "milliseconds": milliseconds}})
-    return program
+    return LoadedProgram(module, function.fd, descriptors)
 
 
 def bcc_problem() -> str:
@@ -130,6 +141,8 @@ def _check_geometry(program: LoadedProgram, options: BuildOptions) -> None:
     expected = {
         "flows_v4": (layout.KEY_BYTES[4], layout.FLOW_BYTES, flows),
         "flows_v6": (layout.KEY_BYTES[6], layout.FLOW_BYTES, flows),
+        "bindings": (4, layout.BINDING.itemsize, options.bindings),
+        "buckets": (4, layout.BUCKET.size, layout.BUCKETS),
         "config": (4, layout.CONFIG_BYTES, 1),
         "next_hops": (4, layout.NEXT_HOP_BYTES, layout.MAX_NEXT_HOPS),
         "outcome_stats": (4, layout.COUNTER.size, OUTCOME_COUNT * len(Direction)),

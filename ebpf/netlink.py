@@ -51,14 +51,17 @@ def find_interface(name: str) -> Interface | None:
         index = next(iter(netlink.link_lookup(ifname=name)), None)
         if index is None:
             return None
-        link = next(iter(netlink.get_links(index)))
-        mac = bytes.fromhex((link.get_attr("IFLA_ADDRESS") or "00:00:00:00:00:00").replace(":", ""))
+        try:
+            link = next(iter(netlink.get_links(index)))
+            addresses = [
+                ipaddress.ip_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+                for message in netlink.get_addr(index=index)
+            ]
+        except NetlinkError:  # gone between two questions
+            return None
+        mac = _mac(link.get_attr("IFLA_ADDRESS") or "00:00:00:00:00:00")
         xdp = link.get_attr("IFLA_XDP")
         program_id = (xdp.get_attr("IFLA_XDP_PROG_ID") if xdp else None) or 0
-        addresses = []
-        for message in netlink.get_addr(index=index):
-            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            addresses.append(ipaddress.ip_address(text))
         return Interface(name, index, mac, link.get_attr("IFLA_MTU") or 1500, tuple(addresses), program_id)
 
     return _ask(question)
@@ -98,7 +101,10 @@ def neighbours(routes: Iterable[Route]) -> dict[Route, NextHop | None]:
     def question(netlink: IPRoute) -> dict[Route, NextHop | None]:
         found: dict[Route, NextHop | None] = dict.fromkeys(routes)
         for index, family in {(route.ifindex, _FAMILY[route.gateway.version]) for route in found}:
-            link = next(iter(netlink.get_links(index)))
+            try:
+                link = next(iter(netlink.get_links(index)))
+            except NetlinkError:  # an interface that went away, and its neighbours with it
+                continue
             source = link.get_attr("IFLA_ADDRESS")
             mtu = link.get_attr("IFLA_MTU") or 1500
             for message in netlink.neigh("dump", family=family, ifindex=index):

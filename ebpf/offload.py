@@ -2,7 +2,7 @@
 
 A projection (the maps can be lost at any time and only speed is): the relay's core decides, this writes what follows.
 All calls but ``look`` are made by one thread. Loading takes about a second and the self-tests up to one more per
-egress, so a relay makes this object before it serves.
+egress, so a relay makes this object before it serves; an interface that comes back is tested again, in ``follow``.
 """
 
 import atexit
@@ -14,20 +14,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from connectivity.clock import Instant
-from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.endpoint import Endpoint
 from connectivity.errors import chain
 from ebpf import bpf_syscall, layout, netlink
 from ebpf.attach import Attachment, attach_all, attach_by_ladder
+from ebpf.bindings import Bindings
 from ebpf.doctor import explain
 from ebpf.egress import EgressState, verify_egress
-from ebpf.layout import Counter, FlowKey, FlowValue, NextHop
+from ebpf.host import find_interfaces, own_addresses
+from ebpf.layout import Counter, FlowKey, NextHop
 from ebpf.loader import BuildOptions, LoadedProgram, load
 from ebpf.netlink import Interface, Route
 from ebpf.next_hops import NextHops
 from ebpf.outcomes import Direction, Outcome
 from ebpf.projection import Changes, Projection
-from ebpf.settings import MAX_INTERFACES, ChannelFlow, OffloadError, OffloadSettings
+from ebpf.settings import ChannelFlow, OffloadError, OffloadSettings
 
 # Client and peer of one family put both entries of a binding into one map.
 _ENTRIES_PER_BINDING: Final = 2
@@ -38,10 +39,13 @@ _log = logging.getLogger("ebpf")
 
 @dataclass(frozen=True, slots=True)
 class FlowCounters:
-    """What one binding has had forwarded by the program. ``from_client`` includes packets to another client."""
+    """What the program forwarded for one binding: as the sender's and as the receiver's between two clients."""
 
-    from_client: Counter
+    to_peer: Counter
     to_client: Counter
+
+
+NOTHING: Final = FlowCounters(Counter(), Counter())
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +80,19 @@ class RelayOffload:
     def __init__(self, settings: OffloadSettings) -> None:
         self._settings = settings
         self._program: LoadedProgram | None = None
-        self._attachments: list[Attachment] = []
+        self._bindings: Bindings | None = None
+        self._attachments: dict[str, Attachment] = {}
+        self._absent: dict[str, str] = {}
         self._states: dict[str, EgressState] = {}
         self._next_hops: NextHops | None = None
-        self._interfaces = _find_interfaces(settings.interfaces)
+        self._interfaces = find_interfaces(settings.interfaces)
         self._own, sources = own_addresses(settings, self._interfaces)
         self._projection = Projection(
-            listen_port=settings.listen_port, own=(*settings.public, *settings.internal), sources=sources
+            listen_port=settings.listen_port,
+            public={address.version: address for address in reversed(settings.public)},
+            own=(*settings.public, *settings.internal),
+            sources=sources,
+            capacity=settings.capacity,
         )
         self.mode, self.reason = "off", ""
         atexit.register(self.close)
@@ -100,28 +110,57 @@ class RelayOffload:
         """What the self-test found, by interface."""
         return dict(self._states)
 
+    @property
+    def capacity(self) -> int:
+        """How many bindings fit."""
+        return self._settings.capacity
+
+    def __len__(self) -> int:
+        """How many bindings there are."""
+        return len(self._projection)
+
     def install(self, flow: ChannelFlow) -> bool:
         """Offload a binding, or refresh it: later expiry, same counters.
 
         Returns:
             False if it stays in user space: the table is full, or the offload is off.
         """
-        if self._program is None:
+        if self._program is None or self._bindings is None:
             return False
-        now = time.monotonic_ns()
+        if flow.bucket >= layout.BUCKETS or not self._projection.has_room(flow):
+            self.remove(flow.client, flow.channel)
+            return False
+        slot_before = self._projection.slot(flow.client, flow.channel)
+        changes = self._projection.install(flow)
+        slot = self._projection.slot(flow.client, flow.channel)
+        self._end(changes)
+        if not slot_before:
+            self._bindings.start(slot)
         try:
-            self._apply(self._projection.install(flow), now)
+            self._write(changes)
         except OSError as error:
-            if error.errno not in (errno.E2BIG, errno.ENOMEM):
+            if error.errno not in (errno.E2BIG, errno.ENOSPC, errno.ENOMEM):
                 raise
-            self._apply(self._projection.remove(flow.client, flow.channel), now)
+            self.remove(flow.client, flow.channel)
             return False
+        self._bindings.relay_until(slot, flow.expires_at, flow.bucket)
         return True
 
-    def remove(self, client: Endpoint, channel: int) -> None:
-        """Take a binding back to user space; an unknown one is fine."""
-        if self._program is not None:
-            self._apply(self._projection.remove(client, channel), time.monotonic_ns())
+    def remove(self, client: Endpoint, channel: int) -> FlowCounters:
+        """Take a binding back to user space, and tell what it carried; an unknown one is fine."""
+        if self._program is None or self._bindings is None:
+            return NOTHING
+        slot = self._projection.slot(client, channel)
+        changes = self._projection.remove(client, channel)
+        self._end(changes)
+        self._write(changes)
+        return FlowCounters(*self._bindings.counters(slot))
+
+    def set_bucket(self, bucket: int, bytes_per_second: int) -> None:
+        """Limit a user, or the whole relay (0), to this in each direction; 0 is no limit. The bucket is full again."""
+        if self._program is not None and bucket < layout.BUCKETS:
+            key = struct.pack("=I", bucket)
+            bpf_syscall.map_update(self._map("buckets"), key, layout.BUCKET.pack(bytes_per_second, 0, 0))
 
     def look(self) -> View:
         """See whether the host's addresses and next hops have changed, which ``follow`` acts on; every few seconds.
@@ -138,22 +177,25 @@ class RelayOffload:
         """Take over what the host was seen to have."""
         if self._program is None:
             return
+        present = {interface.name: interface for interface in view.interfaces}
+        returned = [each.name for each in self._interfaces if self._is_returned(each.name, present.get(each.name))]
         own, _ = own_addresses(self._settings, view.interfaces)
-        if own != self._own:
+        if returned or own != self._own:
+            self._interfaces = [present.get(interface.name, interface) for interface in self._interfaces]
             self._own = own
+            self._test_egresses(returned)
             self._write_config()
+        if returned and self._next_hops is not None:  # the flows name routes by an interface that is no more
+            for flow in self._projection.flows:
+                self._write(Changes(writes=self._projection.entries(flow)))
         if self._next_hops is not None:
             self._next_hops.learn(view.next_hops, time.monotonic_ns())
 
-    def flow_counters(self) -> dict[tuple[Endpoint, int], FlowCounters]:
-        """Forwarded packets and message bytes by client and channel."""
-        return {
-            (flow.client, flow.channel): FlowCounters(
-                self._flow_counter(FlowKey(flow.client, flow.channel)),
-                self._flow_counter(FlowKey(flow.peer, flow.relayed_port)),
-            )
-            for flow in self._projection.flows
-        }
+    def flow_counters(self, client: Endpoint, channel: int) -> FlowCounters:
+        """Forwarded packets and message bytes of a binding; none of an unknown one."""
+        if self._bindings is None:
+            return NOTHING
+        return FlowCounters(*self._bindings.counters(self._projection.slot(client, channel)))
 
     def counters(self) -> Counters:
         """A snapshot of all counters that are not zero (``forwarded`` has every direction)."""
@@ -181,9 +223,12 @@ class RelayOffload:
 
     def close(self) -> None:
         """Take the program off the interfaces that we put it on, and free it."""
-        for attachment in self._attachments:
+        for attachment in self._attachments.values():
             attachment.close()
-        self._attachments = []
+        self._attachments = {}
+        if self._bindings is not None:
+            self._bindings.close()
+            self._bindings = None
         if self._program is not None:
             self._program.close()
             self._program = None
@@ -192,15 +237,18 @@ class RelayOffload:
 
     def _start(self) -> None:
         """Load, configure, attach, test: in that order, so that no packet meets an unconfigured program."""
-        self._program = program = _load(BuildOptions(self._settings.capacity * _ENTRIES_PER_BINDING))
-        mode, self._attachments, self.reason = attach_by_ladder(
+        slots = self._settings.capacity + 1
+        self._program = program = _load(BuildOptions(self._settings.capacity * _ENTRIES_PER_BINDING, slots))
+        self._bindings = Bindings(program.maps["bindings"], slots)
+        mode, attachments, self.reason = attach_by_ladder(
             lambda wanted: attach_all(program.fd, self._interfaces, wanted), self._settings.mode
         )
         if mode == "off":
             raise OffloadError(self.reason)
         self.mode = mode
+        self._attachments = {attachment.interface.name: attachment for attachment in attachments}
         self._choose_next_hops()
-        self._test_egresses()
+        self._test_egresses([interface.name for interface in self._interfaces])
         self._write_config()
         fields = {"mode": mode, **{f"egress.{name}": state for name, state in self._states.items()}}
         _log.info("offload is on", extra={"fields": fields | ({"reason": self.reason} if self.reason else {})})
@@ -223,18 +271,49 @@ class RelayOffload:
                 extra={"fields": {"interfaces": ",".join(closed)}},
             )
 
-    def _test_egresses(self) -> None:
+    def _test_egresses(self, names: list[str]) -> None:
         program = self._program
         if program is None or self.mode == "generic":
-            self._states = dict.fromkeys((interface.name for interface in self._interfaces), "unverified")
+            self._states |= dict.fromkeys(names, "unverified")
             return
         for interface in self._interfaces:
+            if interface.name not in names:
+                continue
             self._write_config(probe=interface.index)
-            hops = netlink.known_next_hops(interface.index)
+            try:
+                hops = netlink.known_next_hops(interface.index)
+            except OSError:
+                hops = []  # gone again, as the next look will say
             state = verify_egress(interface, hops, lambda frame: bpf_syscall.send_live_frame(program.fd, frame))
             self._states[interface.name] = state
             if state == "swallows":
                 _log.warning("frames vanish, flows stay in user space", extra={"fields": {"egress": interface.name}})
+
+    def _is_returned(self, name: str, interface: Interface | None) -> bool:
+        """Notice an interface that went away; put the program on again when it, or one of its name, is back."""
+        assert self._program is not None, "only a loaded program is maintained"
+        assert self.mode != "off", "a loaded program is attached"
+        program_id = bpf_syscall.program_info(self._program.fd).id
+        if interface is not None and interface.program_id == program_id:
+            return False
+        if (lost := self._attachments.pop(name, None)) is not None:
+            lost.close()
+            self._states[name] = "absent"
+            self._write_config()
+        problem = "no such network interface"
+        if interface is not None:
+            try:
+                (self._attachments[name],) = attach_all(self._program.fd, [interface], self.mode)
+            except OffloadError as error:
+                problem = chain(error)
+            else:
+                self._absent.pop(name, None)
+                _log.info("offload is on again", extra={"fields": {"interface": name}})
+                return True
+        if self._absent.get(name) != problem:
+            self._absent[name] = problem
+            _log.warning("an interface lost its offload", extra={"fields": {"interface": name, "reason": problem}})
+        return False
 
     def _write_config(self, probe: int = 0) -> None:
         egress = [i.index for i in self._interfaces if self._states.get(i.name) in ("verified", "unverified")]
@@ -251,21 +330,19 @@ class RelayOffload:
         value = bytes(layout.NEXT_HOP_BYTES) if hop is None else hop.pack()
         bpf_syscall.map_update(self._map("next_hops"), struct.pack("=I", slot), value)
 
-    def _apply(self, changes: Changes, now: Instant) -> None:
+    def _end(self, changes: Changes) -> None:
+        """What must not relay any more, in the order in which it takes effect at once."""
+        assert self._bindings is not None, "bindings live as long as the program"
+        for slot in changes.ended:
+            self._bindings.end(slot)
         for key in changes.deletes:
             bpf_syscall.map_delete(self._flow_map(key), key.pack())
+
+    def _write(self, changes: Changes) -> None:
+        now = time.monotonic_ns()
         for key, value in changes.writes:
-            self._write_flow(key, value, now)
-
-    def _write_flow(self, key: FlowKey, value: FlowValue, now: Instant) -> None:
-        # What the program counts between this read and the write is lost to the flow's own counters, not to the totals.
-        slot = 0 if self._next_hops is None else self._next_hops.slot(value.target.ip, now)
-        counted = replace(value, next_hop=slot, counter=self._flow_counter(key))
-        bpf_syscall.map_update(self._flow_map(key), key.pack(), counted.pack(key))
-
-    def _flow_counter(self, key: FlowKey) -> Counter:
-        value = bpf_syscall.map_lookup(self._flow_map(key), key.pack(), layout.FLOW_BYTES)
-        return Counter() if value is None else layout.unpack_flow_counter(value)
+            slot = 0 if self._next_hops is None else self._next_hops.slot(value.target.ip, now)
+            bpf_syscall.map_update(self._flow_map(key), key.pack(), replace(value, next_hop=slot).pack(key))
 
     def _counter(self, outcome: Outcome, direction: Direction) -> Counter:
         size = layout.COUNTER.size
@@ -281,33 +358,6 @@ class RelayOffload:
         return self._program.maps[name]
 
 
-def own_addresses(
-    settings: OffloadSettings, interfaces: list[Interface]
-) -> tuple[tuple[IPAddress, ...], dict[int, IPAddress]]:
-    """The addresses that the program answers for, and the one that it sends from in each family.
-
-    Behind a 1:1 NAT that is the internal one; else the interfaces' own, of which a public one is preferred.
-    """
-    own: list[IPAddress] = []
-    sources: dict[int, IPAddress] = {}
-    for version in (4, 6):
-        named = [address for address in settings.internal if address.version == version]
-        present = [
-            address
-            for interface in interfaces
-            for address in interface.addresses
-            if address.version == version and not address.is_link_local and not address.is_loopback
-        ]
-        present.sort(key=lambda address: address not in settings.public)
-        chosen = list(dict.fromkeys(named or present))
-        if len(chosen) > layout.MAX_OWN_ADDRESSES:
-            _log.warning("more addresses than the program answers for", extra={"fields": {"addresses": len(chosen)}})
-        own += chosen[: layout.MAX_OWN_ADDRESSES]
-        if chosen:
-            sources[version] = chosen[0]
-    return tuple(own), sources
-
-
 def _load(options: BuildOptions) -> LoadedProgram:
     """Load, and if that fails say first what stands in the way on this host: the compiler's words seldom do."""
     try:
@@ -318,13 +368,3 @@ def _load(options: BuildOptions) -> LoadedProgram:
         if not obstacles:
             raise
         raise OffloadError("; ".join([*obstacles, reason])) from None
-
-
-def _find_interfaces(names: tuple[str, ...]) -> list[Interface]:
-    if not 0 < len(names) <= MAX_INTERFACES:
-        raise OffloadError(f"expected 1 to {MAX_INTERFACES} interfaces to offload, got {len(names)}")
-    found = {name: netlink.find_interface(name) for name in names}
-    missing = [name for name, interface in found.items() if interface is None]
-    if missing:
-        raise OffloadError(f"no such network interface: {', '.join(missing)}")
-    return [interface for interface in found.values() if interface is not None]

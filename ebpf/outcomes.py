@@ -53,8 +53,11 @@ class Outcome(IntEnum):
     PUNT_MTU = 37
     PUNT_EGRESS = 38
     PUNT_HEADROOM = 39
+    PUNT_IPV4_CHECKSUM = 40
+    PUNT_EMPTY = 41
 
     DROP_REWRITE = 64
+    DROP_OVER_QUOTA = 65
 
     @property
     def is_forward(self) -> bool:

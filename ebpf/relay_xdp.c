@@ -4,7 +4,13 @@
  *
  * A projection of the relay's channel bindings, never a decision of its own. What is not understood, not known, expired
  * or not sendable from here goes up untouched to the stack, where the relay's sockets are. A frame is passed up or
- * forwarded, never passed up modified: everything that can fail comes before the head moves.
+ * forwarded, never passed up modified: everything that can fail comes before the head moves. Dropped is only what user
+ * space would drop: what is over a quota.
+ *
+ * Passed up, because what reads it already exists there and a program that read it too would be larger and slower for
+ * all other packets: VLAN tags (the next hop's tag is not what the FIB look-up tells; a VLAN interface can be offloaded
+ * itself), IPv4 options, fragments (only the first one has ports), IPv6 extension headers, padded channel data, empty
+ * messages, and what exceeds the MTU (the relay's sockets, which never fragment, refuse it; no ICMP either way).
  *
  * Needs Linux 5.18 (bpf_xdp_load_bytes). The helpers for routes and MTU ask for a GPL-compatible licence.
  */
@@ -13,6 +19,7 @@
 #include <uapi/linux/bpf.h>
 
 #include "abi.h"
+#include "bucket.h"
 #include "checksum.h"
 #include "parse.h"
 #include "rewrite.h"
@@ -20,6 +27,9 @@
 
 #ifndef FLOW_ENTRIES
 #error "FLOW_ENTRIES: entries of each flow map"
+#endif
+#ifndef BINDINGS
+#error "BINDINGS: channel bindings, slot 0 included"
 #endif
 
 #define FAMILY_IPV4 2	/* AF_INET */
@@ -32,12 +42,16 @@
 /*
  * The flows, by outer family of the arriving packet. A binding needs at most two entries, both in the same map when
  * client and peer share a family. Not LRU: evicting a live flow would be a decision. Not preallocated: an entry costs
- * 192 bytes (8 or 20 of key, 88 of value, 48 of element, rounded up by the allocator), so a full map of 131072 would hold
+ * 192 bytes (8 or 20 of key, 72 of value, 48 of element, rounded up by the allocator), so a full map of 131072 would hold
  * 24 MiB from the start; and only user space inserts, so no allocation ever happens on a packet's way. When full, the
  * insert fails and the flow stays in user space.
  */
 BPF_F_TABLE("hash", struct flow_key_v4, struct flow, flows_v4, FLOW_ENTRIES, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", struct flow_key_v6, struct flow, flows_v6, FLOW_ENTRIES, BPF_F_NO_PREALLOC);
+
+/* One hash look-up per packet: a flow names its slots here, and they are where user space looks and writes too. */
+BPF_F_TABLE("array", __u32, struct binding, bindings, BINDINGS, BPF_F_MMAPABLE);
+BPF_ARRAY(buckets, struct bucket, MAX_BUCKETS);
 
 BPF_ARRAY(config, struct relay_config, 1);
 BPF_ARRAY(next_hops, struct next_hop, MAX_NEXT_HOPS);
@@ -76,6 +90,7 @@ static __always_inline int is_still_ours(const volatile struct flow *flow, const
 {
 	__be16 selector_be = packet->is_channel_data ? packet->channel_be : packet->destination_port_be;
 
+	asm volatile("" ::: "memory"); /* no read of the flow moves behind the check */
 	return flow->remote_address_be[0] == packet->source_be[0] && flow->remote_address_be[1] == packet->source_be[1] &&
 	       flow->remote_address_be[2] == packet->source_be[2] && flow->remote_address_be[3] == packet->source_be[3] &&
 	       flow->remote_port_be == packet->source_port_be && flow->selector_be == selector_be;
@@ -229,23 +244,69 @@ static __always_inline enum outcome send_rewritten(struct xdp_md *context, struc
 	return write_headers((void *)(long)context->data, (void *)(long)context->data_end, rewrite);
 }
 
-static __always_inline enum direction direction_of(const struct packet *packet, const struct flow *flow)
+/* The bindings that a flow is made of: the sender's, the receiver's, or both between two clients. */
+struct parties {
+	struct binding *sender;
+	struct binding *receiver;
+};
+
+static __always_inline enum direction direction_of(const struct parties *parties)
 {
-	if (!packet->is_channel_data)
+	if (!parties->sender)
 		return DIRECTION_TO_CLIENT;
-	return flow->channel_be ? DIRECTION_BETWEEN_CLIENTS : DIRECTION_TO_PEER;
+	return parties->receiver ? DIRECTION_BETWEEN_CLIENTS : DIRECTION_TO_PEER;
+}
+
+/* Asked of every packet, so that neither an end that user space has not met yet nor the far one's is overlooked. */
+static __always_inline int are_live(const struct parties *parties, __u64 now_ns)
+{
+	if (!parties->sender && !parties->receiver)
+		return 0;
+	return (!parties->sender || parties->sender->expires_at_ns > now_ns) &&
+	       (!parties->receiver || parties->receiver->expires_at_ns > now_ns);
+}
+
+/* One client's part of the way: what its user has left, and what the whole relay has. */
+static __always_inline int take_tokens(const struct binding *binding, enum direction direction, __u64 bytes,
+				       __u64 now_ns)
+{
+	__u32 slot = binding->bucket, zero = 0;
+	struct bucket *user = slot ? buckets.lookup(&slot) : 0;
+	struct bucket *whole = buckets.lookup(&zero);
+
+	if ((user && !bucket_is_open(user, direction, now_ns)) || (whole && !bucket_is_open(whole, direction, now_ns)))
+		return 0;
+	if (user)
+		bucket_spend(user, direction, bytes, now_ns);
+	if (whole)
+		bucket_spend(whole, direction, bytes, now_ns);
+	return 1;
+}
+
+static __always_inline int is_within_quota(const struct parties *parties, __u64 bytes, __u64 now_ns)
+{
+	return (!parties->sender || take_tokens(parties->sender, DIRECTION_TO_PEER, bytes, now_ns)) &&
+	       (!parties->receiver || take_tokens(parties->receiver, DIRECTION_TO_CLIENT, bytes, now_ns));
+}
+
+static __always_inline void count(struct counter *counter, __u64 bytes)
+{
+	__sync_fetch_and_add(&counter->packets, 1);
+	__sync_fetch_and_add(&counter->bytes, bytes);
 }
 
 /* A packet of a known flow, up to and including its departure. */
 static __always_inline enum outcome relay_flow(struct xdp_md *context, const struct relay_config *settings,
-					       const struct packet *packet, struct flow *flow, __u32 *ifindex)
+					       const struct packet *packet, const struct parties *parties,
+					       const struct flow *flow, __u64 message_bytes, __u32 *ifindex)
 {
 	struct rewrite rewrite = {};
 	enum outcome outcome, egress;
 	__u16 checksum_be = 0;
 	__u32 slot = flow->next_hop;
+	__u64 now_ns = bpf_ktime_get_ns();
 
-	if (flow->expires_at_ns <= bpf_ktime_get_ns())
+	if (!are_live(parties, now_ns))
 		return PUNT_EXPIRED;
 	outcome = plan_rewrite(packet, flow, &rewrite);
 	if (outcome)
@@ -260,9 +321,16 @@ static __always_inline enum outcome relay_flow(struct xdp_md *context, const str
 		return egress;
 	if (!is_egress(settings, *ifindex))
 		return PUNT_EGRESS;
+	if (!is_within_quota(parties, message_bytes, now_ns))
+		return DROP_OVER_QUOTA;
 	rewrite.checksum_be = rewritten_checksum(packet, &rewrite, checksum_be);
 	outcome = send_rewritten(context, &rewrite);
 	return outcome ? outcome : egress;
+}
+
+static __always_inline struct binding *find_binding(__u32 slot)
+{
+	return slot ? bindings.lookup(&slot) : 0;
 }
 
 static __always_inline enum outcome relay_packet(struct xdp_md *context, const struct relay_config *settings,
@@ -271,8 +339,10 @@ static __always_inline enum outcome relay_packet(struct xdp_md *context, const s
 	void *data = (void *)(long)context->data;
 	void *data_end = (void *)(long)context->data_end;
 	struct packet packet = {};
+	struct parties parties = {};
 	enum outcome outcome;
 	struct flow *flow;
+	__u64 message_bytes;
 
 	*bytes = data_end - data;
 	outcome = parse_packet(data, data_end, &packet);
@@ -286,13 +356,18 @@ static __always_inline enum outcome relay_packet(struct xdp_md *context, const s
 	flow = find_flow(&packet);
 	if (!flow)
 		return PUNT_UNKNOWN_FLOW;
-	*direction = direction_of(&packet, flow);
-	outcome = relay_flow(context, settings, &packet, flow, ifindex);
+	parties.sender = find_binding(flow->sender);
+	parties.receiver = find_binding(flow->receiver);
+	*direction = direction_of(&parties);
+	message_bytes = packet.udp_length - sizeof(struct udp_header) -
+			(packet.is_channel_data ? sizeof(struct channel_header) : 0);
+	outcome = relay_flow(context, settings, &packet, &parties, flow, message_bytes, ifindex);
 	if (outcome < PUNT_FIRST) {
-		*bytes = packet.udp_length - sizeof(struct udp_header) -
-			 (packet.is_channel_data ? sizeof(struct channel_header) : 0);
-		__sync_fetch_and_add(&flow->packets, 1);
-		__sync_fetch_and_add(&flow->bytes, *bytes);
+		*bytes = message_bytes;
+		if (parties.sender)
+			count(&parties.sender->to_peer, message_bytes);
+		if (parties.receiver)
+			count(&parties.receiver->to_client, message_bytes);
 	}
 	return outcome;
 }

@@ -41,6 +41,7 @@ class ChannelFlow:
 
     ``local`` is the relay's address that the client talks to. Without it, answers leave from the address that the peer
     sent to, or from the relay's own one where the families differ: right unless a relay has several per family.
+    ``bucket`` is the token bucket of the client's user, 0 none.
     """
 
     client: Endpoint
@@ -49,6 +50,7 @@ class ChannelFlow:
     relayed_port: int
     expires_at: Instant
     local: IPAddress | None = None
+    bucket: int = 0
 
     def __post_init__(self) -> None:
         if not FIRST_CHANNEL <= self.channel <= LAST_CHANNEL:

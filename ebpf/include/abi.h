@@ -2,8 +2,8 @@
 /*
  * What the program and user space agree on: outcomes, map keys and values.
  *
- * Mirrored by ebpf/outcomes.py (numbers) and ebpf/layout.py (bytes); tests compare the three. User space is the only
- * writer of configuration, flows and next hops; the program writes nothing but counters.
+ * Mirrored by ebpf/outcomes.py (numbers) and ebpf/layout.py (bytes); tests compare the three. The program writes
+ * counters and the state of token buckets, user space all else.
  */
 #ifndef POSTERN_ABI_H
 #define POSTERN_ABI_H
@@ -13,6 +13,8 @@
 #define MAX_INTERFACES 8	/* offloaded interfaces, each also an egress */
 #define MAX_OWN_ADDRESSES 8	/* per family */
 #define MAX_NEXT_HOPS 256	/* slot 0 stands for "none" */
+#define MAX_BUCKETS 16384	/* users with a bandwidth of their own; slot 0 is the whole relay's */
+#define BUCKET_DEPTH_NS 1000000000ULL /* a bucket holds what its rate gives in one second */
 
 enum direction {
 	DIRECTION_TO_PEER = 0,		/* channel data in, plain UDP out */
@@ -58,9 +60,12 @@ enum outcome {
 	PUNT_MTU = 37,
 	PUNT_EGRESS = 38,		/* leaves by an interface that is not offloaded or swallows frames */
 	PUNT_HEADROOM = 39,		/* the driver leaves no room to grow the packet */
+	PUNT_IPV4_CHECKSUM = 40,	/* a damaged header; the stack counts it and drops it */
+	PUNT_EMPTY = 41,		/* an empty message */
 
 	DROP_FIRST = 64,
 	DROP_REWRITE = 64,		/* the head moved, yet the headers do not fit: cannot happen, cannot be passed up */
+	DROP_OVER_QUOTA = 65,		/* the user's bandwidth, or the relay's */
 
 	OUTCOME_COUNT = 72,
 };
@@ -97,7 +102,10 @@ struct flow_key_v6 {
 	__be16 selector_be;
 };
 
-/* Addresses hold four words; IPv4 uses the first, the others are zero, so that both families sum alike. */
+/*
+ * Addresses hold four words; IPv4 uses the first, the others are zero, so that both families sum alike. What changes
+ * while a flow lives, its expiry and its counters, is in the slots of the bindings that it is made of.
+ */
 struct flow {
 	/* Echo of the key. Written first and read last: tells an element that was recycled under the reader's hands. */
 	__be32 remote_address_be[4];
@@ -110,9 +118,30 @@ struct flow {
 	__be16 channel_be;		/* put in front of the message; 0 = plain UDP */
 	__u16 target_family;		/* 4 or 6 */
 	__u32 next_hop;			/* slot in next_hops, 0 = none */
-	__u64 expires_at_ns;		/* CLOCK_MONOTONIC */
-	__u64 packets;
-	__u64 bytes;
+	__u32 sender;			/* slot of the client that sends, 0 = a peer does */
+	__u32 receiver;			/* slot of the client that it goes to, 0 = a peer; both are set between clients */
+};
+
+/*
+ * A channel binding: one line of cache in an array that user space has mapped. A refresh writes the expiry and nothing
+ * else, so it loses no count; zero there ends the binding for both directions and for other clients at once.
+ */
+struct binding {
+	__u64 expires_at_ns;	/* CLOCK_MONOTONIC */
+	__u32 bucket;		/* of the client's user, 0 = without a limit of its own */
+	__u32 unused;
+	struct counter to_peer;
+	struct counter to_client;
+	__u64 padding[2];
+};
+
+/*
+ * Tokens are time: a bucket knows until when its rate has been used up, no earlier than BUCKET_DEPTH_NS ago. In the
+ * past: it lets through, whatever the size; else not.
+ */
+struct bucket {
+	__u64 bytes_per_second;	/* 0 = without limit */
+	__u64 spent_until_ns[2]; /* DIRECTION_TO_PEER, DIRECTION_TO_CLIENT */
 };
 
 struct next_hop {
@@ -126,7 +155,9 @@ _Static_assert(sizeof(struct counter) == 16, "mirrored by layout.py");
 _Static_assert(sizeof(struct relay_config) == 200, "mirrored by layout.py");
 _Static_assert(sizeof(struct flow_key_v4) == 8, "mirrored by layout.py");
 _Static_assert(sizeof(struct flow_key_v6) == 20, "mirrored by layout.py");
-_Static_assert(sizeof(struct flow) == 88, "mirrored by layout.py");
+_Static_assert(sizeof(struct flow) == 72, "mirrored by layout.py");
+_Static_assert(sizeof(struct binding) == 64, "mirrored by layout.py");
+_Static_assert(sizeof(struct bucket) == 24, "mirrored by layout.py");
 _Static_assert(sizeof(struct next_hop) == 20, "mirrored by layout.py");
 
 #endif

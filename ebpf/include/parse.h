@@ -10,6 +10,7 @@
 #define POSTERN_PARSE_H
 
 #include "abi.h"
+#include "checksum.h"
 #include "wire.h"
 
 #define CHANNEL_FIRST 0x4000
@@ -59,6 +60,14 @@ static __always_inline enum outcome parse_udp(struct cursor *cursor, __u32 ip_pa
 	return OUTCOME_CONTINUE;
 }
 
+/* The stack would drop a damaged header; writing it anew would hide the damage. */
+static __always_inline __u16 ipv4_header_sum(const struct ipv4_header *ip)
+{
+	const __u32 *words = (const void *)ip;
+
+	return checksum_fold((__u64)words[0] + words[1] + words[2] + words[3] + words[4]);
+}
+
 static __always_inline enum outcome parse_ipv4(struct cursor *cursor, struct packet *packet)
 {
 	struct ipv4_header *ip = cursor->position;
@@ -68,6 +77,8 @@ static __always_inline enum outcome parse_ipv4(struct cursor *cursor, struct pac
 		return PUNT_TRUNCATED;
 	if (ip->version_and_length != IPV4_VERSION_AND_LENGTH)
 		return (ip->version_and_length & 0xF0) == 0x40 ? PUNT_IPV4_OPTIONS : PUNT_NOT_IP;
+	if (ipv4_header_sum(ip) != 0xFFFF)
+		return PUNT_IPV4_CHECKSUM;
 	if (ip->protocol != PROTOCOL_UDP)
 		return PUNT_NOT_UDP;
 	if (swap16(ip->fragment_be) & IPV4_FRAGMENT_MASK)
@@ -158,6 +169,7 @@ static __always_inline enum outcome parse_packet(void *data, void *data_end, str
 /*
  * Channel data for the listen port, plain UDP for a possible relayed port; sets is_channel_data. A length mismatch of
  * channel data is a super-packet that segmentation offload left whole, padding, or nonsense: user space tells them apart.
+ * So it does with empty messages.
  */
 static __always_inline enum outcome classify_packet(const struct relay_config *config, struct packet *packet)
 {
@@ -168,13 +180,15 @@ static __always_inline enum outcome classify_packet(const struct relay_config *c
 	if (packet->destination_port_be != config->listen_port_be) {
 		if (swap16(packet->destination_port_be) < RELAYED_PORT_FIRST)
 			return PUNT_OTHER_PORT;
+		if (!payload_length)
+			return PUNT_EMPTY;
 		return config->flags & RELAY_FROM_PEER ? OUTCOME_CONTINUE : PUNT_FROM_PEER;
 	}
 	if (payload_length < sizeof(struct channel_header) || number < CHANNEL_FIRST || number > CHANNEL_LAST)
 		return PUNT_NOT_CHANNEL_DATA;
 	packet->is_channel_data = 1;
 	if (framed_length == payload_length)
-		return OUTCOME_CONTINUE;
+		return packet->message_length_be ? OUTCOME_CONTINUE : PUNT_EMPTY;
 	if (framed_length < payload_length && payload_length - framed_length <= CHANNEL_PADDING_MAX)
 		return PUNT_PADDED;
 	return PUNT_CHANNEL_LENGTH;

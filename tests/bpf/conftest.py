@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 
 from ebpf.loader import BuildOptions, load
-from tests.bpf.relay_bench import NEIGHBOUR_MAC, Bench
+from tests.bpf.relay_bench import BINDINGS, NEIGHBOUR_MAC, Bench
 from tests.netns.plain_pair import entered, ip
 
 NEIGHBOURS: Final = ("192.0.2.10", "192.0.2.20", "192.0.2.254", "2001:db8::10", "2001:db8::20", "2001:db8::fe")
@@ -50,8 +50,10 @@ def namespace() -> Iterator[str]:
 def loaded_bench(namespace: str) -> Iterator[Bench]:
     with entered(namespace):
         egress = socket.if_nametoindex("relay0")
-    with load(BuildOptions(flow_entries=64, poison_headroom=True)) as program:
-        yield Bench(program, egress)
+    with load(BuildOptions(flow_entries=64, bindings=BINDINGS, poison_headroom=True)) as program:
+        bench = Bench(program, egress)
+        yield bench
+        bench.bindings.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
@@ -10,13 +11,14 @@ from typing import Final
 
 import pytest
 
+from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
 from ebpf import bpf_syscall
 from ebpf.layout import Counter, FlowKey, FlowValue, NextHop
-from ebpf.oracle import ChecksumKind, Datagram, read_packet
+from ebpf.oracle import ChecksumKind, Datagram, ones_complement_sum, read_packet
 from ebpf.outcomes import Direction, Outcome
 from ebpf.settings import ChannelFlow
-from tests.bpf.relay_bench import FOREVER, MACS, Bench
+from tests.bpf.relay_bench import FOREVER, MACS, PUBLIC, SPARE_SLOT, Bench
 
 pytestmark = pytest.mark.root
 
@@ -51,6 +53,12 @@ def _patched(packet: bytes, offset: int, value: bytes) -> bytes:
     return packet[:offset] + value + packet[offset + len(value) :]
 
 
+def _v4_with(offset: int, value: bytes) -> bytes:
+    """Another value in the IPv4 header, whose checksum is right for it."""
+    header = _patched(_patched(_v4(), offset, value)[:20], 10, bytes(2))
+    return _patched(header, 10, struct.pack("!H", 0xFFFF - ones_complement_sum(header))) + _v4()[20:]
+
+
 def _with_options(packet: bytes) -> bytes:
     longer = _patched(packet, 0, b"\x46")
     return _patched(longer[:20] + b"\x01\x01\x01\x01" + longer[20:], 2, struct.pack("!H", len(packet) + 4))
@@ -73,12 +81,12 @@ PASSED_UP: Final[dict[str, tuple[bytes, Outcome, Direction]]] = {
         Outcome.PUNT_IPV4_OPTIONS,
         Direction.NONE,
     ),
-    "a first IPv4 fragment": (_frame(_patched(_v4(), 6, b"\x20\x00")), Outcome.PUNT_FRAGMENT, Direction.NONE),
-    "a later IPv4 fragment": (_frame(_patched(_v4(), 6, b"\x00\x10")), Outcome.PUNT_FRAGMENT, Direction.NONE),
+    "a first IPv4 fragment": (_frame(_v4_with(6, b"\x20\x00")), Outcome.PUNT_FRAGMENT, Direction.NONE),
+    "a later IPv4 fragment": (_frame(_v4_with(6, b"\x00\x10")), Outcome.PUNT_FRAGMENT, Direction.NONE),
     "an IPv6 fragment": (_frame(_with_extension(_v6(), 44)), Outcome.PUNT_FRAGMENT, Direction.NONE),
     "hop-by-hop options": (_frame(_with_extension(_v6(), 0)), Outcome.PUNT_IPV6_EXTENSION, Direction.NONE),
     "destination options": (_frame(_with_extension(_v6(), 60)), Outcome.PUNT_IPV6_EXTENSION, Direction.NONE),
-    "TCP over IPv4": (_frame(_patched(_v4(), 9, b"\x06")), Outcome.PUNT_NOT_UDP, Direction.NONE),
+    "TCP over IPv4": (_frame(_v4_with(9, b"\x06")), Outcome.PUNT_NOT_UDP, Direction.NONE),
     "TCP over IPv6": (_frame(_patched(_v6(), 6, b"\x06")), Outcome.PUNT_NOT_UDP, Direction.NONE),
     "another host's address": (
         _frame(_v4(destination=Endpoint(ip_address("192.0.2.2"), 3478))),
@@ -101,12 +109,12 @@ PASSED_UP: Final[dict[str, tuple[bytes, Outcome, Direction]]] = {
         Direction.NONE,
     ),
     "an IPv4 length beyond the frame": (
-        _frame(_patched(_v4(), 2, b"\x01\x00")),
+        _frame(_v4_with(2, b"\x01\x00")),
         Outcome.PUNT_BAD_LENGTH,
         Direction.NONE,
     ),
     "an IPv4 length below its header": (
-        _frame(_patched(_v4(), 2, b"\x00\x13")),
+        _frame(_v4_with(2, b"\x00\x13")),
         Outcome.PUNT_BAD_LENGTH,
         Direction.NONE,
     ),
@@ -135,6 +143,13 @@ PASSED_UP: Final[dict[str, tuple[bytes, Outcome, Direction]]] = {
     ),
     "three bytes": (_frame(_v4(b"\x40\x01\x00")), Outcome.PUNT_NOT_CHANNEL_DATA, Direction.NONE),
     "an empty datagram": (_frame(_v4(b"")), Outcome.PUNT_NOT_CHANNEL_DATA, Direction.NONE),
+    "an empty message": (_frame(_v4(_channel(0))), Outcome.PUNT_EMPTY, Direction.NONE),
+    "an empty datagram of a peer": (
+        _frame(_v4(b"", source=PEER, destination=Endpoint(LISTEN.ip, 50_000))),
+        Outcome.PUNT_EMPTY,
+        Direction.NONE,
+    ),
+    "a damaged IPv4 header": (_frame(_patched(_v4(), 1, b"\x04")), Outcome.PUNT_IPV4_CHECKSUM, Direction.NONE),
     "padding": (_frame(_v4(_channel(5, extra=3))), Outcome.PUNT_PADDED, Direction.NONE),
     "more than padding": (_frame(_v4(_channel(4, extra=4))), Outcome.PUNT_CHANNEL_LENGTH, Direction.NONE),
     "a channel length beyond the datagram": (
@@ -184,10 +199,78 @@ def test_an_expired_flow_goes_up_until_it_is_refreshed(bench: Bench) -> None:
     assert bench.run(frame)[0] == "redirect"
 
 
+def test_between_clients_the_far_end_s_life_counts_with_every_packet(bench: Bench) -> None:
+    """An allocation that ended, or whose binding did, gets nothing, although the other's entry is still there."""
+    near = replace(FLOW, peer=Endpoint(PUBLIC[4], 50_002))
+    far = ChannelFlow(CLIENT6, 0x4002, Endpoint(PUBLIC[4], 50_000), 50_002, FOREVER)
+    bench.install(near, far)
+    frame = _frame(_v4())
+    assert bench.run(frame)[0] == "redirect"
+    bench.bindings.relay_until(bench.slot(far), 1, 0)
+    assert bench.run(frame) == ("pass", frame)
+    bench.bindings.relay_until(bench.slot(far), FOREVER, 0)
+    assert bench.run(frame)[0] == "redirect"
+    bench.bindings.end(bench.slot(far))
+    assert bench.run(frame) == ("pass", frame)
+    assert bench.outcomes()[Outcome.PUNT_EXPIRED, Direction.BETWEEN_CLIENTS] == Counter(2, 2 * len(frame))
+
+
+def test_an_entry_of_no_binding_is_not_served(bench: Bench) -> None:
+    bench.put(FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0))
+    frame = _frame(_v4())
+    assert bench.run(frame) == ("pass", frame)
+
+
+class TestBandwidth:
+    """Token buckets: one second deep, each direction on its own, the user's and the whole relay's."""
+
+    RATE: Final = 1000
+    UP: Final = _frame(_v4(_channel(400)))
+    DOWN: Final = _frame(_v4(bytes(400), source=PEER, destination=Endpoint(LISTEN.ip, 50_000)))
+
+    @pytest.mark.parametrize("bucket", [5, 0], ids=["the user's", "the relay's"])
+    def test_over_it_drops_and_counts(self, bench: Bench, bucket: int) -> None:
+        bench.install(replace(FLOW, bucket=5))
+        bench.set_bucket(bucket, self.RATE)
+        # Three times 400 bytes: the third finds 200 left and takes it into debt, the fourth has to wait 200 ms.
+        assert [bench.run(self.UP)[0] for _ in range(4)] == ["redirect"] * 3 + ["drop"]
+        assert bench.outcomes()[Outcome.DROP_OVER_QUOTA, Direction.TO_PEER] == Counter(1, len(self.UP))
+        assert bench.flow_counters(FLOW)[0] == Counter(3, 1200)
+        assert bench.run(self.DOWN)[0] == "redirect", "the other direction has tokens of its own"
+
+    def test_fills_with_time(self, bench: Bench) -> None:
+        bench.install(replace(FLOW, bucket=5))
+        now = time.monotonic_ns()
+        bench.set_bucket(5, self.RATE, spent_until=now + 60 * SECOND)
+        assert bench.run(self.UP)[0] == "drop"
+        bench.set_bucket(5, self.RATE, spent_until=now)
+        assert [bench.run(self.UP)[0] for _ in range(2)] == ["redirect", "drop"]
+
+    def test_idle_time_gives_one_second_at_most(self, bench: Bench) -> None:
+        bench.install(replace(FLOW, bucket=5))
+        bench.set_bucket(5, self.RATE, spent_until=time.monotonic_ns() - 60 * SECOND)
+        assert [bench.run(self.UP)[0] for _ in range(4)] == ["redirect"] * 3 + ["drop"]
+
+    def test_between_clients_the_receiver_s_user_pays_too(self, bench: Bench) -> None:
+        near = replace(FLOW, peer=Endpoint(PUBLIC[4], 50_002), bucket=5)
+        far = ChannelFlow(CLIENT6, 0x4002, Endpoint(PUBLIC[4], 50_000), 50_002, FOREVER, bucket=6)
+        bench.install(near, far)
+        bench.set_bucket(6, self.RATE, spent_until=time.monotonic_ns() + 60 * SECOND)
+        assert bench.run(self.UP)[0] == "drop"
+        bench.set_bucket(6, 0)
+        assert bench.run(self.UP)[0] == "redirect"
+
+    def test_another_user_is_not_touched(self, bench: Bench) -> None:
+        bench.install(replace(FLOW, bucket=5), replace(FLOW6, bucket=6))
+        bench.set_bucket(5, self.RATE, spent_until=time.monotonic_ns() + 60 * SECOND)
+        bench.set_bucket(6, self.RATE)
+        assert (bench.run(self.UP)[0], bench.run(_frame(_v6()))[0]) == ("drop", "redirect")
+
+
 def test_an_entry_that_echoes_another_key_is_not_trusted(bench: Bench) -> None:
     """What a reader sees when the element was recycled for another flow between lookup and use."""
     key = FlowKey(CLIENT, 0x4001)
-    value = FlowValue(PEER, 50_000, 0, FOREVER)
+    value = FlowValue(PEER, 50_000, 0, SPARE_SLOT)
     bpf_syscall.map_update(bench.flow_map(key), key.pack(), value.pack(FlowKey(CLIENT, 0x4002)))
     frame = _frame(_v4())
     assert bench.run(frame) == ("pass", frame)
@@ -222,7 +305,7 @@ def test_an_egress_that_is_not_offloaded_gets_nothing(bench: Bench) -> None:
 )
 def test_what_the_kernel_cannot_forward_goes_up(bench: Bench, peer: str, outcome: Outcome) -> None:
     key = FlowKey(CLIENT, 0x4001)
-    bench.put(key, FlowValue(Endpoint(ip_address(peer), 60_002), 50_000, 0, FOREVER))
+    bench.put(key, FlowValue(Endpoint(ip_address(peer), 60_002), 50_000, 0, SPARE_SLOT))
     frame = _frame(_v4())
     assert bench.run(frame) == ("pass", frame)
     assert list(bench.outcomes()) == [(outcome, Direction.TO_PEER)]
@@ -253,7 +336,7 @@ class TestWithoutForwarding:
     def test_uses_the_learnt_next_hop(self, bench: Bench) -> None:
         hop = NextHop(bench.egress, 1500, bytes.fromhex("0200000000aa"), bytes.fromhex("0200000000bb"))
         bench.put_hop(7, hop)
-        bench.put(FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, FOREVER, next_hop=7))
+        bench.put(FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, SPARE_SLOT, next_hop=7))
         verdict, out = bench.run(_frame(_v4()))
         assert (verdict, out[:12]) == ("redirect", hop.destination_mac + hop.source_mac)
         assert read_packet(out[14:]).destination == PEER
@@ -261,13 +344,13 @@ class TestWithoutForwarding:
 
     def test_respects_the_next_hop_s_mtu(self, bench: Bench) -> None:
         bench.put_hop(7, NextHop(bench.egress, 100, bytes(6), bytes(6)))
-        bench.put(FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, FOREVER, next_hop=7))
+        bench.put(FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, SPARE_SLOT, next_hop=7))
         assert bench.run(_frame(_v4(_channel(72))))[0] == "redirect"
         assert bench.run(_frame(_v4(_channel(73))))[0] == "pass"
 
     def test_an_unresolved_next_hop_sends_up(self, bench: Bench) -> None:
         bench.put_hop(7, NextHop(0, 0, bytes(6), bytes(6)))
-        bench.put(FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, FOREVER, next_hop=7))
+        bench.put(FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, SPARE_SLOT, next_hop=7))
         frame = _frame(_v4())
         assert bench.run(frame) == ("pass", frame)
         assert list(bench.outcomes()) == [(Outcome.PUNT_NO_NEIGHBOUR, Direction.TO_PEER)]

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 import pytest
 
 from ebpf import OffloadError, OffloadSettings, doctor, loader
+from ebpf.host import own_addresses
 from ebpf.netlink import Interface
-from ebpf.offload import own_addresses
 
 
 def test_the_package_imports_without_bcc() -> None:
@@ -26,13 +26,14 @@ def test_importing_the_package_does_not_import_bcc() -> None:
 def test_loading_without_bcc_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bcc", None)
     with pytest.raises(OffloadError, match="python3-bpfcc"):
-        loader.load(loader.BuildOptions(16))
+        loader.load(loader.BuildOptions(16, 9))
     assert "python3-bpfcc" in doctor.explain()[0]
 
 
 def test_only_named_flags_reach_the_compiler() -> None:
-    assert loader.BuildOptions(16).flags()[3:] == ["-DFLOW_ENTRIES=16"]
-    assert loader.BuildOptions(16, poison_headroom=True).flags()[3:] == ["-DFLOW_ENTRIES=16", "-DPOISON_HEADROOM"]
+    sizes = ["-DFLOW_ENTRIES=16", "-DBINDINGS=9"]
+    assert loader.BuildOptions(16, 9).flags()[3:] == sizes
+    assert loader.BuildOptions(16, 9, poison_headroom=True).flags()[3:] == [*sizes, "-DPOISON_HEADROOM"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from connectivity.endpoint import Endpoint
 from ebpf import layout
-from ebpf.layout import Counter, FlowKey, FlowValue, NextHop, pack_config, unpack_flow_counter
+from ebpf.layout import Counter, FlowKey, FlowValue, NextHop, pack_config
 
 CLIENT: Final = Endpoint(ip_address("192.0.2.10"), 0x1234)
 CLIENT6: Final = Endpoint(ip_address("2001:db8::a"), 0x1234)
@@ -22,32 +22,34 @@ def test_keys_are_big_endian() -> None:
     assert {len(FlowKey(each, 0x4001).pack()) for each in (CLIENT, CLIENT6)} == set(layout.KEY_BYTES.values())
 
 
-def test_a_flow_echoes_its_key_and_keeps_host_order_for_counts() -> None:
+def test_a_flow_echoes_its_key_and_keeps_host_order_for_indices() -> None:
     value = FlowValue(
         Endpoint(ip_address("2001:db8::b"), 0x5678),
         0xC350,
         0x4001,
-        0x1122334455667788,
+        0x11223344,
+        9,
         ip_address("2001:db8::1"),
         7,
-        Counter(3, 4),
     )
     assert value.pack(FlowKey(CLIENT, 0x4002)) == bytes.fromhex(
         "c000020a 00000000 00000000 00000000 1234 4002 c350 5678"
         "20010db8 00000000 00000000 0000000b"
         "20010db8 00000000 00000000 00000001"
-        "4001 0600 07000000 8877665544332211 0300000000000000 0400000000000000"
+        "4001 0600 07000000 44332211 09000000"
     )
 
 
-def test_counters_are_read_where_they_are_written() -> None:
-    packed = FlowValue(CLIENT, 1, 0, 2, counter=Counter(5, 6)).pack(FlowKey(CLIENT, 0x4001))
-    assert len(packed) == layout.FLOW_BYTES
-    assert unpack_flow_counter(packed) == Counter(5, 6)
+def test_a_binding_is_one_line_of_cache() -> None:
+    assert layout.BINDING.itemsize == 64
+    assert layout.BINDING.fields is not None
+    offsets = {name: field[1] for name, field in layout.BINDING.fields.items()}
+    assert offsets == {"expires_at": 0, "bucket": 8, "unused": 12, "to_peer": 16, "to_client": 32, "padding": 48}
 
 
 def test_no_source_means_all_zero() -> None:
     packed = FlowValue(CLIENT, 1, 0, 2).pack(FlowKey(CLIENT, 0x4001))
+    assert len(packed) == layout.FLOW_BYTES
     assert packed[40:56] == bytes(16)
 
 

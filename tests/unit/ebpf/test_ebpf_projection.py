@@ -27,19 +27,20 @@ ONE: Final = ChannelFlow(CLIENT, 0x4001, Endpoint(PUBLIC4, 50_002), 50_001, 100)
 OTHER: Final = ChannelFlow(CLIENT6, 0x4002, Endpoint(PUBLIC4, 50_001), 50_002, 90)
 
 
-def _projection(sources: dict[int, IPAddress] | None = None) -> Projection:
+def _projection(sources: dict[int, IPAddress] | None = None, capacity: int = 100) -> Projection:
     own = (PUBLIC4, PUBLIC6, INTERNAL4)
-    return Projection(listen_port=3478, own=own, sources=SOURCES if sources is None else sources)
+    sources = SOURCES if sources is None else sources
+    public: dict[int, IPAddress] = {4: PUBLIC4, 6: PUBLIC6}
+    return Projection(listen_port=3478, public=public, own=own, sources=sources, capacity=capacity)
 
 
 def test_a_binding_has_an_entry_each_way() -> None:
     changes = _projection().install(FLOW)
     assert changes == Changes(
-        (),
-        (
-            (FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, 100)),
-            (FlowKey(PEER, 50_000), FlowValue(CLIENT, 3478, 0x4001, 100)),
-        ),
+        writes=(
+            (FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, sender=1)),
+            (FlowKey(PEER, 50_000), FlowValue(CLIENT, 3478, 0x4001, receiver=1)),
+        )
     )
 
 
@@ -65,16 +66,19 @@ def test_two_clients_meet_whichever_binds_last(flows: tuple[ChannelFlow, Channel
     projection = _projection()
     assert projection.install(flows[0]) == Changes()
     writes = dict(projection.install(flows[1]).writes)
+    one, other = (projection.slot(flow.client, flow.channel) for flow in (ONE, OTHER))
     assert writes == {
-        FlowKey(CLIENT, 0x4001): FlowValue(CLIENT6, 3478, 0x4002, 90, PUBLIC6),
-        FlowKey(CLIENT6, 0x4002): FlowValue(CLIENT, 3478, 0x4001, 90, INTERNAL4),
+        FlowKey(CLIENT, 0x4001): FlowValue(CLIENT6, 3478, 0x4002, one, other, PUBLIC6),
+        FlowKey(CLIENT6, 0x4002): FlowValue(CLIENT, 3478, 0x4001, other, one, INTERNAL4),
     }
 
 
-def test_the_addresses_behind_a_nat_name_the_relay_too() -> None:
+def test_by_an_address_behind_a_nat_one_way_is_open() -> None:
+    """What leads there comes from a public address, which the far end has to have bound."""
     projection = _projection()
     projection.install(ONE)
-    assert len(projection.install(replace(OTHER, peer=Endpoint(INTERNAL4, 50_001))).writes) == 2
+    writes = dict(projection.install(replace(OTHER, peer=Endpoint(INTERNAL4, 50_001))).writes)
+    assert list(writes) == [FlowKey(CLIENT6, 0x4002)]
 
 
 @pytest.mark.parametrize("gone", [ONE, OTHER])
@@ -93,18 +97,55 @@ def test_a_channel_that_is_bound_anew_leaves_nothing_behind() -> None:
     assert FlowKey(PEER, 50_000) in changes.deletes
 
 
-def test_a_client_bound_under_two_addresses_of_the_relay_keeps_the_way_that_is_left() -> None:
+def test_a_client_bound_under_two_addresses_of_the_relay_keeps_the_way_out_that_is_left() -> None:
     projection = _projection()
     projection.install(ONE)
     projection.install(replace(ONE, channel=0x4003, peer=Endpoint(INTERNAL4, 50_002)))
     assert len(projection.install(OTHER).writes) == 3
     changes = projection.remove(ONE.client, ONE.channel)
-    assert changes.deletes == (FlowKey(CLIENT, 0x4001),)
-    assert dict(changes.writes)[FlowKey(CLIENT6, 0x4002)].channel == 0x4003
+    assert set(changes.deletes) == {FlowKey(CLIENT, 0x4001), FlowKey(CLIENT6, 0x4002)}
+    assert list(dict(changes.writes)) == [FlowKey(CLIENT, 0x4003)]
 
 
 def test_an_unknown_binding_is_removed_without_effect() -> None:
     assert _projection().remove(CLIENT, 0x4001) == Changes()
+
+
+def test_a_refresh_keeps_the_slot_and_an_end_names_it() -> None:
+    projection = _projection()
+    projection.install(FLOW)
+    projection.install(replace(FLOW, channel=0x4002, peer=PEER6))
+    assert projection.install(replace(FLOW, expires_at=200)).ended == ()
+    assert projection.slot(CLIENT, 0x4001) == 1
+    assert projection.remove(CLIENT, 0x4001).ended == (1,)
+    assert projection.slot(CLIENT, 0x4001) == 0
+
+
+def test_room_is_for_so_many_bindings_and_refreshes() -> None:
+    projection = _projection(capacity=2)
+    second = replace(FLOW, channel=0x4002, peer=PEER6)
+    third = replace(FLOW, channel=0x4003, peer=replace_port(PEER))
+    for flow in (FLOW, second):
+        assert projection.has_room(flow)
+        projection.install(flow)
+    assert (projection.has_room(third), projection.has_room(FLOW)) == (False, True)
+    projection.remove(CLIENT, 0x4001)
+    projection.install(third)
+    assert projection.slot(CLIENT, 0x4003) == 1
+
+
+def test_a_free_slot_waits_for_all_others() -> None:
+    projection = _projection(capacity=3)
+    slots = []
+    for channel in (0x4001, 0x4002, 0x4003, 0x4004):
+        projection.install(replace(FLOW, channel=channel))
+        slots.append(projection.slot(CLIENT, channel))
+        projection.remove(CLIENT, channel)
+    assert slots == [1, 2, 3, 1]
+
+
+def replace_port(peer: Endpoint) -> Endpoint:
+    return Endpoint(peer.ip, peer.port + 1)
 
 
 _flows = st.builds(
@@ -130,6 +171,12 @@ def test_the_map_always_holds_what_the_bindings_imply(history: list[tuple[bool, 
         kernel.update(changes.writes)
         implied = {key: value for each in projection.flows for key, value in projection.entries(each)}
         assert kernel == implied
+        slots = [projection.slot(each.client, each.channel) for each in projection.flows]
+        assert len(set(slots)) == len(slots)
+        assert 0 not in slots
+        assert not set(changes.ended) & {
+            slot for value in kernel.values() for slot in (value.sender, value.receiver)
+        } - (set(slots))
     for flow in projection.flows:
         for key in projection.remove(flow.client, flow.channel).deletes:
             kernel.pop(key, None)

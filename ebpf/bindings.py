@@ -1,0 +1,47 @@
+"""What changes while a binding lives: its expiry, its user's token bucket and its counters, in memory shared with XDP.
+
+One line per binding of an array that is mapped here, so a refresh is one store and a look at the counters is a load:
+nothing that the program counts meanwhile is lost. An expiry of zero ends a binding at once, for both directions and for
+flows between two clients.
+"""
+
+import mmap
+
+import numpy as np
+
+from connectivity.clock import Instant
+from ebpf import layout
+from ebpf.layout import Counter
+
+
+class Bindings:
+    """The mapped array. Slot 0 stands for "none" and is never written."""
+
+    def __init__(self, map_fd: int, count: int) -> None:
+        self._memory = mmap.mmap(map_fd, count * layout.BINDING.itemsize)
+        lines = np.frombuffer(self._memory, layout.BINDING)
+        self._expires_at, self._bucket = lines["expires_at"], lines["bucket"]
+        self._to_peer, self._to_client = lines["to_peer"], lines["to_client"]
+
+    def start(self, slot: int) -> None:
+        """Make a slot ready for a new binding: no counts, not live yet."""
+        self._expires_at[slot] = 0
+        self._to_peer[slot] = self._to_client[slot] = 0
+
+    def relay_until(self, slot: int, expires_at: Instant, bucket: int) -> None:
+        """Let a binding live, or live longer."""
+        self._bucket[slot] = bucket
+        self._expires_at[slot] = expires_at
+
+    def end(self, slot: int) -> None:
+        """Nothing passes any more. The counters stay until the next ``start``."""
+        self._expires_at[slot] = 0
+
+    def counters(self, slot: int) -> tuple[Counter, Counter]:
+        """To the peer, and to the client."""
+        return Counter(*self._to_peer[slot].tolist()), Counter(*self._to_client[slot].tolist())
+
+    def close(self) -> None:
+        """Give the memory back; once is enough."""
+        del self._expires_at, self._bucket, self._to_peer, self._to_client
+        self._memory.close()
