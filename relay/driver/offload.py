@@ -2,7 +2,10 @@
 
 The only importer of ``ebpf`` in the relay, and only when somebody asked for it. The kernel finds a flow by the client's
 address and channel, without the address of ours that the client talks to; should one client use one channel number on
-two of our addresses, neither is offloaded.
+two of our addresses, neither is offloaded. Nor is a client of a listen port that is not the program's.
+
+Both paths have token buckets by the same rule, each its own: a user whose packets take both at once, some of them being
+such as the program passes up, has up to twice the rate.
 """
 
 import asyncio
@@ -11,15 +14,16 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError, chain
-from relay.core import FiveTuple, InstallChannel, RemoveChannel
+from relay.core import FiveTuple, InstallChannel, RemoveChannel, SetBucket
+from relay.core.configuration import STUN_PORT
 from relay.settings import OffloadWish
 
 if TYPE_CHECKING:
-    from ebpf import Counters, RelayOffload
+    from ebpf import Counters, FlowCounters, RelayOffload
 
 OFF: Final = "off"
 
@@ -36,13 +40,34 @@ class OffloadStatus:
     egress: dict[str, str]
 
 
+class FlowCount(NamedTuple):
+    """What the kernel relayed for one channel: datagrams, and payload bytes without channel headers."""
+
+    to_peer_packets: int = 0
+    to_peer_bytes: int = 0
+    to_client_packets: int = 0
+    to_client_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How full the kernel's table is. ``refused`` counts channels that stayed in user space, for want of room too."""
+
+    channels: int
+    capacity: int
+    refused: int
+
+
 class Offload:
     """The loaded program, or the reason why there is none."""
 
-    def __init__(self, program: "RelayOffload | None", reason: str) -> None:
+    def __init__(self, program: "RelayOffload | None", reason: str, listen_port: int = STUN_PORT) -> None:
         self._program = program
         self._reason = reason
+        self._listen_port = listen_port
         self._owners: dict[tuple[Endpoint, int], set[FiveTuple]] = {}
+        self._refused = 0
+        self._last_counters: Counters | None = None
 
     @classmethod
     def load(cls, wish: OffloadWish | None, public: Mapping[int, IPAddress], listen_port: int) -> "Offload":
@@ -75,13 +100,17 @@ class Offload:
         if program.mode == OFF:
             program.close()
             return cls(None, program.reason)
-        return cls(program, program.reason)
+        return cls(program, program.reason, listen_port)
+
+    def set_bucket(self, bucket: SetBucket) -> None:
+        """A user, or the whole relay, may move so much."""
+        self._attempt(lambda program: program.set_bucket(bucket.bucket, bucket.bytes_per_second))
 
     def install(self, channel: InstallChannel) -> None:
         """A channel relays, or relays for longer."""
-        if self._program is None:
+        client, server = channel.five_tuple.client, channel.five_tuple.server
+        if self._program is None or server.port != self._listen_port:
             return
-        client, server, _ = channel.five_tuple
         key = (client, channel.channel)
         owners = self._owners.setdefault(key, set())
         owners.add(channel.five_tuple)
@@ -95,20 +124,35 @@ class Offload:
             relayed_port=channel.relayed_port,
             expires_at=channel.expires_at,
             local=server.ip,
+            bucket=channel.bucket,
         )
         if self._attempt(lambda program: program.install(flow)) is False:
-            _log.debug("Channel stays in user space", extra={"fields": {"channel": f"0x{channel.channel:04x}"}})
+            self._refused += 1
+            if self._refused == 1:
+                _log.warning("Offload is full, further channels stay in user space")
 
-    def remove(self, channel: RemoveChannel) -> None:
-        """A channel relays no longer."""
+    def remove(self, channel: RemoveChannel) -> FlowCount:
+        """A channel relays no longer. What the kernel relayed for it is told, because it is forgotten with this."""
         if self._program is None:
-            return
+            return FlowCount()
         key = (channel.five_tuple.client, channel.channel)
         owners = self._owners.get(key, set())
         owners.discard(channel.five_tuple)
-        if not owners:
-            self._owners.pop(key, None)
-            self._attempt(lambda program: program.remove(*key))
+        if owners:
+            return FlowCount()
+        self._owners.pop(key, None)
+        return _flow_count(self._attempt(lambda program: program.remove(*key)))
+
+    def flow_counters(self, five_tuple: FiveTuple, channel: int) -> FlowCount:
+        """What the kernel has relayed so far for a channel that it still has."""
+        key = (five_tuple.client, channel)
+        if self._owners.get(key) != {five_tuple}:
+            return FlowCount()
+        return _flow_count(self._attempt(lambda program: program.flow_counters(*key)))
+
+    def fill(self) -> Fill | None:
+        """For metrics; None without a program."""
+        return self._attempt(lambda program: Fill(len(program), program.capacity, self._refused))
 
     async def maintain(self) -> None:
         """Let it follow the host's addresses and next hops; every few seconds."""
@@ -129,15 +173,23 @@ class Offload:
         return OffloadStatus(self._program.mode, self._program.reason, dict(self._program.egress_states()))
 
     def counters(self) -> "Counters | None":
-        """What the kernel did; None without a program."""
-        return self._attempt(lambda program: program.counters())
+        """What the kernel did, as long as it did; None if there never was a program."""
+        counters = self._attempt(lambda program: program.counters())
+        if counters is not None:
+            self._last_counters = counters
+        return self._last_counters
 
     def close(self) -> None:
-        """Detach and unload."""
-        if self._program is not None:
-            self._program.close()
-            self._program = None
-            self._reason = "closed"
+        """Detach and unload; the counters stay."""
+        program, self._program = self._program, None
+        if program is None:
+            return
+        self._reason = "closed"
+        try:
+            self._last_counters = program.counters()
+        except OSError as error:
+            _log.debug("Last counters are lost", extra={"fields": {"reason": chain(error)}})
+        program.close()
 
     def _attempt(self, action: "Callable[[RelayOffload], T]") -> T | None:
         """Use the program; should it fail, go on without it."""
@@ -154,6 +206,10 @@ class Offload:
         _log.warning("Offload failed and is off now", extra={"fields": {"reason": reason}})
         self.close()
         self._reason = reason
+
+
+def _flow_count(counters: "FlowCounters | None") -> FlowCount:
+    return FlowCount() if counters is None else FlowCount(*counters.to_peer, *counters.to_client)
 
 
 def _ebpf() -> ModuleType:

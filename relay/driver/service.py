@@ -134,8 +134,10 @@ class RelayService:
                     self.offload.install(output)
                 case RemoveChannel():
                     self.offload.remove(output)
-                case CloseStream() | SetBucket():
-                    pass  # no streams are served, no bandwidth is limited yet
+                case SetBucket():
+                    self.offload.set_bucket(output)
+                case CloseStream():
+                    pass  # no streams are served yet
                 case _:
                     assert_never(output)
             output = self.server.poll_output()

@@ -2,7 +2,7 @@
 
 import asyncio
 import errno
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 import pytest
@@ -10,11 +10,11 @@ import pytest
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
 from connectivity.io.udp import UdpCounters
-from ebpf import ChannelFlow, Counter, Counters, Direction, OffloadError, OffloadSettings, Outcome, View
-from relay.core import FiveTuple, InstallChannel, RemoveChannel
+from ebpf import ChannelFlow, Counter, Counters, Direction, FlowCounters, OffloadError, OffloadSettings, Outcome, View
+from relay.core import FiveTuple, InstallChannel, RemoveChannel, SetBucket
 from relay.driver import offload as module
 from relay.driver.metrics import render
-from relay.driver.offload import Offload
+from relay.driver.offload import Fill, FlowCount, Offload
 from relay.settings import OffloadWish
 from tests.unit.relay.playbook import PEER4, SERVER4, Client, RelayUnderTest, channel_message
 
@@ -30,7 +30,8 @@ class ListOffload:
     mode: str = "native"
     reason: str = ""
     flows: dict[tuple[Endpoint, int], ChannelFlow] = field(default_factory=dict)
-    room: int = 100
+    buckets: dict[int, int] = field(default_factory=dict)
+    capacity: int = 100
     broken: bool = False
     blind: bool = False
     seen: list[View] = field(default_factory=list)
@@ -39,13 +40,25 @@ class ListOffload:
     def install(self, flow: ChannelFlow) -> bool:
         if self.broken:
             raise OSError(errno.EBADF, "map is gone")
-        if len(self.flows) >= self.room:
+        if len(self.flows) >= self.capacity and (flow.client, flow.channel) not in self.flows:
             return False
         self.flows[flow.client, flow.channel] = flow
         return True
 
-    def remove(self, client: Endpoint, channel: int) -> None:
+    def remove(self, client: Endpoint, channel: int) -> FlowCounters:
+        counters = self.flow_counters(client, channel)
         self.flows.pop((client, channel), None)
+        return counters
+
+    def flow_counters(self, client: Endpoint, channel: int) -> FlowCounters:
+        known = (client, channel) in self.flows
+        return FlowCounters(Counter(1, 10), Counter(2, 20)) if known else FlowCounters(Counter(), Counter())
+
+    def set_bucket(self, bucket: int, bytes_per_second: int) -> None:
+        self.buckets[bucket] = bytes_per_second
+
+    def __len__(self) -> int:
+        return len(self.flows)
 
     def look(self) -> View:
         if self.blind:
@@ -102,11 +115,47 @@ def test_one_channel_on_two_of_our_addresses_is_on_neither(offload: Offload, ker
     assert kernel.flows[CLIENT, 0x4000].local == SERVER4.ip
 
 
-def test_a_full_table_costs_speed_only(offload: Offload, kernel: ListOffload) -> None:
-    kernel.room = 0
-    offload.install(installed())
+def test_a_full_table_costs_speed_only_and_is_said_once(
+    offload: Offload, kernel: ListOffload, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernel.capacity = 1
+    for channel in (0x4000, 0x4001, 0x4000, 0x4002):
+        offload.install(installed(channel))
     assert not kernel.closed
-    offload.remove(RemoveChannel(FiveTuple(CLIENT, SERVER4), 0x4000))
+    assert offload.fill() == Fill(channels=1, capacity=1, refused=2)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    offload.remove(RemoveChannel(FiveTuple(CLIENT, SERVER4), 0x4001))
+
+
+def test_counts_of_a_channel_are_live_and_told_at_its_end(offload: Offload) -> None:
+    five_tuple = FiveTuple(CLIENT, SERVER4)
+    offload.install(installed())
+    assert offload.flow_counters(five_tuple, 0x4000) == FlowCount(1, 10, 2, 20)
+    assert offload.flow_counters(FiveTuple(CLIENT, OTHER_SERVER), 0x4000) == FlowCount()
+    assert offload.remove(RemoveChannel(five_tuple, 0x4000)) == FlowCount(1, 10, 2, 20)
+    assert offload.flow_counters(five_tuple, 0x4000) == offload.remove(RemoveChannel(five_tuple, 0x4000)) == FlowCount()
+
+
+def test_buckets_come_before_the_channels_that_name_them(offload: Offload, kernel: ListOffload) -> None:
+    offload.set_bucket(SetBucket(3, 1000))
+    offload.install(replace(installed(), bucket=3))
+    assert kernel.buckets == {3: 1000}
+    assert kernel.flows[CLIENT, 0x4000].bucket == 3
+
+
+def test_another_listen_port_stays_in_user_space(offload: Offload, kernel: ListOffload) -> None:
+    server = Endpoint(SERVER4.ip, 3479)
+    offload.install(installed(server=server))
+    assert not kernel.flows
+    assert offload.remove(RemoveChannel(FiveTuple(CLIENT, server), 0x4000)) == FlowCount()
+
+
+def test_totals_outlive_the_program(offload: Offload) -> None:
+    before = offload.counters()
+    assert before is not None
+    offload.close()
+    assert offload.counters() == before
+    assert offload.fill() is None
 
 
 def test_a_kernel_that_fails_is_let_go(offload: Offload, kernel: ListOffload) -> None:
