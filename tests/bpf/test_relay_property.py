@@ -1,0 +1,283 @@
+"""Any packet, any flow table, both paths: what the program does is what the relay's core does, or nothing.
+
+Each example plays a few clients against the core, takes over the channels that it hands to an offload, and then sends
+frames through both: through the loaded program, and through a reading of the frame (``tests.bpf.frames``) into the core
+with the answer built by the oracle. A frame that the program relays equals the core's, byte for byte of what D3 names;
+one that it passes up is untouched; nothing that the core would relay by a channel in a plain frame goes up; and both
+count the same.
+"""
+
+import struct
+import time
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, Phase, event, given, note, settings
+from hypothesis import strategies as st
+
+from connectivity.clock import SECOND
+from connectivity.endpoint import Endpoint
+from connectivity.run import Run
+from connectivity.stun import AdditionalAddressFamily, AddressFamily, Lifetime
+from ebpf.layout import Counter
+from ebpf.oracle import HOP_LIMIT, ChecksumKind, Datagram, read_packet
+from ebpf.outcomes import Direction, Outcome
+from ebpf.settings import ChannelFlow
+from relay.core import Output, Relayed, ToClient, ToPeer
+from tests.bpf.frames import ODDITIES, Frame, Oddity, receive
+from tests.bpf.relay_bench import LISTEN_PORT, RELAY, Bench
+from tests.unit.relay.playbook import INTERNAL, Client, RelayUnderTest
+
+pytestmark = pytest.mark.root
+
+CLIENTS: Final = tuple(
+    Endpoint(ip_address(address), port) for address in ("192.0.2.10", "2001:db8::10") for port in (50_001, 60_002)
+)
+PEERS: Final = tuple(
+    Endpoint(ip_address(address), port) for address in ("192.0.2.20", "2001:db8::20") for port in (50_001, 60_002)
+)
+CHANNELS: Final = (0x4000, 0x4001, 0x4FFF, 0x7FFF)
+MTU: Final = 1500
+
+
+class Caller(Client):
+    """A client that speaks to the relay of the bench."""
+
+    def send(self, data: bytes | Run, *, tos: int = 0) -> list[Relayed | Output]:
+        server = Endpoint(RELAY[self.endpoint.ip.version], LISTEN_PORT)
+        return self.relay.from_client(self.endpoint, data, tos=tos, server=server)
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A client's wish for a channel: to a peer, or to the relayed address of another client (``meets``)."""
+
+    client: int
+    channel: int
+    peer: Endpoint
+    meets: int | None
+    is_expired: bool
+
+
+def _mostly(value: bool) -> st.SearchStrategy[bool]:
+    return st.sampled_from((value,) * 5 + (not value,))
+
+
+binds = st.builds(
+    Bind,
+    client=st.integers(0, len(CLIENTS) - 1),
+    channel=st.sampled_from(CHANNELS),
+    peer=st.sampled_from(PEERS),
+    meets=st.none() | st.integers(0, len(CLIENTS) - 1),
+    is_expired=_mostly(False),
+)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A frame to be: who sends it to what, and what is odd about it."""
+
+    is_from_client: bool
+    is_of_flow: bool
+    which: int
+    channel: int
+    size: int
+    claimed: int  # the channel length's error
+    kind: ChecksumKind
+    tos: int
+    oddities: tuple[tuple[Oddity, int], ...]
+
+    def outcomes(self, frame: Frame) -> list[Outcome]:
+        """What the program has to say, where one oddity decides alone."""
+        if len(self.oddities) != 1 or not frame.is_odd:
+            return []
+        outcome = self.oddities[0][0].outcome
+        return [] if outcome is None else [outcome]
+
+
+sent = st.builds(
+    Sent,
+    is_from_client=st.booleans(),
+    is_of_flow=_mostly(True),
+    which=st.integers(0, 99),
+    channel=st.sampled_from((*CHANNELS, 0x3FFF, 0x8000)) | st.integers(0, 0xFFFF),
+    size=st.integers(0, 64) | st.sampled_from((1, 1400, 1424, 1425, 1444, 1445, 1452, 1453, 1472)),
+    claimed=st.sampled_from((0,) * 20 + (-8, -4, -3, -2, -1, 1, 7)),
+    kind=st.sampled_from(ChecksumKind),
+    tos=st.integers(0, 255),
+    oddities=st.just(())
+    | st.lists(st.tuples(st.sampled_from(ODDITIES), st.integers(0, 0xFFFF)), max_size=2).map(tuple),
+)
+
+
+class World:
+    """The core, the program with what the core handed to it, and what both should have counted."""
+
+    def __init__(self, bench: Bench, wishes: list[Bind]) -> None:
+        self.bench = bench
+        self.relay = RelayUnderTest(public=dict(RELAY), now=time.monotonic_ns() - 700 * SECOND)
+        # Firezone's peers know channels only; others get Data indications where there is a permission and no channel.
+        self.callers = [
+            Caller(self.relay, str(endpoint), software=software)
+            for endpoint, software in zip(CLIENTS, ("snownet; session=00", "other") * 2, strict=True)
+        ]
+        self.ports = [
+            caller.allocate(AdditionalAddressFamily(AddressFamily.IPV6), Lifetime(3600)) for caller in self.callers
+        ]
+        self._bind([wish for wish in wishes if wish.is_expired])
+        self.relay.now = time.monotonic_ns()
+        self._bind([wish for wish in wishes if not wish.is_expired])
+        self.flows = [
+            ChannelFlow(
+                each.five_tuple.client,
+                each.channel,
+                each.peer,
+                each.relayed_port,
+                each.expires_at,
+                each.five_tuple.server.ip,
+                each.bucket,
+            )
+            for each in self.relay.installed.values()
+        ]
+        bench.reset()
+        bench.project(dict(RELAY), [*RELAY.values(), INTERNAL])
+        bench.install(*self.flows)
+        self.forwarded: dict[tuple[Outcome, Direction], Counter] = {}
+        self.by_binding = {(flow.client, flow.channel): [Counter(), Counter()] for flow in self.flows}
+
+    def _bind(self, wishes: list[Bind]) -> None:
+        """The core may refuse any of them."""
+        for wish in wishes:
+            peer = wish.peer
+            if wish.meets is not None:
+                peer = Endpoint(RELAY[peer.ip.version], self.ports[wish.meets])
+            self.callers[wish.client].bind(wish.channel, peer)
+
+    def frame(self, sent: Sent) -> Frame:
+        """The frame of a wish, oddities included."""
+        flow = self.flows[sent.which % len(self.flows)] if self.flows and sent.is_of_flow else None
+        message = bytes((index * 37 + sent.tos) % 256 for index in range(sent.size))
+        if sent.is_from_client:
+            source = flow.client if flow else CLIENTS[sent.which % len(CLIENTS)]
+            number = flow.channel if flow else sent.channel
+            payload = struct.pack("!HH", number, max(0, sent.size + sent.claimed)) + message
+            destination = Endpoint(RELAY[source.ip.version], LISTEN_PORT)
+        else:
+            source = flow.peer if flow else PEERS[sent.which % len(PEERS)]
+            port = flow.relayed_port if flow else self.ports[sent.which % len(self.ports)]
+            payload, destination = message, Endpoint(RELAY[source.ip.version], port)
+        packet = Datagram(source, destination, payload, sent.tos, 3).packet(sent.kind, identification=sent.which)
+        frame = Frame(packet)
+        for oddity, seed in sent.oddities:
+            if oddity.version in (None, frame.version) and not (frame.tags or frame.is_odd):
+                frame = replace(oddity.change(frame, seed), is_odd=oddity.outcome is not None)
+        return frame
+
+    def relayed(self, arriving: Datagram | None) -> list[tuple[Relayed, Datagram]]:
+        """What the core sends for it, and that as the oracle says that it leaves."""
+        own = RELAY.values()
+        # With a source address of ours it came from nowhere, and the stack drops it.
+        if arriving is None or arriving.destination.ip not in own or arriving.source.ip in own:
+            return []
+        if arriving.destination.port == LISTEN_PORT:
+            outputs = self.relay.from_client(
+                arriving.source, arriving.payload, tos=arriving.tos, server=arriving.destination
+            )
+        elif arriving.destination.port in self.relay.open_ports and arriving.payload:
+            outputs = self.relay.from_peer(
+                arriving.destination.port, arriving.source, arriving.payload, tos=arriving.tos
+            )
+        else:
+            return []
+        found: list[tuple[Relayed, Datagram]] = []
+        for output in outputs:
+            assert isinstance(output, ToPeer | ToClient)
+            target, tos = output.transmit.destination, output.transmit.tos
+            port = output.relayed_port if isinstance(output, ToPeer) else LISTEN_PORT
+            source = Endpoint(RELAY[target.ip.version], port)
+            found += [
+                (output, Datagram(source, target, bytes(segment), tos, HOP_LIMIT))
+                for segment in output.transmit.run.segments()
+            ]
+        return found
+
+    def count(self, arriving: Datagram, output: Relayed, leaving: Datagram) -> None:
+        """What both ends of the way should have counted."""
+        is_from_client = arriving.destination.port == LISTEN_PORT
+        is_to_client = isinstance(output, ToClient)
+        one = Counter(1, len(arriving.payload) - 4 * is_from_client)
+        if is_from_client:
+            (number,) = struct.unpack_from("!H", arriving.payload)
+            self.by_binding[arriving.source, number][0] += one
+        if is_to_client:
+            (number,) = struct.unpack_from("!H", leaving.payload)
+            self.by_binding[leaving.destination, number][1] += one
+        direction = Direction.TO_PEER
+        if is_to_client:
+            direction = Direction.BETWEEN_CLIENTS if is_from_client else Direction.TO_CLIENT
+        key = (Outcome.FORWARD_ROUTE, direction)
+        self.forwarded[key] = self.forwarded.get(key, Counter()) + one
+
+
+@given(wishes=st.lists(binds, max_size=12), packets=st.lists(sent, min_size=1, max_size=30))
+@settings(
+    max_examples=300,
+    phases=(Phase.reuse, Phase.generate, Phase.shrink),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+def test_the_program_does_what_the_core_does(bench: Bench, wishes: list[Bind], packets: list[Sent]) -> None:
+    world = World(bench, wishes)
+    damaged = 0
+    for each in packets:
+        frame = world.frame(each)
+        encoded = frame.encode()
+        arriving = receive(encoded)
+        relayed = world.relayed(arriving)
+        before = [bench.count(outcome) for outcome in each.outcomes(frame)]
+        verdict, out = bench.run(encoded)
+        note(f"{each} {verdict}")
+        event(verdict)
+        for outcome, earlier in zip(each.outcomes(frame), before, strict=True):
+            assert bench.count(outcome) == earlier + 1, outcome
+        if verdict == "pass":
+            assert out == encoded
+            assert not _must_be_forwarded(each, relayed), relayed
+        elif arriving is None:
+            # Damaged behind the IP header: the stack would drop it, here its receiver will.
+            assert verdict == "redirect"
+            damaged += 1
+            with pytest.raises(ValueError, match="UDP checksum"):
+                read_packet(_without_trailer(out))
+        else:
+            assert verdict == "redirect"
+            ((output, leaving),) = relayed
+            assert read_packet(_without_trailer(out)) == leaving
+            world.count(arriving, output, leaving)
+    counted = bench.outcomes()
+    assert sum(counter.packets for counter in counted.values()) == len(packets)
+    if not damaged:
+        forwarded = {key: counter for key, counter in counted.items() if key[0].is_forward}
+        assert forwarded == world.forwarded
+        for flow in world.flows:
+            assert list(bench.flow_counters(flow)) == world.by_binding[flow.client, flow.channel]
+
+
+def _must_be_forwarded(sent: Sent, relayed: list[tuple[Relayed, Datagram]]) -> bool:
+    """A plain datagram that the core relays by a channel, and that fits."""
+    if sent.oddities or sent.claimed or len(relayed) != 1:
+        return False
+    output, leaving = relayed[0]
+    is_by_channel = isinstance(output, ToPeer) or leaving.payload[0] >= 0x40
+    return is_by_channel and len(leaving.packet()) <= MTU
+
+
+def _without_trailer(out: bytes) -> bytes:
+    """The IP packet of a frame that may have padding behind it."""
+    packet = out[14:]
+    length = (
+        struct.unpack_from("!H", packet, 2)[0] if packet[0] >> 4 == 4 else 40 + struct.unpack_from("!H", packet, 4)[0]
+    )
+    return packet[:length]
