@@ -14,6 +14,7 @@ packages=(
     iproute2 nftables ethtool procps iputils-ping tcpdump curl iperf3
     wireguard-go wireguard-tools xz-utils
     gcc libc6-dev # the C headers of the XDP program are tested on the host, too
+    clang-14 libclang-rt-14-dev # and fuzzed there
 )
 
 absent() { # the packages that dpkg does not hold installed
