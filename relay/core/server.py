@@ -166,6 +166,22 @@ class Server:
         self._allocator.end(allocation, "by the operator")
         return True
 
+    def count_offloaded(
+        self,
+        five_tuple: FiveTuple,
+        to_peer_packets: int,
+        to_peer_bytes: int,
+        to_client_packets: int,
+        to_client_bytes: int,
+    ) -> None:
+        """What an offload relayed for a channel that has ended counts for its allocation, if that lives on."""
+        allocation = self._table.get(five_tuple)
+        if allocation is not None:
+            allocation.to_peer_packets += to_peer_packets
+            allocation.to_peer_bytes += to_peer_bytes
+            allocation.to_client_packets += to_client_packets
+            allocation.to_client_bytes += to_client_bytes
+
     def stop_allocating(self) -> None:
         """Refuse whoever wants an allocation from now on (RFC 8656 §7.2); those that live are served on."""
         self._allocator.takes_allocations = False

@@ -20,7 +20,8 @@ class ChannelView:
 
 @dataclass(frozen=True, slots=True)
 class AllocationView:
-    """``user`` is whom quotas count. Packets and bytes are those that this process relayed.
+    """``user`` is whom quotas count. Packets and bytes are those that this process relayed, and those that an offload
+    relayed for channels that have ended.
 
     ``flows`` names what an offload may have relayed besides: five-tuple and channel.
     """

@@ -133,7 +133,7 @@ class RelayService:
                 case InstallChannel():
                     self.offload.install(output)
                 case RemoveChannel():
-                    self.offload.remove(output)
+                    self.server.count_offloaded(output.five_tuple, *self.offload.remove(output))
                 case SetBucket():
                     self.offload.set_bucket(output)
                 case CloseStream():

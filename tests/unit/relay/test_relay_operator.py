@@ -42,6 +42,19 @@ def test_an_allocation_shows_what_it_holds_and_moved(relay: RelayUnderTest, clie
     assert (view.to_client_packets, view.to_client_bytes) == (2, 6)
 
 
+def test_what_an_offload_relayed_counts_when_its_channel_ends(relay: RelayUnderTest, client: StandardClient) -> None:
+    port = client.allocate()
+    client.bind(0x4000, PEER4)
+    client.send(channel_message(0x4000, b"12345"))
+    relay.server.count_offloaded(FiveTuple(client.endpoint, SERVER4), 10, 1000, 20, 2000)
+    view = relay.server.allocation(port)
+    assert view is not None
+    assert (view.to_peer_packets, view.to_peer_bytes) == (11, 1005)
+    assert (view.to_client_packets, view.to_client_bytes) == (20, 2000)
+    assert sum(relay.server.statistics().packets.values()) == 1, "the offload's totals are the offload's to tell"
+    relay.server.count_offloaded(FiveTuple(PEER4, SERVER4), 1, 1, 1, 1)
+
+
 def test_the_operator_ends_an_allocation(relay: RelayUnderTest, client: StandardClient) -> None:
     port = client.allocate()
     client.bind(0x4000, PEER4)
