@@ -18,6 +18,7 @@ check: setup
 # Atheris exists for few machines, so it is not among the locked packages.
 fuzz: setup
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
+	.venv/bin/python -m tests.fuzz.relay_parser -max_total_time=$${SECONDS_EACH:-60} $(ARGS)
 	for target in stun channel_data stream peer_rule server; do \
 		.venv/bin/python -m tests.fuzz $$target -max_total_time=$${SECONDS_EACH:-60} $(ARGS) || exit 1; done
 

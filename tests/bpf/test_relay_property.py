@@ -21,11 +21,12 @@ from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.run import Run
 from connectivity.stun import AdditionalAddressFamily, AddressFamily, Lifetime
+from connectivity.turn import credentials
 from ebpf.layout import Counter
 from ebpf.oracle import HOP_LIMIT, ChecksumKind, Datagram, read_packet
 from ebpf.outcomes import Direction, Outcome
 from ebpf.settings import ChannelFlow
-from relay.core import Output, Relayed, ToClient, ToPeer
+from relay.core import DropReason, Output, Quotas, Relayed, ToClient, ToPeer
 from tests.bpf.frames import ODDITIES, Frame, Oddity, receive
 from tests.bpf.relay_bench import LISTEN_PORT, RELAY, Bench
 from tests.unit.relay.playbook import INTERNAL, Client, RelayUnderTest
@@ -40,6 +41,9 @@ PEERS: Final = tuple(
 )
 CHANNELS: Final = (0x4000, 0x4001, 0x4FFF, 0x7FFF)
 MTU: Final = 1500
+USERS: Final = ("one", "two", "three")
+UNLIMITED: Final = Quotas()
+RATES: Final = st.integers(8, 80)
 
 
 class Caller(Client):
@@ -115,13 +119,15 @@ sent = st.builds(
 class World:
     """The core, the program with what the core handed to it, and what both should have counted."""
 
-    def __init__(self, bench: Bench, wishes: list[Bind]) -> None:
+    def __init__(self, bench: Bench, wishes: list[Bind], quotas: Quotas = UNLIMITED) -> None:
         self.bench = bench
-        self.relay = RelayUnderTest(public=dict(RELAY), now=time.monotonic_ns() - 700 * SECOND)
+        self.relay = RelayUnderTest(public=dict(RELAY), quotas=quotas, now=time.monotonic_ns() - 700 * SECOND)
         # Firezone's peers know channels only; others get Data indications where there is a permission and no channel.
         self.callers = [
-            Caller(self.relay, str(endpoint), software=software)
-            for endpoint, software in zip(CLIENTS, ("snownet; session=00", "other") * 2, strict=True)
+            Caller(self.relay, str(endpoint), software=software, salt=credentials.salt(USERS[number % len(USERS)]))
+            for number, (endpoint, software) in enumerate(
+                zip(CLIENTS, ("snownet; session=00", "other") * 2, strict=True)
+            )
         ]
         self.ports = [
             caller.allocate(AdditionalAddressFamily(AddressFamily.IPV6), Lifetime(3600)) for caller in self.callers
@@ -143,6 +149,8 @@ class World:
         ]
         bench.reset()
         bench.project(dict(RELAY), [*RELAY.values(), INTERNAL])
+        for bucket, bytes_per_second in self.relay.buckets.items():
+            bench.set_bucket(bucket, bytes_per_second)
         bench.install(*self.flows)
         self.forwarded: dict[tuple[Outcome, Direction], Counter] = {}
         self.by_binding = {(flow.client, flow.channel): [Counter(), Counter()] for flow in self.flows}
@@ -263,6 +271,39 @@ def test_the_program_does_what_the_core_does(bench: Bench, wishes: list[Bind], p
         assert forwarded == world.forwarded
         for flow in world.flows:
             assert list(bench.flow_counters(flow)) == world.by_binding[flow.client, flow.channel]
+
+
+@given(
+    wishes=st.lists(binds, min_size=3, max_size=12),
+    packets=st.lists(sent, min_size=1, max_size=30),
+    quotas=st.builds(Quotas, bandwidth_per_user=st.none() | RATES, bandwidth=st.none() | RATES),
+)
+@settings(
+    max_examples=100,
+    deadline=None,
+    phases=(Phase.reuse, Phase.generate, Phase.shrink),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+def test_quotas_stop_the_same_packets(bench: Bench, wishes: list[Bind], packets: list[Sent], quotas: Quotas) -> None:
+    """At rates of a few bytes a second, of which a datagram takes hours; only of what the program relays by itself."""
+    world = World(bench, wishes, quotas)
+    over_quota = 0
+    for each in packets:
+        encoded = world.frame(replace(each, oddities=(), claimed=0, size=1000 + each.size % 100)).encode()
+        arriving = receive(encoded)
+        verdict, out = bench.run(encoded)
+        event(verdict)
+        if verdict == "pass":
+            continue
+        before = world.relay.drops().get("over_quota", 0)
+        relayed = world.relayed(arriving)
+        refused = world.relay.drops().get("over_quota", 0) - before
+        assert (len(relayed), refused) == ((0, 1) if verdict == "drop" else (1, 0))
+        over_quota += refused
+        assert verdict == "drop" or read_packet(_without_trailer(out)) == relayed[0][1]
+    dropped = [counter.packets for (outcome, _), counter in bench.outcomes().items() if outcome.is_drop]
+    assert sum(dropped) == over_quota
+    assert Outcome.DROP_OVER_QUOTA.reason == DropReason.OVER_QUOTA.value
 
 
 def _must_be_forwarded(sent: Sent, relayed: list[tuple[Relayed, Datagram]]) -> bool:
