@@ -53,7 +53,7 @@ def read_settings(arguments: list[str]) -> ClientSettings:
 def run(arguments: list[str]) -> int:
     """Run the client until a signal."""
     settings = read_settings(arguments)
-    logs.configure(settings.tunnel.log_filter)
+    logs.configure(settings.tunnel.log_filter, settings.tunnel.log_format)
     if settings.check:
         return 0
 

@@ -22,6 +22,7 @@ T = TypeVar("T")
 # Names under our prefix that any service accepts, because a shared env file configures several of them.
 KNOWN_POSTERN_NAMES: Final = frozenset(
     {
+        "POSTERN_ADMIN_SOCKET",
         "POSTERN_DRAIN_SECONDS",
         "POSTERN_EBPF",
         "POSTERN_EBPF_GENERIC_FROM_PEER",
@@ -30,6 +31,7 @@ KNOWN_POSTERN_NAMES: Final = frozenset(
         "POSTERN_PEERS_DENY",
         "POSTERN_PORTAL_CONFIG",
         "POSTERN_PUBLIC_ADDRESSES",
+        "POSTERN_RELAY_CONFIG",
         "POSTERN_STATUS_ADDR",
         "POSTERN_TUN_OFFLOADS",
         "POSTERN_UDP_OFFLOADS",
@@ -65,6 +67,7 @@ class SettingsReader:
     def __init__(self, service: str, arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
         self._service = service
         self._environ = os.environ if environ is None else environ
+        self.given: list[str] = []  # the settings found so far that are no switches, as they were given
         self._declared: list[_Declared] = []
         self._problems: list[str] = []
         self._flags, self._switches, self._positional, self._help = _split_arguments(arguments)
@@ -130,13 +133,17 @@ class SettingsReader:
     def _lookup(self, name: str | None, flag: str | None, text: str, default: str) -> tuple[str, str] | None:
         self._declared.append(_Declared(name, flag, text, default))
         if flag is not None and flag in self._flags:
+            self.given.append(flag)
             return flag, self._flags.pop(flag)
         if flag is not None and flag in self._switches:
             self._switches.discard(flag)
             self._problems.append(f"{flag} needs a value")
             return None
         value = self._environ.get(name, "") if name is not None else ""
-        return (str(name), value) if value else None
+        if not value:
+            return None
+        self.given.append(str(name))
+        return str(name), value
 
     def _parse(self, found: tuple[str, str], parse: Callable[[str], T], fallback: T) -> T:
         name, value = found

@@ -58,7 +58,7 @@ def read_settings(arguments: list[str]) -> GatewaySettings:
 def run(arguments: list[str]) -> int:
     """Run the gateway until a signal."""
     settings = read_settings(arguments)
-    logs.configure(settings.tunnel.log_filter)
+    logs.configure(settings.tunnel.log_filter, settings.tunnel.log_format)
     asyncio.run(_serve(settings))
     return 0
 

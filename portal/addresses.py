@@ -10,8 +10,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from types import MappingProxyType
 from typing import Final
 
+from connectivity import document
 from connectivity.endpoint import IPAddress
-from portal import document
 from portal.configuration import Filter, ResourceType
 
 # The whole ranges of the product; devices get addresses from their lower parts (derivation.py).

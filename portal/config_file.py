@@ -10,9 +10,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
+from connectivity import document
+from connectivity.document import DocumentError, Section
 from connectivity.endpoint import Endpoint
 from connectivity.settings import SettingsError
-from portal import addresses, document
+from portal import addresses
 from portal.configuration import (
     EVERYONE,
     NEVER,
@@ -26,7 +28,6 @@ from portal.configuration import (
     TokenType,
 )
 from portal.derivation import named_id
-from portal.document import DocumentError, Section
 
 DEFAULT_LISTEN: Final = "0.0.0.0:8081"
 _DNS_PORT: Final = 53
@@ -54,7 +55,7 @@ def parse(content: str, *, base: Path, label: str = "portal.yaml") -> Configurat
         SettingsError: all that is wrong with it, in one line.
     """
     try:
-        top = document.load_document(content)
+        top = document.load_document(content, "keys such as sites and resources")
     except DocumentError as error:
         raise SettingsError([f"{label}: {error}"]) from None
     problems: list[str] = []

@@ -4,45 +4,38 @@ import asyncio
 import os
 from typing import Final
 
-from connectivity.endpoint import IPAddress
 from connectivity.io import logs
-from connectivity.phoenix import COMPONENT_VERSIONS
-from relay.core import NonceMint, PeerPolicy, Server, ServerSettings, StampSecretCredentials
+from relay import admin, config_file
+from relay.core import NonceMint, Server, StampSecretCredentials
 from relay.core.nonce import SECRET_BYTES
-from relay.driver.addresses import always_own_addresses, host_addresses
-from relay.driver.service import make_stamp_secret, serve
+from relay.driver.addresses import host_addresses
+from relay.driver.making import credentials, server_settings
+from relay.driver.running import serve
 from relay.driver.sockets import raise_descriptor_limit
-from relay.settings import RelaySettings, read_settings
+from relay.settings import read_settings
 
-SOFTWARE: Final = f"postern-relay/{COMPONENT_VERSIONS['relay']}"
+STAMP_SECRET_BYTES: Final = 32
 
 
 def run(arguments: list[str]) -> int:
-    """Run the relay until a signal."""
+    """Run the relay until a signal, or talk to one that runs."""
+    if arguments[:1] == ["admin"]:
+        return admin.run(arguments[1:])
     settings = read_settings(arguments)
     settings.require_public_address()
-    logs.configure(settings.log_filter)
+    logs.configure(settings.log_filter, settings.log_format)
+    if settings.file is not None:
+        config_file.advise(settings.file, settings.configuration)
     raise_descriptor_limit()
-    stamp_secret = make_stamp_secret()
+    # For the life of this process: it is what makes reconnects to the portal keep all allocations.
+    stamp_secret = os.urandom(STAMP_SECRET_BYTES).hex()
+    configuration, is_standalone = settings.configuration, settings.portal is None
+    on_host = host_addresses()
     server = Server(
-        server_settings(settings, host_addresses()),
-        source=StampSecretCredentials(stamp_secret),
+        server_settings(configuration, on_host, is_standalone=is_standalone),
+        source=credentials(configuration) if is_standalone else StampSecretCredentials(stamp_secret),
         nonces=NonceMint(os.urandom(SECRET_BYTES)),
         rng=os.urandom,
     )
-    asyncio.run(serve(settings, server, stamp_secret))
+    asyncio.run(serve(settings, server, stamp_secret, on_host))
     return 0
-
-
-def server_settings(settings: RelaySettings, on_host: frozenset[IPAddress]) -> ServerSettings:
-    """What the core needs of them. A public address that this host has is also what peers see as source."""
-    own = on_host | always_own_addresses(settings)
-    return ServerSettings(
-        public=settings.public,
-        policy=PeerPolicy(under_portal=True, allow=settings.peers_allow, deny=settings.peers_deny, own=own),
-        software=SOFTWARE,
-        listen_ports=frozenset({settings.listen_port}),
-        lowest_port=settings.lowest_port,
-        highest_port=settings.highest_port,
-        sources={version: ip for version, ip in settings.public.items() if ip in on_host},
-    )

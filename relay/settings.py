@@ -1,72 +1,89 @@
 """The relay's settings: the names that Firezone's relay image uses, plus our own under ``POSTERN_``.
 
-Some variables of that image are accepted and have no effect here (telemetry, trace export, log format, the seed that
-would make secrets predictable), so that one environment starts either program.
+Under a portal all of it comes from variables and flags. With ``--config`` a file says what the relay serves and to
+whom, and those variables that would say the same are mistakes. Some variables of Firezone's image are accepted and have
+no effect here, so that one environment starts either program.
 """
 
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, Literal, TypeAlias, cast
+from pathlib import Path
+from typing import Final, cast
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError
 from connectivity.io import logs
+from connectivity.io.exporters import OTLP_PACKAGE, is_installed, read_collector
 from connectivity.phoenix import parse_api_url
-from connectivity.settings import SettingsReader, integer, one_of, text_value, token_or_file
+from connectivity.settings import SettingsError, SettingsReader, integer, one_of, text_value, token_or_file
+from relay import config_file
+from relay.configuration import Configuration, OffloadMode, OffloadWish, port_problem
 from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT, STUN_PORT
 from relay.core.peers import PeerRule, parse_rule
 
-OffloadMode: TypeAlias = Literal["auto", "native", "generic"]
-
-# In the offload's flow key, channel numbers and relayed ports share a field: ports must stay above all numbers.
-LOWEST_OFFLOADED_PORT: Final = 32_768
 DEFAULT_DRAIN_SECONDS: Final = 60
 LONGEST_DRAIN_SECONDS: Final = 24 * 60 * 60
+DEFAULT_ADMIN_SOCKET: Final = Path("/run/postern/relay.sock")
+OTLP_MODULE: Final = "opentelemetry.exporter.otlp.proto.grpc"
+_ANY: Final[dict[int, IPAddress]] = {4: IPv4Address(0), 6: IPv6Address(0)}
+_NO_RULES: Final[tuple[PeerRule, ...]] = ()
 _ATTACH_MODES: Final[dict[str, OffloadMode]] = {"driver": "native", "generic": "generic"}
 _WITHOUT_EFFECT: Final = (
     ("RNG_SEED", "--rng-seed"),
-    ("LOG_FORMAT", "--log-format"),
-    ("OTLP_GRPC_ENDPOINT", "--otlp-grpc-endpoint"),
     ("GOOGLE_CLOUD_PROJECT_ID", "--google-cloud-project-id"),
     ("CONTROL_ENDPOINT", "--control-endpoint"),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class OffloadWish:
-    """Where and how hard to try to offload. ``native`` and ``generic`` are demands."""
+class PortalAccess:
+    """Which portal to join, and as whom."""
 
-    interfaces: tuple[str, ...]
-    mode: OffloadMode
-    internal: tuple[IPAddress, ...]
-    generic_from_peer: bool
+    api_url: str
+    token: str = field(repr=False)
+    name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSocket:
+    """Where to serve people on this host, None for nowhere; if ``is_demanded``, failing is fatal."""
+
+    path: Path | None
+    is_demanded: bool
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetrySettings:
+    """Exporters by OpenTelemetry's words (``otlp``, ``console``, ``none``); ``endpoint`` None leaves it to them."""
+
+    metrics: str
+    traces: str
+    endpoint: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
-    """All of it, checked."""
+    """All of it, checked. Either ``portal`` or ``file`` is given."""
 
-    public_ipv4: IPv4Address | None
-    public_ipv6: IPv6Address | None
-    listen_port: int
-    lowest_port: int
-    highest_port: int
-    api_url: str
-    token: str = field(repr=False)
-    name: str | None
+    configuration: Configuration
+    portal: PortalAccess | None
+    file: Path | None
     health_address: Endpoint
     log_filter: str
+    log_format: str
     drain_seconds: int
-    offload: OffloadWish | None
-    peers_allow: tuple[PeerRule, ...]
-    peers_deny: tuple[PeerRule, ...]
+    admin_socket: AdminSocket
+    telemetry: TelemetrySettings
 
     @property
-    def public(self) -> dict[int, IPAddress]:
+    def public(self) -> Mapping[int, IPAddress]:
         """The public addresses by IP version."""
-        return {ip.version: ip for ip in (self.public_ipv4, self.public_ipv6) if ip is not None}
+        return self.configuration.public
 
     def require_public_address(self) -> None:
         """Check what only a relay about to start must have.
@@ -79,38 +96,33 @@ class RelaySettings:
 
 
 def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> RelaySettings:
-    """Read flags and environment.
+    """Read flags and environment, and the file if there is one.
 
     Raises:
         SettingsError: everything that is wrong, at once.
         HelpRequested: the user asked what there is.
     """
     reader = SettingsReader("relay", arguments, environ)
-    offload = _read_offload(reader)
     reader.switch("FIREZONE_TELEMETRY", "--telemetry", "accepted, without effect")
+    from_peer = _read_from_peer(reader)
     words = reader.positional()  # only now is it known which words were values of flags
-    for extra in words[2:]:
-        reader.problem(f"{extra!r} is not expected here")
-    public4, public6 = _read_public(reader)
-    lowest = reader.optional("LOWEST_PORT", "--lowest-port", _port, LOWEST_RELAYED_PORT, "first relayed port")
-    highest = reader.optional("HIGHEST_PORT", "--highest-port", _port, HIGHEST_RELAYED_PORT, "last relayed port")
-    if lowest > highest:
-        reader.problem(f"LOWEST_PORT is {lowest}: expected at most HIGHEST_PORT, which is {highest}")
-    if offload is not None and lowest < LOWEST_OFFLOADED_PORT:
-        reader.problem(f"LOWEST_PORT is {lowest}: expected at least {LOWEST_OFFLOADED_PORT} with offload on")
+    file = reader.optional("POSTERN_RELAY_CONFIG", "--config", Path, None, "path of relay.yaml: serve without a portal")
+    process = len(reader.given)
+    configuration = _read_configuration(reader, from_peer)
+    portal = _read_portal(reader, words, is_required=file is None)
+    if file is not None:
+        for name in [*reader.given[process:], *(("the token argument",) if words else ())]:
+            reader.problem(f"{name} is set together with a file for the relay: expected only one of the two")
+        configuration = _load(reader, file) or configuration
     settings = RelaySettings(
-        public_ipv4=public4,
-        public_ipv6=public6,
-        listen_port=reader.optional("LISTEN_PORT", "--listen-port", _port, STUN_PORT, "STUN and TURN port"),
-        lowest_port=lowest,
-        highest_port=highest,
-        api_url=reader.required("FIREZONE_API_URL", "--api-url", parse_api_url, "URL of the portal"),
-        token=_read_token(reader, words),
-        name=words[1] if len(words) > 1 else _read_name(reader),
+        configuration=configuration,
+        portal=None if file is not None else portal,
+        file=file,
         health_address=reader.optional(
             "HEALTH_CHECK_ADDR", "--health-check-addr", Endpoint.parse, Endpoint(IPv4Address(0), 8080), "address:port"
         ),
         log_filter=reader.optional("RUST_LOG", "--log", _log_filter, "info", "such as info or debug,wire=trace"),
+        log_format=reader.optional("LOG_FORMAT", "--log-format", logs.read_form, logs.HUMAN, "json, google-cloud"),
         drain_seconds=reader.optional(
             "POSTERN_DRAIN_SECONDS",
             "--drain-seconds",
@@ -118,9 +130,14 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
             DEFAULT_DRAIN_SECONDS,
             "how long allocations may go on after SIGTERM; 0: end at once",
         ),
-        offload=offload,
-        peers_allow=reader.optional("POSTERN_PEERS_ALLOW", "--peers-allow", _rules, (), "CIDR[:port[-port]], by comma"),
-        peers_deny=reader.optional("POSTERN_PEERS_DENY", "--peers-deny", _rules, (), "CIDR[:port[-port]], by comma"),
+        admin_socket=reader.optional(
+            "POSTERN_ADMIN_SOCKET",
+            "--admin-socket",
+            _admin_socket,
+            AdminSocket(DEFAULT_ADMIN_SOCKET, is_demanded=False),
+            "path of the socket of postern relay admin, or off",
+        ),
+        telemetry=_read_telemetry(reader),
     )
     for name, flag in _WITHOUT_EFFECT:
         reader.optional(name, flag, text_value, None, "accepted, without effect")
@@ -128,7 +145,80 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
     return settings
 
 
-def _read_public(reader: SettingsReader) -> tuple[IPv4Address | None, IPv6Address | None]:
+def _load(reader: SettingsReader, file: Path) -> Configuration | None:
+    try:
+        return config_file.load(file)
+    except SettingsError as error:
+        for problem in error.problems:
+            reader.problem(problem)
+        return None
+
+
+def _read_configuration(reader: SettingsReader, from_peer: bool) -> Configuration:
+    public = _read_public(reader)
+    offload = _read_offload(reader, from_peer)
+    lowest = reader.optional("LOWEST_PORT", "--lowest-port", _port, LOWEST_RELAYED_PORT, "first relayed port")
+    highest = reader.optional("HIGHEST_PORT", "--highest-port", _port, HIGHEST_RELAYED_PORT, "last relayed port")
+    problem = port_problem(lowest, highest, offloads=offload is not None)
+    if problem is not None:
+        reader.problem(f"LOWEST_PORT is {lowest}: {problem}")
+    port = reader.optional("LISTEN_PORT", "--listen-port", _port, STUN_PORT, "STUN and TURN port")
+    rules = "CIDR, CIDR:port or CIDR:port-port (IPv6: [CIDR]:port), by comma"
+    return Configuration(
+        public=public,
+        listen=tuple(Endpoint(_ANY[version], port) for version in public),
+        lowest_port=lowest,
+        highest_port=highest,
+        peers_allow=reader.optional("POSTERN_PEERS_ALLOW", "--peers-allow", _peer_rules, _NO_RULES, rules),
+        peers_deny=reader.optional("POSTERN_PEERS_DENY", "--peers-deny", _peer_rules, _NO_RULES, rules),
+        internal=() if offload is None else offload.internal,
+        offload=offload,
+    )
+
+
+def _read_portal(reader: SettingsReader, words: list[str], *, is_required: bool) -> PortalAccess:
+    for extra in words[2:]:
+        reader.problem(f"{extra!r} is not expected here")
+    text = "the relay's token, or the path of a file that holds it"
+    if is_required:
+        api_url = reader.required("FIREZONE_API_URL", "--api-url", parse_api_url, "URL of the portal")
+    else:
+        api_url = reader.optional("FIREZONE_API_URL", "--api-url", parse_api_url, "", "URL of the portal")
+    if words:
+        token = _token_argument(reader, words[0])
+    elif is_required:
+        token = reader.required("FIREZONE_TOKEN", None, token_or_file, text)
+    else:
+        token = reader.optional("FIREZONE_TOKEN", None, text_value, "", text)
+    name = reader.optional("FIREZONE_NAME", None, text_value, None, "display name in the portal")
+    return PortalAccess(api_url, token, words[1] if len(words) > 1 else name)
+
+
+def _token_argument(reader: SettingsReader, word: str) -> str:
+    try:
+        return token_or_file(word)
+    except ValueError as error:
+        reader.problem(f"the token argument: {error}")
+        return ""
+
+
+def _read_telemetry(reader: SettingsReader) -> TelemetrySettings:
+    """A collector's address alone turns both on, as in Firezone's relay."""
+    endpoint = reader.optional(
+        "OTLP_GRPC_ENDPOINT", "--otlp-grpc-endpoint", read_collector, None, "host:port of a collector, without TLS"
+    )
+    default = "none" if endpoint is None else "otlp"
+    words = one_of("otlp", "console", "none")
+    text = "otlp, console or none; otlp with OTLP_GRPC_ENDPOINT, else none"
+    metrics = reader.optional("OTEL_METRICS_EXPORTER", None, words, default, text)
+    traces = reader.optional("OTEL_TRACES_EXPORTER", None, words, default, text)
+    if "otlp" in {metrics, traces} and not is_installed(OTLP_MODULE):
+        name = "OTLP_GRPC_ENDPOINT" if endpoint is not None else "an exporter"
+        reader.problem(f"{name} is set: expected the Python package {OTLP_PACKAGE}, which is not installed")
+    return TelemetrySettings(metrics, traces, endpoint)
+
+
+def _read_public(reader: SettingsReader) -> dict[int, IPAddress]:
     public4 = reader.optional("PUBLIC_IP4_ADDR", "--public-ip4-addr", _ipv4, None, "IPv4 address that clients reach")
     public6 = reader.optional("PUBLIC_IP6_ADDR", "--public-ip6-addr", _ipv6, None, "IPv6 address that clients reach")
     # All that Kubernetes tells a pod of its node (status.hostIPs) is one list of both families.
@@ -137,26 +227,18 @@ def _read_public(reader: SettingsReader) -> tuple[IPv4Address | None, IPv6Addres
     listed = reader.optional("POSTERN_PUBLIC_ADDRESSES", "--public-addresses", _addresses, none, text)
     public4 = public4 or next((ip for ip in listed if isinstance(ip, IPv4Address)), None)
     public6 = public6 or next((ip for ip in listed if isinstance(ip, IPv6Address)), None)
-    return public4, public6
+    return {ip.version: ip for ip in (public4, public6) if ip is not None}
 
 
-def _read_token(reader: SettingsReader, words: list[str]) -> str:
-    if words:
-        try:
-            return token_or_file(words[0])
-        except ValueError as error:
-            reader.problem(f"the token argument: {error}")
-            return ""
-    return reader.required(
-        "FIREZONE_TOKEN", None, token_or_file, "the relay's token, or the path of a file that holds it"
+def _read_from_peer(reader: SettingsReader) -> bool:
+    return reader.switch(
+        "POSTERN_EBPF_GENERIC_FROM_PEER",
+        "--ebpf-generic-from-peer",
+        "offload towards clients in generic mode too; only where no sender segments late",
     )
 
 
-def _read_name(reader: SettingsReader) -> str | None:
-    return reader.optional("FIREZONE_NAME", None, text_value, None, "display name in the portal")
-
-
-def _read_offload(reader: SettingsReader) -> OffloadWish | None:
+def _read_offload(reader: SettingsReader, from_peer: bool) -> OffloadWish | None:
     """Two families of names: Firezone's demand, ours prefers and falls back. ``POSTERN_EBPF`` decides over both."""
     none: tuple[str, ...] = ()
     demanded = reader.optional("EBPF_OFFLOADING", "--ebpf-offloading", _interfaces, none, "interfaces; must work")
@@ -168,11 +250,6 @@ def _read_offload(reader: SettingsReader) -> OffloadWish | None:
     )
     choices = one_of("auto", "native", "generic", "off")
     chosen = reader.optional("POSTERN_EBPF", "--ebpf", choices, None, "auto, native, generic or off")
-    from_peer = reader.switch(
-        "POSTERN_EBPF_GENERIC_FROM_PEER",
-        "--ebpf-generic-from-peer",
-        "offload towards clients in generic mode too; only where no sender segments late",
-    )
     if demanded and preferred and demanded != preferred:
         reader.problem("EBPF_OFFLOADING and POSTERN_EBPF_INTERFACES name different interfaces: expected one of the two")
     interfaces = demanded or preferred
@@ -213,8 +290,17 @@ def _interfaces(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _rules(text: str) -> tuple[PeerRule, ...]:
+def _peer_rules(text: str) -> tuple[PeerRule, ...]:
     return tuple(parse_rule(part.strip()) for part in text.split(","))
+
+
+def _admin_socket(text: str) -> AdminSocket:
+    if text == "off":
+        return AdminSocket(None, is_demanded=False)
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError("expected an absolute path, or off")
+    return AdminSocket(path, is_demanded=True)
 
 
 def _log_filter(text: str) -> str:

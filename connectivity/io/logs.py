@@ -4,15 +4,24 @@
 
 The filter is RUST_LOG's: ``info``, ``debug,wire=trace``, ``off``. A target covers everything below it. Python has no
 TRACE; the word means level 5 here.
+
+As JSON a line is an object with ``time``, ``severity``, ``target``, ``message`` and the fields: what Google Cloud reads
+too, so its format is the same one.
 """
 
+import json
 import logging
 import sys
 import time
 from collections.abc import Mapping
 from typing import Final
 
+from connectivity.settings import one_of
+
 TRACE: Final = 5
+HUMAN: Final = "human"
+# The words of LOG_FORMAT.
+read_form: Final = one_of(HUMAN, "json", "google-cloud")
 _LEVELS: Final = {
     "off": logging.CRITICAL + 1,
     "error": logging.ERROR,
@@ -22,24 +31,38 @@ _LEVELS: Final = {
     "trace": TRACE,
 }
 _NAMES: Final = {logging.CRITICAL: "ERROR", logging.WARNING: "WARN", TRACE: "TRACE"}
+_SEVERITIES: Final = {"WARN": "WARNING", "TRACE": "DEBUG"}  # those that Google Cloud spells otherwise
 # What peers say is logged, too: no control character of theirs may break a line or move a terminal's cursor.
 _HARMLESS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {ord("\n"): " "}
+# Targets that the filter in use names.
+_filtered: list[str] = []
 _NOISY: Final = ("aiohttp", "asyncio", "pyroute2", "opentelemetry")
 
 
-def configure(directives: str) -> None:
+def configure(directives: str, form: str = HUMAN) -> None:
     """Install the format and the filter on the root logger.
 
     Raises:
         ValueError: a directive that is neither a level nor ``target=level``.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter())
-    default, targets = parse_filter(directives)
+    handler.setFormatter(_Formatter() if form == HUMAN else _JsonFormatter())
     logging.addLevelName(TRACE, "TRACE")
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(default)
+    logging.getLogger().handlers[:] = [handler]
+    set_filter(directives)
+
+
+def set_filter(directives: str) -> None:
+    """Install this filter in place of the one before.
+
+    Raises:
+        ValueError: as above; then the one before stays.
+    """
+    default, targets = parse_filter(directives)
+    for name in _filtered:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    _filtered[:] = targets
+    logging.getLogger().setLevel(default)
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(default, logging.WARNING))
     for name, level in targets.items():
@@ -61,14 +84,30 @@ def parse_filter(directives: str) -> tuple[int, dict[str, int]]:
     return default, targets
 
 
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        level = _NAMES.get(record.levelno, record.levelname)
+        line: dict[str, object] = {
+            "time": _moment(record),
+            "severity": _SEVERITIES.get(level, level),
+            "target": _target(record),
+            "message": record.getMessage(),
+        }
+        fields = getattr(record, "fields", None)
+        if isinstance(fields, Mapping):
+            line |= {name: value for name, value in fields.items() if name not in line}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         level = _NAMES.get(record.levelno, record.levelname)
-        target = record.name.replace(".", "::")
         fields = getattr(record, "fields", None)
         tail = _render(fields) if isinstance(fields, Mapping) else ""
-        line = f"{moment}.{int(record.msecs):03}Z {level:>5} {target}: {record.getMessage()}{tail}".translate(_HARMLESS)
+        said = f"{record.getMessage()}{tail}"
+        line = f"{_moment(record)} {level:>5} {_target(record)}: {said}".translate(_HARMLESS)
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -76,3 +115,11 @@ class _Formatter(logging.Formatter):
 
 def _render(fields: Mapping[str, object]) -> str:
     return "".join(f" {name}={value}" for name, value in fields.items())
+
+
+def _moment(record: logging.LogRecord) -> str:
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(record.created))}.{int(record.msecs):03}Z"
+
+
+def _target(record: logging.LogRecord) -> str:
+    return record.name.replace(".", "::")

@@ -17,16 +17,15 @@ OpenTelemetry is imported only when metrics are on: a tenth of a second that eve
 
 import asyncio
 import importlib
-import importlib.util
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from connectivity.errors import FatalError, chain
+from connectivity.errors import FatalError
+from connectivity.io.exporters import OTLP_PACKAGE, installed_version, is_installed, read_collector, shut_down
 from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
 from connectivity.node import Statistics
@@ -53,7 +52,6 @@ DROPPED: Final = "network.packet.dropped"
 QUEUES: Final = "system.queue.length"
 
 _OTLP_MODULE: Final = "opentelemetry.exporter.otlp.proto.grpc.metric_exporter"
-_OTLP_PACKAGE: Final = "opentelemetry-exporter-otlp-proto-grpc"
 _RECEIVE: Final = {"network.io.direction": "receive"}
 _TRANSMIT: Final = {"network.io.direction": "transmit"}
 _UNSENT: Final = frozenset({DropReason.QUEUE_FULL, DropReason.EXPIRED_TUNNEL})
@@ -88,7 +86,7 @@ def read_metrics_settings(reader: SettingsReader) -> MetricsSettings | None:
     """Declare and read the settings; None when metrics are off."""
     exporter = reader.optional("FIREZONE_METRICS", "--metrics", _exporter, None, f"{STDOUT} or {COLLECTOR}; may change")
     endpoint = reader.optional(
-        "OTLP_GRPC_ENDPOINT", "--otlp-grpc-endpoint", _collector, None, f"host:port of the {COLLECTOR}, without TLS"
+        "OTLP_GRPC_ENDPOINT", "--otlp-grpc-endpoint", read_collector, None, f"host:port of the {COLLECTOR}, without TLS"
     )
     return None if exporter is None else MetricsSettings(exporter, endpoint)
 
@@ -116,7 +114,7 @@ def exporting(settings: MetricsSettings | None, sources: Sources, service: str, 
         yield
     finally:
         metrics.stop()
-        _shut_down(provider)
+        shut_down(lambda: provider.shutdown(timeout_millis=SHUTDOWN_SECONDS * 1000), SHUTDOWN_SECONDS)
 
 
 class Metrics:
@@ -187,15 +185,9 @@ def counters(sources: Sources) -> dict[str, Any]:
 
 def resource_attributes(service: str, login: PortalLogin) -> dict[str, str]:
     """Who exports; the instance is named as the portal knows it, where a UUID shows only as its hash."""
-    from importlib import metadata  # as dear as the rest of this module
-
-    try:
-        installed = metadata.version("postern")
-    except metadata.PackageNotFoundError:
-        installed = "unknown"  # run from a checkout that was not installed
     return {
         "service.name": f"postern-{service}",
-        "service.version": installed,
+        "service.version": installed_version(),
         "service.instance.id": dict(login.parameters)["external_id"],
         "os.type": "linux",
     }
@@ -239,22 +231,8 @@ def _drop_attributes(reason: DropReason) -> dict[str, str]:
 def _exporter(text: str) -> str:
     if text not in {STDOUT, COLLECTOR}:
         raise ValueError(f"expected {STDOUT} or {COLLECTOR}")
-    if text == COLLECTOR and not _is_installed(_OTLP_MODULE):
-        raise ValueError(f"the Python package {_OTLP_PACKAGE} is not installed")
-    return text
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False  # not even the package that it would be in
-
-
-def _collector(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or "/" in host or not (port.isascii() and port.isdecimal()):
-        raise ValueError("expected host:port")
+    if text == COLLECTOR and not is_installed(_OTLP_MODULE):
+        raise ValueError(f"the Python package {OTLP_PACKAGE} is not installed")
     return text
 
 
@@ -267,19 +245,3 @@ def _make_exporter(settings: MetricsSettings) -> "MetricExporter":
     module: Any = importlib.import_module(_OTLP_MODULE)
     exporter: MetricExporter = module.OTLPMetricExporter(endpoint=endpoint, insecure=True)
     return exporter
-
-
-def _shut_down(provider: "MeterProvider") -> None:
-    """Export for the last time. A thread of its own, for some exporters retry longer than they are told to."""
-
-    def shut_down() -> None:
-        try:
-            provider.shutdown(timeout_millis=SHUTDOWN_SECONDS * 1000)
-        except Exception as error:  # noqa: BLE001  # outermost frame of a thread; the service has ended already
-            log.debug("The last metrics were not exported", extra={"fields": {"error": chain(error)}})
-
-    thread = Thread(target=shut_down, name="metrics-shutdown", daemon=True)
-    thread.start()
-    thread.join(SHUTDOWN_SECONDS)
-    if thread.is_alive():
-        log.info("The last metrics were not exported in time")

@@ -50,6 +50,7 @@ class TunnelSettings:
     device_id: str
     status_address: Endpoint | None
     log_filter: str
+    log_format: str
     raise_limits: bool
     send_buffer_bytes: int
     receive_buffer_bytes: int
@@ -71,6 +72,7 @@ def read_tunnel_settings(
     raised = reader.switch("FIREZONE_INC_BUF", "--inc-buf", "raise rmem_max and wmem_max", raise_limits_by_default)
     status = reader.optional("POSTERN_STATUS_ADDR", "--status-addr", _endpoint, None, "address:port for /status (JSON)")
     log_filter = reader.optional("RUST_LOG", "--log", _log_filter, "info", "such as info or debug,wire=trace")
+    log_format = reader.optional("LOG_FORMAT", "--log-format", logs.read_form, logs.HUMAN, "human, json, google-cloud")
     reader.switch("FIREZONE_NO_TELEMETRY", "--no-telemetry", "accepted; there is no telemetry to turn off")
     return TunnelSettings(
         api_url=api_url,
@@ -79,6 +81,7 @@ def read_tunnel_settings(
         device_id=device_id,
         status_address=status,
         log_filter=log_filter,
+        log_format=log_format,
         raise_limits=raised and not keep,
         send_buffer_bytes=reader.optional(
             "FIREZONE_UDP_SEND_BUFFER_SIZE", None, _buffer_size, SEND_BUFFER_BYTES, "bytes to ask for"

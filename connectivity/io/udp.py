@@ -26,23 +26,20 @@ from connectivity.io.buffers import (
     ReceiveBuffer,
     size_buffers,
 )
+from connectivity.io.udp_options import (
+    IP_PKTINFO,
+    UDP_GRO,
+    UDP_SEGMENT,
+    PassedOn,
+    probe,
+    read_error_queue,
+    request_errors,
+    request_metadata,
+    set_dont_fragment,
+)
 from connectivity.run import Received, Run, Transmit
 
-# asm-generic/socket.h
-SO_MARK: Final = 36
-# linux/in.h
-IP_PKTINFO: Final = 8
-IP_MTU_DISCOVER: Final = 10
-IP_RECVTOS: Final = 13
-IP_PMTUDISC_PROBE: Final = 3
-# linux/in6.h, linux/ipv6.h
-IPV6_MTU_DISCOVER: Final = 23
-IPV6_DONTFRAG: Final = 62
-IPV6_PMTUDISC_PROBE: Final = 3
-# linux/udp.h
-UDP_SEGMENT: Final = 103
-UDP_GRO: Final = 104
-
+SO_MARK: Final = 36  # asm-generic/socket.h
 FIREZONE_MARK: Final = 0xFD002021
 
 # UDP_MAX_SEGMENTS of linux/udp.h before Linux 6.9.
@@ -51,6 +48,7 @@ _MAX_BATCH_BYTES: Final = {4: 65535 - 68, 6: 65535 - 48}
 # Enough for pktinfo (IPv6: 20 bytes), the traffic class and the GRO segment size, each with a 16-byte header.
 _ANCILLARY_BYTES: Final = 128
 _MAX_ERRORS: Final = 64
+_OF_THIS_SEND: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE})
 
 _U16: Final = struct.Struct("=H")
 _INT: Final = struct.Struct("=i")
@@ -89,6 +87,7 @@ class UdpSocket:
         "_backlog",
         "_backlog_bytes",
         "_buffer",
+        "_dont_fragment",
         "_errors",
         "_max_backlog_bytes",
         "_port",
@@ -96,6 +95,7 @@ class UdpSocket:
         "_sockaddrs",
         "_socket",
         "_version",
+        "_wants_errors",
         "counters",
         "gro",
         "gso",
@@ -124,9 +124,11 @@ class UdpSocket:
         self._max_backlog_bytes = max_backlog_bytes
         self._sockaddrs: dict[Endpoint, tuple[Any, ...]] = {}
         self._ancillary: dict[tuple[Endpoint | None, int, int], list[tuple[int, int, bytes]]] = {}
-        _request_metadata(bound, self._version)
-        self.gso = gso and _probe(bound, UDP_SEGMENT, 0)
-        self.gro = gro and _probe(bound, UDP_GRO, 1)
+        self._dont_fragment = True
+        self._wants_errors = False
+        request_metadata(bound, self._version)
+        self.gso = gso and probe(bound, UDP_SEGMENT, 0)
+        self.gro = gro and probe(bound, UDP_GRO, 1)
         self._segments = MAX_SEGMENTS if self.gso else 1
 
     @classmethod
@@ -216,6 +218,21 @@ class UdpSocket:
         taken, self._errors = self._errors, []
         return taken
 
+    def collect_icmp(self) -> None:
+        """Let the kernel keep what ICMP says about datagrams sent from here, for ``icmp_errors``."""
+        request_errors(self._socket, self._version)
+        self._wants_errors = True
+
+    def icmp_errors(self, limit: int = 32) -> Iterator[PassedOn]:
+        """What came since the last call. Until all of it was read the socket counts as readable."""
+        return read_error_queue(self._socket, self._version, limit)
+
+    def set_dont_fragment(self, wanted: bool) -> None:
+        """Whether datagrams sent from now on may not be fragmented on their way; at first they may not."""
+        if wanted != self._dont_fragment:
+            set_dont_fragment(self._socket, self._version, wanted)
+            self._dont_fragment = wanted
+
     def receive(self, limit: int = 32) -> Iterator[Received]:
         """Read what is there, at most ``limit`` batches; each is valid until the next is asked for."""
         counters, buffer, port = self.counters, self._buffer, self._port
@@ -283,6 +300,7 @@ class UdpSocket:
         """Send in as few calls as possible; returns how many bytes are done with (sent or refused for good)."""
         size, done = len(data), 0
         failure: OSError | None = None
+        may_retry = self._wants_errors
         address = self._sockaddrs.get(destination) or self._remember(destination)
         while done < size:
             chunk = segment * max(1, min(self._segments, _MAX_BATCH_BYTES[self._version] // segment))
@@ -294,6 +312,9 @@ class UdpSocket:
             except BlockingIOError:
                 return done, failure
             except OSError as error:
+                if may_retry and error.errno not in _OF_THIS_SEND:  # ICMP about an earlier one: this was not sent
+                    may_retry = False
+                    continue
                 if key[2] and error.errno in (errno.EIO, errno.EINVAL):
                     try:
                         done += self._retry_single(part[:segment], source, tos, address)
@@ -377,24 +398,3 @@ def _refused(error: OSError, done: int, length: int, size: int, segment: int, de
     refused = OSError(error.errno, f"cannot send {part} in segments of {segment} to {destination}")
     refused.__cause__ = error
     return refused
-
-
-def _probe(bound: socket.socket, option: int, value: int) -> bool:
-    try:
-        bound.setsockopt(socket.IPPROTO_UDP, option, value)
-    except OSError:
-        return False  # a kernel without it: everything works with single datagrams
-    return True
-
-
-def _request_metadata(bound: socket.socket, version: int) -> None:
-    """Destination address and TOS with each datagram; no fragmentation."""
-    if version == 4:
-        bound.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-        bound.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
-        bound.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
-    else:
-        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-        bound.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE)
-        bound.setsockopt(socket.IPPROTO_IPV6, IPV6_DONTFRAG, 1)

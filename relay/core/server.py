@@ -144,6 +144,10 @@ class Server:
         self._sources.replace(settings.quotas.requests_per_second_per_source)
         self._reach.enforce()
 
+    def has_allocation(self, five_tuple: FiveTuple) -> bool:
+        """Whether a connection is in use."""
+        return self._table.get(five_tuple) is not None
+
     @property
     def allocation_count(self) -> int:
         """Allocations that live now."""

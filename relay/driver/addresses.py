@@ -5,13 +5,12 @@ from ipaddress import ip_address
 from pyroute2 import IPRoute
 
 from connectivity.endpoint import IPAddress
-from relay.settings import RelaySettings
+from relay.configuration import Configuration
 
 
-def always_own_addresses(settings: RelaySettings) -> frozenset[IPAddress]:
-    """What is ours by the settings, whether this host has it or a NAT in front of it."""
-    internal = () if settings.offload is None else settings.offload.internal
-    return frozenset({*settings.public.values(), *internal})
+def always_own_addresses(configuration: Configuration) -> frozenset[IPAddress]:
+    """What is ours by the configuration, whether this host has it or a NAT in front of it."""
+    return frozenset({*configuration.public.values(), *configuration.internal})
 
 
 def host_addresses() -> frozenset[IPAddress]:

@@ -7,17 +7,20 @@ from aiohttp import web
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
 from connectivity.io.portal import PortalLink
+from relay.driver.metrics import Metric, render
 from relay.driver.offload import OffloadStatus
 
 
 class Health:
-    """Alive as long as it answers; ready once traffic is served and the portal has let us in, until it drains."""
+    """Alive as long as it answers; ready once traffic is served and the portal, if any, let us in, until it drains."""
 
-    def __init__(self, link: PortalLink, *, offload: Callable[[], OffloadStatus], metrics: Callable[[], str]) -> None:
+    def __init__(
+        self, link: PortalLink | None, *, offload: Callable[[], OffloadStatus], metrics: Callable[[], list[Metric]]
+    ) -> None:
         self.serving = False
         self.draining = False
         self._offload = offload
-        self._render_metrics = metrics
+        self._collect = metrics
         self._link = link
         application = web.Application()
         application.add_routes(
@@ -50,16 +53,17 @@ class Health:
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         status = self._offload()
-        is_ready = self.serving and self._link.joined and not self.draining
+        is_joined = self._link is None or self._link.joined
+        is_ready = self.serving and is_joined and not self.draining
         body = {
             "ready": is_ready,
             "draining": self.draining,
-            "portal": "joined" if self._link.joined else "away",
+            "portal": "none" if self._link is None else "joined" if is_joined else "away",
             "offload": {"mode": status.mode, "reason": status.reason, "egress": status.egress},
         }
         return web.json_response(body, status=200 if is_ready else 503)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(
-            text=self._render_metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+            text=render(self._collect()), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )

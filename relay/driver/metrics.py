@@ -1,13 +1,19 @@
-"""The relay's counters in Prometheus' text format. Labels are closed sets: no address, no user."""
+"""The relay's counters as series, for Prometheus' text format and for OpenTelemetry alike.
 
-from collections.abc import Iterable, Mapping
-from typing import Final, TypeAlias
+Labels are closed sets: no address, no user. Totals do not depend on which path carried a packet.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
 
 from connectivity.io.udp import UdpCounters
 from relay.core import Direction, Snapshot
+from relay.core.statistics import QuotaKind
 from relay.driver.offload import Offload
+from relay.driver.streams import StreamCounters
 
-Row: TypeAlias = tuple[Mapping[str, object], int]
+Row: TypeAlias = tuple[Mapping[str, str], int]
 
 # Data between two clients of this relay leaves to a client, on either path.
 _KERNEL_DIRECTIONS: Final = {
@@ -17,8 +23,65 @@ _KERNEL_DIRECTIONS: Final = {
 }
 
 
-def render(snapshot: Snapshot, offload: Offload, sockets: UdpCounters) -> str:
-    """All metrics."""
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One name with all its series now."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    text: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Whose counters are shown beside the core's."""
+
+    offload: Offload
+    sockets: UdpCounters
+    streams: StreamCounters
+    open_streams: int
+
+
+def collect(snapshot: Snapshot, sources: Sources) -> list[Metric]:
+    """All metrics, always the same names."""
+    status = sources.offload.status()
+    fill = sources.offload.fill()
+    return [
+        *_data(snapshot, sources.offload),
+        Metric("allocations", "gauge", "Live allocations", (({}, snapshot.allocations),)),
+        Metric("channels", "gauge", "Bound channels", (({}, snapshot.channels),)),
+        Metric("responses_total", "counter", "STUN and TURN answers", tuple(_responses(snapshot))),
+        Metric("quota_refusals_total", "counter", "What ran into a quota", tuple(_quota_refusals(snapshot))),
+        Metric("streams", "gauge", "Open connections over TCP and TLS", (({}, sources.open_streams),)),
+        Metric("stream_events_total", "counter", "What became of connections", tuple(_streams(sources.streams))),
+        Metric("socket_errors_total", "counter", "Errors of the relay's sockets", tuple(_sockets(sources.sockets))),
+        Metric("xdp_channels", "gauge", "Channels that XDP forwards", () if fill is None else (({}, fill.channels),)),
+        Metric("xdp_channels_max", "gauge", "Channels that fit", () if fill is None else (({}, fill.capacity),)),
+        Metric(
+            "xdp_refused_total",
+            "counter",
+            "Installations of channels for which XDP had no room",
+            () if fill is None else (({}, fill.refused),),
+        ),
+        Metric("offload", "gauge", "1 for the mode in use", (({"mode": status.mode}, 1),)),
+    ]
+
+
+def render(metrics: Iterable[Metric]) -> str:
+    """Prometheus' text format."""
+    return "\n".join(line for metric in metrics for line in _lines(metric)) + "\n"
+
+
+def _lines(metric: Metric) -> Iterator[str]:
+    yield f"# HELP postern_relay_{metric.name} {metric.text}"
+    yield f"# TYPE postern_relay_{metric.name} {metric.kind}"
+    for labels, value in metric.rows:
+        inner = ",".join(f'{label}="{content}"' for label, content in labels.items())
+        yield f"postern_relay_{metric.name}{{{inner}}} {value}" if inner else f"postern_relay_{metric.name} {value}"
+
+
+def _data(snapshot: Snapshot, offload: Offload) -> Iterator[Metric]:
     packets = {("python", direction): count for direction, count in snapshot.packets.items()}
     octets = {("python", direction): count for direction, count in snapshot.bytes.items()}
     for direction in Direction:
@@ -35,38 +98,36 @@ def render(snapshot: Snapshot, offload: Offload, sockets: UdpCounters) -> str:
             ({"path": "xdp", "reason": outcome.reason}, count.packets) for outcome, count in kernel.dropped.items()
         ]
         passed += [({"reason": outcome.reason}, count.packets) for outcome, count in kernel.passed.items()]
-    responses: list[Row] = [
-        ({"response_class": kind, "message_type": method, "error_code": code or ""}, count)
-        for (kind, method, code), count in snapshot.responses.items()
-    ]
-    status = offload.status()
-    socket_errors: list[Row] = [
-        ({"kind": "send"}, sockets.send_errors),
-        ({"kind": "receive"}, sockets.receive_errors),
-        ({"kind": "backlog"}, sockets.backlog_dropped),
-        ({"kind": "unusable"}, sockets.received_unusable),
-    ]
-    lines = [
-        *_metric("packets_total", "counter", "Relayed datagrams", _by_path(packets)),
-        *_metric("bytes_total", "counter", "Relayed payload bytes, channel headers not counted", _by_path(octets)),
-        *_metric("allocations", "gauge", "Live allocations", [({}, snapshot.allocations)]),
-        *_metric("channels", "gauge", "Bound channels", [({}, snapshot.channels)]),
-        *_metric("responses_total", "counter", "STUN and TURN answers", responses),
-        *_metric("drops_total", "counter", "Datagrams that went nowhere", drops),
-        *_metric("xdp_passed_total", "counter", "Packets that XDP handed up to the stack", passed),
-        *_metric("socket_errors_total", "counter", "Errors of the relay's sockets", socket_errors),
-        *_metric("offload", "gauge", "1 for the mode in use", [({"mode": status.mode}, 1)]),
-    ]
-    return "\n".join(lines) + "\n"
+    yield Metric("packets_total", "counter", "Relayed datagrams", _by_path(packets))
+    yield Metric("bytes_total", "counter", "Relayed payload bytes, channel headers not counted", _by_path(octets))
+    yield Metric("drops_total", "counter", "Datagrams that went nowhere", tuple(drops))
+    yield Metric("xdp_passed_total", "counter", "Packets that XDP handed up to the stack", tuple(passed))
 
 
-def _by_path(values: Mapping[tuple[str, Direction], int]) -> list[Row]:
-    return [({"path": path, "direction": direction.value}, count) for (path, direction), count in values.items()]
+def _by_path(values: Mapping[tuple[str, Direction], int]) -> tuple[Row, ...]:
+    return tuple(({"path": path, "direction": direction.value}, count) for (path, direction), count in values.items())
 
 
-def _metric(name: str, kind: str, text: str, rows: Iterable[Row]) -> Iterable[str]:
-    yield f"# HELP postern_relay_{name} {text}"
-    yield f"# TYPE postern_relay_{name} {kind}"
-    for labels, value in rows:
-        inner = ",".join(f'{label}="{content}"' for label, content in labels.items())
-        yield f"postern_relay_{name}{{{inner}}} {value}" if inner else f"postern_relay_{name} {value}"
+def _responses(snapshot: Snapshot) -> Iterator[Row]:
+    for (kind, method, code), count in snapshot.responses.items():
+        yield {"response_class": kind, "message_type": method, "error_code": str(code or "")}, count
+
+
+def _quota_refusals(snapshot: Snapshot) -> Iterator[Row]:
+    for kind in QuotaKind:
+        yield {"quota": kind.value}, snapshot.quota_refusals.get(kind, 0)
+
+
+def _streams(counters: StreamCounters) -> Iterator[Row]:
+    yield {"event": "accepted"}, counters.accepted
+    yield {"event": "refused"}, counters.refused
+    yield {"event": "failed_handshake"}, counters.failed_handshakes
+    yield {"event": "timed_out"}, counters.timed_out
+    yield {"event": "write_dropped"}, counters.dropped
+
+
+def _sockets(counters: UdpCounters) -> Iterator[Row]:
+    yield {"kind": "send"}, counters.send_errors
+    yield {"kind": "receive"}, counters.receive_errors
+    yield {"kind": "backlog"}, counters.backlog_dropped
+    yield {"kind": "unusable"}, counters.received_unusable

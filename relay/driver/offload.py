@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError, chain
+from relay.configuration import OffloadWish
 from relay.core import FiveTuple, InstallChannel, RemoveChannel, SetBucket
 from relay.core.configuration import STUN_PORT
-from relay.settings import OffloadWish
 
 if TYPE_CHECKING:
     from ebpf import Counters, FlowCounters, RelayOffload

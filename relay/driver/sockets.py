@@ -1,4 +1,4 @@
-"""The relay's UDP sockets: one per family to listen on, one per relayed port and family.
+"""The relay's UDP sockets: one per address to listen on, one per relayed port and family.
 
 All of them are read by one event loop in turn, so they share one receive buffer. Nothing that arrives, and nothing that
 a destination answers, may end the process: errors of data are counted by the sockets.
@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from connectivity.endpoint import IPAddress
+from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError
-from connectivity.io.buffers import ReceiveBuffer
+from connectivity.io.buffers import MAX_REMEMBERED, ReceiveBuffer
 from connectivity.io.udp import UdpCounters, UdpSocket
 from connectivity.run import Transmit
 from connectivity.stun import AddressFamily
@@ -49,23 +49,24 @@ class RelaySockets:
         self._on_relayed = on_relayed
         self._buffer = ReceiveBuffer()
         self.counters = UdpCounters()
-        self._listening: dict[int, UdpSocket] = {}
+        self._listening: dict[Endpoint, UdpSocket] = {}
+        self._by_source: dict[Endpoint, UdpSocket | None] = {}
         self._relayed: dict[tuple[int, int], UdpSocket] = {}
         self._flushing: set[int] = set()
 
-    def listen(self, versions: Iterable[int], port: int) -> None:
+    def listen(self, addresses: Iterable[Endpoint]) -> None:
         """Bind the listen sockets. They are read only after ``start``.
 
         Raises:
-            FatalError: the port is taken, or a family is missing.
+            FatalError: an address is taken, or not one of this host's, or a family is missing.
         """
-        for version in versions:
+        for address in addresses:
             try:
-                opened = UdpSocket.bind(_ANY[version], port, buffer=self._buffer, counters=self.counters)
+                opened = UdpSocket.bind(address.ip, address.port, buffer=self._buffer, counters=self.counters)
             except OSError as error:
-                raise FatalError(f"cannot listen on UDP port {port} over IPv{version}") from error
-            _set_hop_limit(opened, version)
-            self._listening[version] = opened
+                raise FatalError(f"cannot listen on UDP {describe(address)}") from error
+            _set_hop_limit(opened, address.ip.version)
+            self._listening[address] = opened
 
     def start(self) -> None:
         """Begin to serve."""
@@ -92,6 +93,8 @@ class RelaySockets:
                 opened.append((family.version, relayed))
                 _set_hop_limit(relayed, family.version)
                 _size_buffers(relayed)
+                relayed.set_dont_fragment(False)
+                relayed.collect_icmp()
         except OSError as error:
             for _, relayed in opened:
                 relayed.close()
@@ -108,19 +111,33 @@ class RelaySockets:
             self._close(self._relayed.pop((port, family.version)))
 
     def send_to_client(self, transmit: Transmit) -> None:
-        """Send by the listen socket of the destination's family."""
-        self._send(self._listening.get(transmit.destination.ip.version), transmit)
+        """Send by the listen socket that the client talks to."""
+        source = transmit.source
+        if source is not None:
+            by = self._by_source.get(source)
+            self._send(by or self._find_listening(source), transmit)
 
-    def send_to_peer(self, port: int, transmit: Transmit) -> None:
-        """Send from a relayed port."""
-        self._send(self._relayed.get((port, transmit.destination.ip.version)), transmit)
+    def send_to_peer(self, port: int, transmit: Transmit, dont_fragment: bool) -> None:
+        """Send from a relayed port. A datagram that has to wait for a full socket may be fragmented nevertheless."""
+        by = self._relayed.get((port, transmit.destination.ip.version))
+        if by is not None:
+            by.set_dont_fragment(dont_fragment)
+        self._send(by, transmit)
 
     def close(self) -> None:
         """Close everything."""
         for opened in (*self._listening.values(), *self._relayed.values()):
             self._close(opened)
         self._listening.clear()
+        self._by_source.clear()
         self._relayed.clear()
+
+    def _find_listening(self, source: Endpoint) -> UdpSocket | None:
+        found = self._listening.get(source) or self._listening.get(Endpoint(_ANY[source.ip.version], source.port))
+        if len(self._by_source) >= MAX_REMEMBERED:
+            self._by_source.clear()
+        self._by_source[source] = found
+        return found
 
     def _send(self, by: UdpSocket | None, transmit: Transmit) -> None:
         if by is None:
@@ -140,6 +157,13 @@ class RelaySockets:
         self._loop.remove_writer(opened.fileno())
         self._flushing.discard(opened.fileno())
         opened.close()
+
+
+def describe(address: Endpoint) -> str:
+    """An address to listen on, for people."""
+    if address.ip.is_unspecified:
+        return f"port {address.port} over IPv{address.ip.version}"
+    return str(address)
 
 
 def raise_descriptor_limit() -> None:

@@ -148,6 +148,23 @@ CASES: Final = {
         (),
         without("net_admin"),
     ),
+    "file of a relay together with a portal": Case(
+        "relay",
+        2,
+        (
+            "cannot read /none: No such file",
+            "FIREZONE_API_URL is set together with a file for the relay: expected only one of the two",
+            "FIREZONE_TOKEN is set together with",
+            "PUBLIC_IP4_ADDR is set together with",
+        ),
+        {},
+        ("--config", "/none"),
+    ),
+    "admin socket in no folder": Case(
+        "relay", 1, ("cannot serve the admin socket /none/relay.sock: No such file",),
+        {"POSTERN_ADMIN_SOCKET": "/none/relay.sock"},
+    ),
+    "admin without its relay": Case("relay", 1, ("no relay answers at /none",), {}, ("admin", "--socket", "/none")),
     "file of the portal missing": Case("portal", 2, ("cannot read /none: No such file",), {}, ("--config", "/none")),
     "no file of the portal": Case("portal", 2, ("POSTERN_PORTAL_CONFIG (or --config) is not set",)),
 }  # fmt: skip
@@ -212,6 +229,29 @@ def test_three_mistakes_in_the_portal_file(stack: Stack, tmp_path: Path) -> None
     for part in ("resources[0].address is '172.20.0.1/24'", "tokens[1].type is 'gatewy'", "sits is not a known key"):
         assert part in line
     assert stack.tokens.gateway not in line
+
+
+def test_mistakes_in_the_file_of_a_relay(stack: Stack, tmp_path: Path) -> None:
+    path = tmp_path / "relay.yaml"
+    alone = {"FIREZONE_API_URL": "", "FIREZONE_TOKEN": "", "PUBLIC_IP4_ADDR": ""}
+    case = Case("relay", 2, (), alone, ("--config", str(path)))
+    path.write_text(f"relm: x\npublic: {{ipv4: 203.0.113}}\nusers: {{alice: [{WRONG}]}}\nports: 5\n", encoding="utf-8")
+    ended = start(stack, case)
+    line = ended.complaint(2)
+    for part in (
+        "realm is missing",
+        "public.ipv4 is '203.0.113': expected",
+        "users.'alice' is (hidden)",
+        "ports is 5:",
+    ):
+        assert part in line
+    assert "relm is not a known key" in line
+    assert WRONG not in ended.errors
+
+    path.write_text("realm: x\npublic: {ipv4: 192.0.2.77}\nusers: {alice: secret}\n", encoding="utf-8")
+    with occupied(stack.lab.relay, 3478, socket.SOCK_STREAM):
+        complaint = start(stack, case).complaint(1)
+    assert complaint == "postern relay: cannot listen on TCP port 3478 over IPv4: Address already in use"
 
 
 def test_without_arguments_the_usage(stack: Stack) -> None:

@@ -157,13 +157,15 @@ def test_each_service_accepts_what_it_is_given(helm: Helm, case: str, monkeypatc
 def test_a_relay_is_told_its_settings(helm: Helm) -> None:
     settings = relay_settings(part(helm.objects("everything"), "relay"), "10.0.0.5,fd00::5")
     assert {version: str(ip) for version, ip in settings.public.items()} == {4: "203.0.113.101", 6: "fd00::5"}
-    assert (settings.listen_port, settings.lowest_port, settings.highest_port) == (3479, 50_000, 59_999)
-    assert settings.offload is not None
-    assert (settings.offload.interfaces, settings.offload.mode) == (("eth0", "eth1"), "generic")
-    assert settings.offload.generic_from_peer
-    assert [str(ip) for ip in settings.offload.internal] == ["10.0.0.5", "fd00::5"]
-    assert [str(network) for network in settings.peers_allow] == ["10.0.0.0/8", "fd00::/8"]
-    assert [str(network) for network in settings.peers_deny] == ["10.96.0.0/16"]
+    served = settings.configuration
+    assert [str(address) for address in served.listen] == ["0.0.0.0:3479", "[::]:3479"]
+    assert (served.lowest_port, served.highest_port) == (50_000, 59_999)
+    assert served.offload is not None
+    assert (served.offload.interfaces, served.offload.mode) == (("eth0", "eth1"), "generic")
+    assert served.offload.generic_from_peer
+    assert [str(ip) for ip in served.internal] == ["10.0.0.5", "fd00::5"]
+    assert [str(rule) for rule in served.peers_allow] == ["10.0.0.0/8", "fd00::/8"]
+    assert [str(rule) for rule in served.peers_deny] == ["10.96.0.0/16"]
     assert (settings.drain_seconds, settings.log_filter) == (600, "info,relay=debug")
     ipv6 = relay_settings(part(helm.objects("ipv6"), "relay"), "2001:db8::1")
     assert (str(ipv6.health_address), set(ipv6.public)) == ("[::]:8080", {6})

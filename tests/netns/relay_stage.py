@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
-from typing import Any
+from typing import IO, Any
 
 from aiohttp import WSMsgType, web
 
@@ -38,6 +38,7 @@ ENVIRONMENT = {
     "FIREZONE_TELEMETRY": "false",
     "HEALTH_CHECK_ADDR": "127.0.0.1:8080",
     "LOG_FORMAT": "human",
+    "POSTERN_ADMIN_SOCKET": "off",
     "RNG_SEED": "0",
     "RUST_LOG": "info,relay=debug",
 }
@@ -111,13 +112,15 @@ class Portal:
 
 
 @contextmanager
-def running(namespace: str, environment: Mapping[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def running(
+    namespace: str, environment: Mapping[str, str], *arguments: str, errors: IO[str] | int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[str]]:
     """A relay process that is gone afterwards."""
     process = subprocess.Popen(
         ["ip", "netns", "exec", namespace, *COMMAND, *arguments],
         env={"PATH": os.environ["PATH"], **environment},
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         text=True,
     )
     try:

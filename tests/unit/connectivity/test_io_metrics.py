@@ -273,7 +273,7 @@ def test_metrics_are_off_unless_asked_for() -> None:
 
 @pytest.mark.usefixtures("collector")
 def test_the_collector_has_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_is_installed", lambda name: name == OTLP_MODULE)
+    monkeypatch.setattr(metrics, "is_installed", lambda name: name == OTLP_MODULE)
     found = settings({"FIREZONE_METRICS": "otel-collector", "OTLP_GRPC_ENDPOINT": "[2001:db8::1]:4317"})
     assert found == MetricsSettings("otel-collector", "[2001:db8::1]:4317")
 

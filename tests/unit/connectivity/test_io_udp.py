@@ -12,7 +12,8 @@ import pytest
 
 from connectivity.endpoint import Endpoint
 from connectivity.io import buffers
-from connectivity.io.udp import UDP_GRO, UDP_SEGMENT, UdpSocket
+from connectivity.io.udp import UdpSocket
+from connectivity.io.udp_options import UDP_GRO, UDP_SEGMENT
 from connectivity.run import Run, Transmit
 
 TO = Endpoint(ip_address("192.0.2.2"), 9)
@@ -255,3 +256,43 @@ def test_kernel_limits_are_raised_but_never_lowered(tmp_path: Path, caplog: pyte
     assert (tmp_path / "rmem_max").read_text() == str(128 << 20)
     assert (tmp_path / "wmem_max").read_text() == "99999999\n"
     assert [record.levelname for record in caplog.records] == ["INFO"] * 4
+
+
+def extended_error(number: int, origin: int, icmp_type: int, code: int, info: int) -> bytes:
+    return struct.pack("=IBBBxII", number, origin, icmp_type, code, info, 0) + bytes(16)
+
+
+def test_what_icmp_said_of_an_earlier_datagram_costs_no_later_one() -> None:
+    script = ScriptedSocket(answers=[errno.ECONNREFUSED])
+    udp = opened(script)
+    udp.collect_icmp()
+    assert udp.send(Transmit(None, TO, run_of(3))) is None
+    assert lengths(script) == [300]
+    script.answers = [errno.EHOSTUNREACH, errno.EHOSTUNREACH]
+    error = udp.send(Transmit(None, TO, run_of(3)))
+    assert error is not None
+    assert error.errno == errno.EHOSTUNREACH
+    script.answers = [errno.EMSGSIZE]  # that is about this one: asking again would only be told twice
+    assert udp.send(Transmit(None, TO, run_of(3))) is not None
+    assert lengths(script) == [300]
+    assert udp.counters.send_errors == 2
+
+
+def test_icmp_errors_come_off_the_queue_with_their_peer() -> None:
+    script = ScriptedSocket()
+    queue = [
+        (errno.ECONNREFUSED, 2, 3, 3, 0),
+        (errno.EMSGSIZE, 2, 3, 4, 1400),
+        (errno.EMSGSIZE, 1, 0, 0, 1280),  # found out by this host
+        (errno.ENOMSG, 4, 0, 0, 0),  # a timestamp
+    ]
+
+    def recvmsg(_: int, __: int, flags: int) -> Any:
+        assert flags == socket.MSG_ERRQUEUE
+        if not queue:
+            raise BlockingIOError
+        return b"", [(socket.IPPROTO_IP, 11, extended_error(*queue.pop(0)))], flags, ("192.0.2.2", 9)
+
+    script.recvmsg = recvmsg  # type: ignore[attr-defined]  # only this test has an error queue
+    assert list(opened(script).icmp_errors()) == [(TO, 3, 3, 0), (TO, 3, 4, 1400), (TO, 3, 4, 1280)]
+    assert queue == []

@@ -1,10 +1,11 @@
 """The log line and the filter of its set-up."""
 
+import json
 import logging
 
 import pytest
 
-from connectivity.io.logs import TRACE, _Formatter, parse_filter
+from connectivity.io.logs import TRACE, _Formatter, _JsonFormatter, parse_filter, set_filter
 
 
 def test_a_line_has_time_level_target_message_and_fields() -> None:
@@ -38,3 +39,34 @@ def test_filters_name_a_default_and_targets() -> None:
 def test_a_word_that_is_no_level_is_refused() -> None:
     with pytest.raises(ValueError, match="loud"):
         parse_filter("loud")
+
+
+def test_a_line_may_be_an_object() -> None:
+    record = logging.LogRecord("relay.core", logging.WARNING, "f", 1, "Refused\n%s", ("x",), None)
+    record.created, record.msecs = 1_769_860_800.123, 123.0
+    record.fields = {"port": 5, "reason": ValueError("no"), "message": "not this"}
+    line = _JsonFormatter().format(record)
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": "2026-01-31T12:00:00.123Z",
+        "severity": "WARNING",
+        "target": "relay::core",
+        "message": "Refused\nx",
+        "port": 5,
+        "reason": "no",
+    }
+
+
+def test_a_new_filter_forgets_the_one_before_and_a_wrong_one_changes_nothing() -> None:
+    root, before = logging.getLogger(), logging.getLogger().level
+    named = logging.getLogger("filtered.by.name")
+    try:
+        set_filter("warn,filtered::by::name=debug")
+        assert (root.level, named.level) == (logging.WARNING, logging.DEBUG)
+        with pytest.raises(ValueError, match="loud"):
+            set_filter("loud")
+        assert (root.level, named.level) == (logging.WARNING, logging.DEBUG)
+        set_filter("info")
+        assert (root.level, named.level) == (logging.INFO, logging.NOTSET)
+    finally:
+        root.setLevel(before)

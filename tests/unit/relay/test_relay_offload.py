@@ -11,11 +11,12 @@ from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
 from connectivity.io.udp import UdpCounters
 from ebpf import ChannelFlow, Counter, Counters, Direction, FlowCounters, OffloadError, OffloadSettings, Outcome, View
+from relay.configuration import OffloadWish
 from relay.core import FiveTuple, InstallChannel, RemoveChannel, SetBucket
 from relay.driver import offload as module
-from relay.driver.metrics import render
+from relay.driver.metrics import Sources, collect, render
 from relay.driver.offload import Fill, FlowCount, Offload
-from relay.settings import OffloadWish
+from relay.driver.streams import StreamCounters
 from tests.unit.relay.playbook import PEER4, SERVER4, Client, RelayUnderTest, channel_message
 
 CLIENT = Endpoint.parse("203.0.113.5:51000")
@@ -207,7 +208,8 @@ def test_metrics_add_both_paths_up(offload: Offload) -> None:
     client.bind(0x4000, PEER4)
     client.send(channel_message(0x4000, b"12345"))
     client.send(channel_message(0x4001, b"12345"))
-    rows = render(relay.server.statistics(), offload, UdpCounters(send_errors=4)).splitlines()
+    sources = Sources(offload, UdpCounters(send_errors=4), StreamCounters(refused=2), 3)
+    rows = render(collect(relay.server.statistics(), sources)).splitlines()
     for row in (
         'postern_relay_packets_total{path="python",direction="to_peer"} 1',
         'postern_relay_bytes_total{path="python",direction="to_peer"} 5',

@@ -7,9 +7,10 @@ import pytest
 
 from connectivity.errors import FatalError
 from connectivity.settings import SettingsError
-from relay.command import server_settings
+from relay.configuration import OffloadWish
 from relay.core.peers import parse_rule
-from relay.settings import OffloadWish, RelaySettings, read_settings
+from relay.driver.making import server_settings
+from relay.settings import PortalAccess, RelaySettings, read_settings
 
 MINIMUM = {
     "PUBLIC_IP4_ADDR": "192.0.2.10",
@@ -22,6 +23,11 @@ def read(*arguments: str, **environment: str) -> RelaySettings:
     return read_settings(arguments, {**MINIMUM, **environment})
 
 
+def access(settings: RelaySettings) -> PortalAccess:
+    assert settings.portal is not None
+    return settings.portal
+
+
 def problems(**environment: str) -> str:
     with pytest.raises(SettingsError) as caught:
         read(**environment)
@@ -31,10 +37,12 @@ def problems(**environment: str) -> str:
 def test_defaults_are_those_of_the_image() -> None:
     settings = read()
     assert settings.public == {4: ip_address("192.0.2.10")}
-    assert (settings.listen_port, settings.lowest_port, settings.highest_port) == (3478, 49_152, 65_535)
+    served = settings.configuration
+    assert [str(address) for address in served.listen] == ["0.0.0.0:3478"]
+    assert (served.lowest_port, served.highest_port, served.serves_tcp) == (49_152, 65_535, False)
     assert str(settings.health_address) == "0.0.0.0:8080"
-    assert settings.offload is None
-    assert settings.name is None
+    assert served.offload is None
+    assert access(settings).name is None
 
 
 def test_the_images_whole_environment_is_accepted() -> None:
@@ -47,7 +55,6 @@ def test_the_images_whole_environment_is_accepted() -> None:
         RNG_SEED="0",
         LOG_FORMAT="google-cloud",
         RUST_LOG="debug,wire=trace",
-        OTLP_GRPC_ENDPOINT="127.0.0.1:4317",
         GOOGLE_CLOUD_PROJECT_ID="project",
         HEALTH_CHECK_ADDR="127.0.0.1:8081",
         CONTROL_ENDPOINT="127.0.0.1:9999",
@@ -56,20 +63,22 @@ def test_the_images_whole_environment_is_accepted() -> None:
         RUST_BACKTRACE="1",
     )
     assert set(settings.public) == {4, 6}
-    assert (settings.name, settings.listen_port, settings.highest_port) == ("relay one", 3479, 50_010)
+    assert (access(settings).name, settings.configuration.highest_port) == ("relay one", 50_010)
+    assert [str(address) for address in settings.configuration.listen] == ["0.0.0.0:3479", "[::]:3479"]
+    assert settings.log_format == "google-cloud"
 
 
 def test_flags_and_positional_arguments_win() -> None:
     settings = read("--public-ip4-addr", "192.0.2.11", "--telemetry", "another token", "a name", FIREZONE_NAME="x")
     assert settings.public == {4: ip_address("192.0.2.11")}
-    assert (settings.token, settings.name) == ("another token", "a name")
+    assert (access(settings).token, access(settings).name) == ("another token", "a name")
 
 
 def test_a_token_may_be_in_a_file_and_never_in_repr(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("from a file\n")
     settings = read(FIREZONE_TOKEN=str(path))
-    assert settings.token == "from a file"
+    assert access(settings).token == "from a file"
     assert "from a file" not in repr(settings)
     path.write_text("")
     assert "empty file" in problems(FIREZONE_TOKEN=str(path))
@@ -125,13 +134,14 @@ def test_no_public_address_is_fatal_before_anything_starts() -> None:
     ],
 )
 def test_how_hard_to_offload(environment: dict[str, str], expected: tuple[tuple[str, ...], str] | None) -> None:
-    wish = read(**environment).offload
+    wish = read(**environment).configuration.offload
     assert (None if wish is None else (wish.interfaces, wish.mode)) == expected
 
 
 def test_offload_addresses_behind_nat() -> None:
-    wish = read(EBPF_OFFLOADING="eth0", EBPF_INT4_ADDR="10.0.0.5", POSTERN_EBPF_GENERIC_FROM_PEER="true").offload
-    assert wish == OffloadWish(("eth0",), "native", (ip_address("10.0.0.5"),), True)
+    wish = read(EBPF_OFFLOADING="eth0", EBPF_INT4_ADDR="10.0.0.5", POSTERN_EBPF_GENERIC_FROM_PEER="true")
+    assert wish.configuration.internal == (ip_address("10.0.0.5"),)
+    assert wish.configuration.offload == OffloadWish(("eth0",), "native", (ip_address("10.0.0.5"),), True)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +159,9 @@ def test_offload_wishes_that_cannot_be(environment: dict[str, str]) -> None:
 
 
 def test_low_ports_are_fine_without_offload() -> None:
-    assert read(LOWEST_PORT="1024", POSTERN_EBPF_INTERFACES="eth0", POSTERN_EBPF="off").lowest_port == 1024
+    assert (
+        read(LOWEST_PORT="1024", POSTERN_EBPF_INTERFACES="eth0", POSTERN_EBPF="off").configuration.lowest_port == 1024
+    )
 
 
 def test_what_the_core_is_told() -> None:
@@ -160,7 +172,8 @@ def test_what_the_core_is_told() -> None:
         POSTERN_PEERS_ALLOW="127.0.0.0/8:53, ::1/128",
         POSTERN_PEERS_DENY="10.0.0.0/8",
     )
-    core = server_settings(settings, frozenset({ip_address("10.0.0.6"), ip_address("2001:db8::10")}))
+    on_host = frozenset({ip_address("10.0.0.6"), ip_address("2001:db8::10")})
+    core = server_settings(settings.configuration, on_host, is_standalone=False)
     expected = {"192.0.2.10", "2001:db8::10", "10.0.0.5", "10.0.0.6"}
     assert core.policy.own == {ip_address(text) for text in expected}
     assert core.policy.allow == (parse_rule("127.0.0.0/8:53"), parse_rule("::1/128"))

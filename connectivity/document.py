@@ -12,14 +12,15 @@ import yaml
 T = TypeVar("T")
 
 _LONGEST_SHOWN: Final = 60
+_SECRETS: Final = frozenset({"token", "secret", "users", "rest_secrets"})
 
 
 class DocumentError(ValueError):
     """The text is no YAML mapping at all."""
 
 
-def load_document(text: str) -> dict[str, Any]:
-    """Parse YAML text whose top is a mapping; an empty text is an empty mapping.
+def load_document(text: str, contents: str) -> dict[str, Any]:
+    """Parse YAML text whose top is a mapping with ``contents``; an empty text is an empty mapping.
 
     Raises:
         DocumentError: a syntax error, a key given twice, or a top that is no mapping. One line.
@@ -35,7 +36,7 @@ def load_document(text: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise DocumentError("expected a mapping at the top, with keys such as sites and resources")
+        raise DocumentError(f"expected a mapping at the top, with {contents}")
     return value
 
 
@@ -76,7 +77,7 @@ class Section:
         if value is None:
             return []
         if not isinstance(value, list):
-            self._problems.append(f"{self.at(key)} is {show(value)}: expected a list of {what}")
+            self._problems.append(f"{self.at(key)} is {_shown(key, value)}: expected a list of {what}")
             return []
         return [(f"{self.at(key)}[{index}]", item) for index, item in enumerate(value)]
 
@@ -87,7 +88,7 @@ class Section:
             try:
                 parsed.append(parse(item))
             except ValueError as error:
-                self._problems.append(f"{path} is {show(item)}: {error}")
+                self._problems.append(f"{path} is {_shown(key, item)}: {error}")
         return parsed
 
     def problem(self, key: str, value: object, expectation: str) -> None:
@@ -113,9 +114,12 @@ class Section:
         try:
             return parse(value)
         except ValueError as error:
-            shown = "(hidden)" if key in {"token", "secret"} else show(value)
-            self._problems.append(f"{self.at(key)} is {shown}: {error}")
+            self._problems.append(f"{self.at(key)} is {_shown(key, value)}: {error}")
             return fallback
+
+
+def _shown(key: str, value: object) -> str:
+    return "(hidden)" if key in _SECRETS else show(value)
 
 
 def show(value: object) -> str:

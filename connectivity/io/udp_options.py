@@ -1,0 +1,100 @@
+"""What UDP sockets ask of the kernel beside datagrams: metadata, offloads, fragmentation, the queue of ICMP errors."""
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Final, NamedTuple
+
+from connectivity.endpoint import Endpoint
+
+# linux/in.h
+IP_PKTINFO: Final = 8
+IP_MTU_DISCOVER: Final = 10
+IP_RECVTOS: Final = 13
+IP_PMTUDISC_PROBE: Final = 3
+# linux/in6.h, linux/ipv6.h
+IPV6_MTU_DISCOVER: Final = 23
+IPV6_DONTFRAG: Final = 62
+IPV6_PMTUDISC_PROBE: Final = 3
+# linux/udp.h
+UDP_SEGMENT: Final = 103
+UDP_GRO: Final = 104
+IP_RECVERR: Final = 11
+IP_PMTUDISC_DONT: Final = 0
+IPV6_RECVERR: Final = 25
+IPV6_PMTUDISC_DONT: Final = 0
+
+# linux/errqueue.h: struct sock_extended_err
+_EXTENDED_ERROR: Final = struct.Struct("=IBBBxII")
+_FROM_HOST, _FROM_ICMP, _FROM_ICMP6 = 1, 2, 3
+# What a router would have said (RFC 792, RFC 4443) where this host found out that a datagram is too big.
+_TOO_BIG: Final = {4: (3, 4), 6: (2, 0)}
+_ANCILLARY_BYTES: Final = 512
+
+
+class PassedOn(NamedTuple):
+    """An ICMP error about a datagram to ``destination``; ``info`` is the MTU where the error is about size."""
+
+    destination: Endpoint
+    type: int
+    code: int
+    info: int
+
+
+def probe(bound: socket.socket, option: int, value: int) -> bool:
+    """Set an option of UDP that the kernel may not have."""
+    try:
+        bound.setsockopt(socket.IPPROTO_UDP, option, value)
+    except OSError:
+        return False  # a kernel without it: everything works with single datagrams
+    return True
+
+
+def request_metadata(bound: socket.socket, version: int) -> None:
+    """Destination address and TOS with each datagram; no fragmentation."""
+    if version == 4:
+        bound.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        bound.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+        bound.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+    else:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        bound.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE)
+        bound.setsockopt(socket.IPPROTO_IPV6, IPV6_DONTFRAG, 1)
+
+
+def set_dont_fragment(bound: socket.socket, version: int, wanted: bool) -> None:
+    """Whether datagrams may be fragmented, by this host and (IPv4) on their way."""
+    if version == 4:
+        bound.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE if wanted else IP_PMTUDISC_DONT)
+    else:
+        bound.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE if wanted else IPV6_PMTUDISC_DONT)
+        bound.setsockopt(socket.IPPROTO_IPV6, IPV6_DONTFRAG, int(wanted))
+
+
+def request_errors(bound: socket.socket, version: int) -> None:
+    """Queue ICMP errors (ip(7), IP_RECVERR). One of them also fails the next call on the socket, once."""
+    if version == 4:
+        bound.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    else:
+        bound.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+
+
+def read_error_queue(bound: socket.socket, version: int, limit: int) -> Iterator[PassedOn]:
+    """Take at most ``limit`` errors off the queue; those that did not come by ICMP are left out."""
+    for _ in range(limit):
+        try:
+            _, ancillary, _, address = bound.recvmsg(0, _ANCILLARY_BYTES, socket.MSG_ERRQUEUE)
+        except OSError:
+            return  # empty: EAGAIN
+        for level, kind, data in ancillary:
+            if (level, kind) not in {(socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR)}:
+                continue
+            number, origin, icmp_type, code, info, _ = _EXTENDED_ERROR.unpack_from(data)
+            destination = Endpoint(ip_address(address[0]), address[1])
+            if origin == _FROM_HOST and number == errno.EMSGSIZE:
+                yield PassedOn(destination, *_TOO_BIG[version], info)
+            elif origin in {_FROM_ICMP, _FROM_ICMP6}:
+                yield PassedOn(destination, icmp_type, code, info)

@@ -1,0 +1,83 @@
+"""``postern relay admin``: what a running relay has, told over its admin socket, for people."""
+
+import http.client
+import json
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from connectivity.errors import FatalError
+from connectivity.settings import SettingsReader
+from relay.settings import DEFAULT_ADMIN_SOCKET
+
+USAGE: Final = "list, show PORT, end PORT or log FILTER"
+_TIMEOUT_SECONDS: Final = 5.0
+_HTTP_OK: Final = 200
+_WORDS: Final = {"list": 1, "show": 2, "end": 2, "log": 2}
+_COLUMNS: Final = ("port", "transport", "client", "user", "seconds_left", "to_peer_bytes", "to_client_bytes")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the words say; prints what there is to see.
+
+    Raises:
+        FatalError: no relay answers, or it refuses.
+        SettingsError: the words mean nothing.
+    """
+    reader = SettingsReader("relay admin", arguments)
+    path = reader.optional("POSTERN_ADMIN_SOCKET", "--socket", Path, DEFAULT_ADMIN_SOCKET, f"{USAGE}, of this relay")
+    words = reader.positional() or ["list"]
+    if len(words) != _WORDS.get(words[0]):
+        reader.problem(f"{' '.join(words)!r}: expected {USAGE}")
+    elif words[0] in {"show", "end"} and not (words[1].isascii() and words[1].isdecimal()):
+        reader.problem(f"{words[1]!r}: expected the port of an allocation")
+    reader.finish()
+    match words:
+        case ["show", port]:
+            print(json.dumps(_ask(path, "GET", f"/allocations/{port}"), indent=2))
+        case ["end", port]:
+            _ask(path, "DELETE", f"/allocations/{port}")
+        case ["log", directives]:
+            _ask(path, "PUT", "/log-level", directives)
+        case _:
+            print(_table(_ask(path, "GET", "/allocations")))
+    return 0
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _ask(path: Path, method: str, target: str, body: str | None = None) -> Any:
+    connection = _Connection(path)
+    try:
+        connection.request(method, target, body)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+    except (OSError, http.client.HTTPException) as error:
+        raise FatalError(f"no relay answers at {path}") from error
+    finally:
+        connection.close()
+    if answer.status == _HTTP_OK:
+        return json.loads(text)
+    if answer.status > _HTTP_OK + 99:
+        raise FatalError(text.strip() or f"the relay answered {answer.status}")
+    return None
+
+
+def _table(allocations: list[dict[str, Any]]) -> str:
+    rows = [_COLUMNS, *([str(entry[name]) for name in _COLUMNS] for entry in allocations)]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(_COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,0 +1,353 @@
+"""Reads ``relay.yaml`` of a stand-alone relay; every problem at once, each with path, value, expectation.
+
+Paths in it are relative to it. Passwords and secrets are in no message. docs/relay.yaml has every key, annotated.
+"""
+
+import logging
+import ssl
+import stat
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Any, Final, cast
+
+from connectivity import document
+from connectivity.document import DocumentError, Section
+from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.settings import SettingsError
+from relay.configuration import Certificate, Configuration, OffloadMode, OffloadWish, port_problem
+from relay.core import Quotas, StaticCredentials
+from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT
+from relay.core.credentials import opaque_string
+from relay.core.peers import PeerRule, parse_rule
+
+REQUESTS_PER_SECOND: Final = 100  # of one source, unless the file says otherwise
+LONGEST_REALM: Final = 127  # characters, as RFC 8489 §14.9 counts
+_DEFAULT_LISTEN: Final = ("0.0.0.0:3478", "[::]:3478")
+_MODES: Final = ("auto", "native", "generic", "off")
+_SHORT_SECRET: Final = 16
+_UNITS: Final = {"K": 10**3, "M": 10**6, "G": 10**9}
+_LARGEST_COUNT: Final = 1_000_000_000
+_LARGEST_RATE: Final = 10**15
+# Others may not read who may use the relay with which password; nobody but the owner may change it.
+_UNSAFE_MODE: Final = stat.S_IRWXO | stat.S_IWGRP
+
+_log = logging.getLogger("relay")
+
+
+def load(path: Path) -> Configuration:
+    """Read the file.
+
+    Raises:
+        SettingsError: all that is wrong with it, in one line.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"cannot read {path}: {_reason(error)}"]) from None
+    return parse(content, base=path.parent, label=str(path))
+
+
+def advise(path: Path, configuration: Configuration) -> None:
+    """Say what is allowed and unwise."""
+    short = [secret for secret in configuration.rest_secrets if len(secret) < _SHORT_SECRET]
+    if short:
+        fields = {"secrets": len(short), "characters": _SHORT_SECRET}
+        _log.warning("Short rest_secrets can be guessed", extra={"fields": fields})
+    if configuration.rest_secrets and path.stat().st_mode & stat.S_IROTH:
+        _log.warning("Others may read rest_secrets", extra={"fields": {"file": path}})
+
+
+def parse(content: str, *, base: Path, label: str = "relay.yaml") -> Configuration:
+    """Read the file's text; ``base`` is where relative paths start.
+
+    Raises:
+        SettingsError: all that is wrong with it, in one line.
+    """
+    try:
+        top = document.load_document(content, "keys such as realm and public")
+    except DocumentError as error:
+        raise SettingsError([f"{label}: {error}"]) from None
+    problems: list[str] = []
+    configuration = _Reader(base, problems).read(Section("", top, problems))
+    if problems:
+        raise SettingsError([f"{label}: {problems[0]}", *problems[1:]])
+    return configuration
+
+
+class _Reader:
+    def __init__(self, base: Path, problems: list[str]) -> None:
+        self._base = base
+        self._problems = problems
+
+    def read(self, top: Section) -> Configuration:
+        realm = top.required("realm", _realm, "a name such as example.org")
+        listen = self._endpoints(top, "listen", _DEFAULT_LISTEN)
+        public = self._addresses(top, "public")
+        if not public:
+            self._problems.append("public has no address: expected ipv4, ipv6 or both")
+        certificate, tls_listen = self._tls(top)
+        for endpoint in tls_listen:
+            if endpoint in listen:
+                top.problem("tls.listen", str(endpoint), "expected an address that listen does not have")
+        internal = tuple(self._addresses(top, "internal").values())
+        users = self._users(top)
+        secrets = tuple(top.each("rest_secrets", document.text, "secrets"))
+        if not top.has("users") and not top.has("rest_secrets"):
+            self._problems.append("users and rest_secrets are missing: expected one of them, or nobody could use it")
+        offload = self._offload(top, internal)
+        lowest, highest = self._ports(top, offload is not None)
+        allow, deny = self._peers(top)
+        configuration = Configuration(
+            public=public,
+            listen=listen,
+            serves_tcp=True,
+            tls_listen=tls_listen,
+            certificate=certificate,
+            realm=realm or "",
+            users=users,
+            rest_secrets=secrets,
+            lowest_port=lowest,
+            highest_port=highest,
+            peers_allow=allow,
+            peers_deny=deny,
+            quotas=self._quotas(top),
+            alternate=self._alternate(top),
+            internal=internal,
+            offload=offload,
+        )
+        top.finish()
+        return configuration
+
+    def _section(self, top: Section, key: str) -> Section | None:
+        value = top.optional(key, lambda given: given, None)
+        return None if value is None else Section(top.at(key), value, self._problems)
+
+    def _endpoints(self, section: Section, key: str, default: tuple[str, ...] = ()) -> tuple[Endpoint, ...]:
+        given = section.each(key, _endpoint, "addresses with ports")
+        if not section.has(key):
+            if not default:
+                section.required(key, _endpoint, 'a list of addresses such as "0.0.0.0:5349"')
+            given = [Endpoint.parse(entry) for entry in default]
+        for twice in document.duplicates([str(endpoint) for endpoint in given]):
+            section.problem(key, twice, "expected each address once")
+        return tuple(given)
+
+    def _addresses(self, top: Section, key: str) -> dict[int, IPAddress]:
+        section = self._section(top, key)
+        if section is None:
+            return {}
+        found = [section.optional("ipv4", _ipv4, None), section.optional("ipv6", _ipv6, None)]
+        section.finish()
+        return {ip.version: ip for ip in found if ip is not None}
+
+    def _alternate(self, top: Section) -> dict[int, Endpoint]:
+        section = self._section(top, "alternate")
+        if section is None:
+            return {}
+        found = {version: section.optional(f"ipv{version}", _endpoint, None) for version in (4, 6)}
+        section.finish()
+        for version, endpoint in found.items():
+            if endpoint is not None and endpoint.ip.version != version:
+                section.problem(f"ipv{version}", str(endpoint), f"expected an IPv{version} address")
+        return {version: endpoint for version, endpoint in found.items() if endpoint is not None}
+
+    def _tls(self, top: Section) -> tuple[Certificate | None, tuple[Endpoint, ...]]:
+        section = self._section(top, "tls")
+        if section is None:
+            return None, ()
+        certificate = section.required("certificate", self._path, "the path of a PEM file")
+        key = section.required("key", self._path, "the path of a PEM file")
+        listen = self._endpoints(section, "listen")
+        section.finish()
+        if certificate is None or key is None:
+            return None, listen
+        files = Certificate(certificate, key)
+        try:
+            files.context()
+        except ssl.SSLError:
+            section.say(f"has {certificate} and {key}: expected a PEM certificate and the key that belongs to it")
+        except OSError as error:
+            section.say(f"has {certificate} and {key}: {_reason(error)}")
+        return files, listen
+
+    def _path(self, value: object) -> Path:
+        return self._base / document.text(value)
+
+    def _users(self, top: Section) -> dict[str, str]:
+        value = top.optional("users", lambda given: given, None)
+        if value is None:
+            return {}
+        where = "users"
+        if isinstance(value, str):
+            where = str(self._base / value)
+            try:
+                value = _read_private(self._base / value)
+            except ValueError as error:
+                self._problems.append(f"users is {where!r}: {error}")
+                return {}
+        if not isinstance(value, dict):
+            self._problems.append(f"{where} is (hidden): expected a mapping of names to passwords, or the path of one")
+            return {}
+        users: dict[str, str] = {}
+        for name, password in value.items():
+            if not isinstance(name, str) or not isinstance(password, str):
+                expectation = "expected texts (in quotes where YAML would read a number or a boolean)"
+                self._problems.append(f"{where}.{document.show(name)} is (hidden): {expectation}")
+                continue
+            try:
+                StaticCredentials({name: password})
+            except ValueError as error:
+                self._problems.append(f"{where}: {error}")
+            users[name] = password
+        return users
+
+    def _offload(self, top: Section, internal: tuple[IPAddress, ...]) -> OffloadWish | None:
+        section = self._section(top, "ebpf")
+        if section is None:
+            return None
+        interfaces = tuple(dict.fromkeys(section.each("interfaces", document.name, "interfaces")))
+        mode = section.optional("mode", _mode, "auto")
+        from_peer = section.optional("generic_from_peer", _boolean, False)
+        section.finish()
+        if not interfaces and mode in {"native", "generic"}:
+            section.problem("mode", mode, "expected interfaces with it")
+        if not interfaces or mode == "off":
+            return None
+        return OffloadWish(interfaces, cast(OffloadMode, mode), internal, from_peer)
+
+    def _ports(self, top: Section, offloads: bool) -> tuple[int, int]:
+        default = (LOWEST_RELAYED_PORT, HIGHEST_RELAYED_PORT)
+        lowest, highest = top.optional("ports", _port_range, default)
+        problem = port_problem(lowest, highest, offloads=offloads)
+        if problem is not None:
+            top.problem("ports", [lowest, highest], problem)
+        return lowest, highest
+
+    def _peers(self, top: Section) -> tuple[tuple[PeerRule, ...], tuple[PeerRule, ...]]:
+        section = self._section(top, "peers")
+        if section is None:
+            return (), ()
+        allow, deny = (tuple(section.each(key, _peer_rule, "ranges such as 10.20.0.0/16")) for key in ("allow", "deny"))
+        section.finish()
+        return allow, deny
+
+    def _quotas(self, top: Section) -> Quotas:
+        section = self._section(top, "quotas")
+        if section is None:
+            return Quotas(requests_per_second_per_source=REQUESTS_PER_SECOND)
+        quotas = Quotas(
+            allocations_per_user=section.optional("allocations_per_user", _count, None),
+            allocations=section.optional("allocations", _count, None),
+            bandwidth_per_user=section.optional("bandwidth_per_user", rate, None),
+            bandwidth=section.optional("bandwidth", rate, None),
+            requests_per_second_per_source=section.optional(
+                "requests_per_second_per_source", _count, REQUESTS_PER_SECOND
+            ),
+        )
+        section.finish()
+        return quotas
+
+
+def rate(value: object) -> int:
+    """Bits per second: a number, or one with K, M or G behind it (decimal)."""
+    expectation = "expected bits per second such as 10M (K, M, G are decimal)"
+    if isinstance(value, str) and value:
+        digits, unit = (value[:-1], _UNITS[value[-1]]) if value[-1] in _UNITS else (value, 1)
+        whole, point, fraction = digits.partition(".")
+        if not (whole.isascii() and whole.isdecimal()) or (point and not (fraction.isascii() and fraction.isdecimal())):
+            raise ValueError(expectation)
+        value = int(whole) * unit + int(fraction or 0) * unit // 10 ** len(fraction)
+    if isinstance(value, bool) or not isinstance(value, int) or not 8 <= value <= _LARGEST_RATE:
+        raise ValueError(expectation)
+    return value
+
+
+def _realm(value: object) -> str:
+    realm = opaque_string(document.text(value))
+    if len(realm) > LONGEST_REALM:
+        raise ValueError(f"expected at most {LONGEST_REALM} characters")
+    return realm
+
+
+def _endpoint(value: object) -> Endpoint:
+    try:
+        endpoint = Endpoint.parse(document.text(value))
+    except ValueError:
+        raise ValueError('expected address:port such as "0.0.0.0:3478" or "[::]:3478"') from None
+    if not endpoint.port:
+        raise ValueError("expected a port from 1 to 65535")
+    return endpoint
+
+
+def _ipv4(value: object) -> IPAddress | None:
+    return _address(value, IPv4Address, "expected an IPv4 address")
+
+
+def _ipv6(value: object) -> IPAddress | None:
+    return _address(value, IPv6Address, "expected an IPv6 address, in quotes")
+
+
+def _address(value: object, kind: type[IPv4Address | IPv6Address], expectation: str) -> IPAddress:
+    try:
+        found = ip_address(document.text(value))
+    except ValueError:
+        raise ValueError(expectation) from None
+    if not isinstance(found, kind) or found.is_unspecified:
+        raise ValueError(expectation)
+    return found
+
+
+def _mode(value: object) -> str:
+    if value is False:  # which is how YAML reads a bare off
+        return "off"
+    if value not in _MODES:
+        raise ValueError(f"expected one of {', '.join(_MODES)}")
+    return str(value)
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+    return value
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST_COUNT:
+        raise ValueError(f"expected an integer from 1 to {_LARGEST_COUNT}")
+    return value
+
+
+def _port_range(value: object) -> tuple[int, int]:
+    expectation = f"expected two ports such as [{LOWEST_RELAYED_PORT}, {HIGHEST_RELAYED_PORT}]"
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(expectation)
+    lowest, highest = (_whole_port(part, expectation) for part in value)
+    return lowest, highest
+
+
+def _whole_port(value: object, expectation: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 0xFFFF:
+        raise ValueError(expectation)
+    return value
+
+
+def _peer_rule(value: object) -> PeerRule:
+    return parse_rule(document.text(value))
+
+
+def _read_private(path: Path) -> dict[str, Any]:
+    """The mapping in a file that only its owner may change and that others may not read."""
+    try:
+        with path.open(encoding="utf-8") as opened:
+            if stat.S_IMODE(path.stat().st_mode) & _UNSAFE_MODE:
+                raise ValueError("expected a file that others cannot read or change (mode 0600 or 0640)")
+            content = opened.read()
+        return document.load_document(content, "names and passwords")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot be read: {_reason(error)}") from None
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "not UTF-8 text"

@@ -1,0 +1,48 @@
+"""SIGHUP: a stand-alone relay reads its file again, and a broken file changes nothing."""
+
+import logging
+import ssl
+import time
+from pathlib import Path
+
+from connectivity.errors import chain
+from connectivity.settings import SettingsError
+from relay import config_file
+from relay.configuration import Configuration
+from relay.driver.making import credentials, server_settings
+from relay.driver.service import RelayService
+
+_log = logging.getLogger("relay")
+
+
+class Reloading:
+    """What is in force of the file, and how to replace it."""
+
+    def __init__(self, service: RelayService, path: Path, configuration: Configuration) -> None:
+        self._service = service
+        self._path = path
+        self._configuration = configuration
+
+    def reload(self) -> None:
+        """Read the file and apply what can change."""
+        try:
+            wanted = config_file.load(self._path)
+            configuration, kept = self._configuration.changed_to(wanted)
+            context = None if configuration.certificate is None else configuration.certificate.context()
+        except (SettingsError, OSError) as error:
+            _log.error("Kept the old configuration", extra={"fields": {"error": chain(error)}})
+            return
+        if kept:
+            _log.warning("Some settings change only with a restart", extra={"fields": {"kept": ",".join(kept)}})
+        config_file.advise(self._path, wanted)
+        self._apply(configuration, context)
+        _log.info("Configuration read again")
+
+    def _apply(self, configuration: Configuration, context: ssl.SSLContext | None) -> None:
+        service, now = self._service, time.monotonic_ns()
+        if context is not None:
+            service.streams.use_certificate(context)
+        settings = server_settings(configuration, service.on_host, is_standalone=True)
+        service.server.reconfigure(settings, credentials(configuration), now)
+        service.settle(now)
+        self._configuration = configuration

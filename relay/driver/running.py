@@ -1,0 +1,160 @@
+"""How a relay starts and ends.
+
+Order of start: sockets, health, offload, then traffic, then the portal if there is one. What fails before traffic is
+fatal and in one line; what fails after it costs at most what it was for: the portal may be away, an offload may go, a
+socket may refuse.
+
+Order of end, on SIGTERM: leave the portal, so that it names other relays to clients; refuse new allocations; end when
+the last one is gone or the time for it has passed. SIGINT, or a second SIGTERM, ends at once.
+"""
+
+import asyncio
+import logging
+import signal
+from contextlib import AsyncExitStack
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Final
+
+from connectivity.endpoint import IPAddress
+from connectivity.errors import FatalError, chain
+from connectivity.io.portal import PortalLink, read_system_info
+from connectivity.phoenix import PortalLogin, relay_login, user_agent
+from relay.configuration import Configuration
+from relay.core import Server, Transport
+from relay.driver.addresses import always_own_addresses, host_addresses
+from relay.driver.admin import Admin
+from relay.driver.health import Health
+from relay.driver.metrics import Metric, Sources, collect
+from relay.driver.offload import Offload
+from relay.driver.reloading import Reloading
+from relay.driver.service import RelayService
+from relay.driver.stopping import Stopping
+from relay.driver.telemetry import Telemetry
+from relay.settings import PortalAccess, RelaySettings
+
+# Long, because leaving would drop allocations that are in use; clients hear of other relays from their portal anyway.
+PORTAL_PATIENCE_SECONDS: Final = 24 * 60 * 60
+_MAINTENANCE_SECONDS: Final = 5.0
+_ADDRESSES_SECONDS: Final = 60.0
+_CLOSE_SECONDS: Final = 0.5
+
+_log = logging.getLogger("relay")
+
+
+async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_host: frozenset[IPAddress]) -> None:
+    """Serve until a signal asks to stop.
+
+    Raises:
+        FatalError: what ended the relay otherwise.
+    """
+    loop = asyncio.get_running_loop()
+    stopping = Stopping(loop)
+    configuration = settings.configuration
+    async with AsyncExitStack() as stack:
+        service = RelayService(server, loop, on_host)
+        if settings.file is not None:
+            loop.add_signal_handler(signal.SIGHUP, Reloading(service, settings.file, configuration).reload)
+        stack.callback(service.close)
+        _listen(service, configuration)
+        link = None if settings.portal is None else _link(settings.portal, configuration, stamp_secret)
+        telemetry = Telemetry(lambda: _collect(service))
+        health = Health(link, offload=lambda: service.offload.status(), metrics=lambda: _collect(service))
+        await health.start(settings.health_address)
+        stack.push_async_callback(health.close)
+        admin = Admin(service)
+        stack.push_async_callback(admin.close)
+        await admin.start(settings.admin_socket)
+        service.offload = Offload.load(configuration.offload, configuration.public, configuration.listen[0].port)
+        stack.enter_context(telemetry.exporting(settings.telemetry))
+        service.tracing = telemetry.tracing
+        service.start()
+        health.serving = True
+        _log.info("Serving", extra={"fields": {"listen": ",".join(map(str, configuration.listen))}})
+        works = [_maintain(service, telemetry), _follow_addresses(service, always_own_addresses(configuration))]
+        background = [asyncio.ensure_future(work) for work in works]
+        joining = [] if link is None else [asyncio.ensure_future(link.run())]
+        try:
+            await stopping.asked_or_failed({*background, *joining, service.failed})
+            if settings.drain_seconds and not stopping.at_once.is_set():
+                health.draining = True
+                await _drain(service, link, stopping, {*background, service.failed}, settings.drain_seconds)
+            _log.info("Stopping", extra={"fields": {"allocations": server.allocation_count}})
+        finally:
+            for task in (*background, *joining):
+                task.cancel()
+            await asyncio.wait((*background, *joining), timeout=_CLOSE_SECONDS)
+
+
+def _listen(service: RelayService, configuration: Configuration) -> None:
+    service.sockets.listen(configuration.listen)
+    if configuration.serves_tcp:
+        service.streams.listen(configuration.listen, Transport.TCP)
+    if configuration.certificate is not None:
+        try:
+            service.streams.use_certificate(configuration.certificate.context())
+        except OSError as error:
+            raise FatalError(f"cannot use the certificate {configuration.certificate.certificate}") from error
+        service.streams.listen(configuration.tls_listen, Transport.TLS)
+
+
+def _collect(service: RelayService) -> list[Metric]:
+    sources = Sources(service.offload, service.sockets.counters, service.streams.counters, len(service.streams))
+    return collect(service.server.statistics(), sources)
+
+
+async def _drain(
+    service: RelayService, link: PortalLink | None, stopping: Stopping, needed: set[asyncio.Future[Any]], seconds: int
+) -> None:
+    """Let the clients go on until they have left, the time is up, or a signal says that it is enough."""
+    _log.info("Draining", extra={"fields": {"allocations": service.server.allocation_count, "seconds": seconds}})
+
+    async def leave_and_drain() -> None:
+        if link is not None:
+            await link.close()
+        await service.drain()
+
+    await stopping.finished_or_at_once(leave_and_drain(), needed, seconds)
+
+
+async def _maintain(service: RelayService, telemetry: Telemetry) -> None:
+    while True:
+        await asyncio.sleep(_MAINTENANCE_SECONDS)
+        await service.maintain()
+        telemetry.sample()
+
+
+async def _follow_addresses(service: RelayService, always: frozenset[IPAddress]) -> None:
+    """A network that the host joins later must not open the host to clients."""
+    while True:
+        await asyncio.sleep(_ADDRESSES_SECONDS)
+        try:
+            service.on_host = await asyncio.to_thread(host_addresses)
+        except OSError as error:
+            _log.warning("Cannot read the host's addresses", extra={"fields": {"error": chain(error)}})
+            continue
+        service.server.handle_own_addresses(always | service.on_host)
+
+
+def _link(portal: PortalAccess, configuration: Configuration, stamp_secret: str) -> PortalLink:
+    return PortalLink(
+        _login(portal, configuration),
+        "relay",
+        {"stamp_secret": stamp_secret},
+        max_partition_seconds=PORTAL_PATIENCE_SECONDS,
+        on_event=lambda _event: None,  # the link logs; a relay acts on nothing that a portal says
+    )
+
+
+def _login(portal: PortalAccess, configuration: Configuration) -> PortalLogin:
+    ipv4, ipv6 = configuration.public.get(4), configuration.public.get(6)
+    assert not isinstance(ipv4, IPv6Address)
+    assert not isinstance(ipv6, IPv4Address)
+    return relay_login(
+        portal.api_url,
+        token=portal.token,
+        user_agent=user_agent("relay", read_system_info()),
+        ipv4=ipv4,
+        ipv6=ipv6,
+        port=configuration.listen[0].port,
+        name=portal.name,
+    )

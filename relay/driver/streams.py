@@ -1,0 +1,291 @@
+"""Clients over TCP and TLS: accepts, reads in large pieces, writes what the core yields in one go, gives nothing away.
+
+Bounds: a client that does not read loses datagrams instead of growing our memory; a connection without an allocation is
+closed after half a minute, and earlier, the oldest first, where there are too many of them; accepting pauses when the
+process is out of file descriptors.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Final
+
+from connectivity.clock import SECOND, Instant
+from connectivity.endpoint import Endpoint
+from connectivity.errors import FatalError, chain
+from relay.core import FiveTuple, Transport
+from relay.driver.sockets import describe
+
+# Implementation constants.
+IDLE: Final = 30 * SECOND  # without an allocation
+MOST_STREAMS: Final = 16_384
+MOST_WITHOUT_ALLOCATION: Final = 1024
+MOST_UNSENT_BYTES: Final = 1 << 20  # of one client: at 10 Mbit/s almost a second
+_HANDSHAKE_SECONDS: Final = 10.0
+_PAUSE_SECONDS: Final = 1.0
+_BACKLOG: Final = 1024
+_ACCEPTS_PER_TURN: Final = 64
+_READ_BYTES: Final = 256 << 10
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+_log = logging.getLogger("relay")
+
+
+@dataclass(slots=True)
+class StreamCounters:
+    """What became of connections and of what was to be written to them."""
+
+    accepted: int = 0
+    refused: int = 0  # too many, or the process is out of descriptors
+    failed_handshakes: int = 0
+    timed_out: int = 0  # without an allocation for too long
+    dropped: int = 0  # writes to clients that do not read
+
+
+class Stream(asyncio.BufferedProtocol):
+    """One connection. All of them are read in turn, so they share one buffer."""
+
+    def __init__(self, owner: "Streams", transport: Transport) -> None:
+        self._owner = owner
+        self._kind = transport
+        self.five_tuple: FiveTuple | None = None
+        self.transport: asyncio.Transport | None = None
+        self.unsent = bytearray()
+        self.without_allocation_since: Instant = time.monotonic_ns()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        remote, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        self.transport = transport
+        if not remote or not local:  # it has gone already
+            transport.abort()
+            return
+        self.five_tuple = FiveTuple(_endpoint(remote), _endpoint(local), self._kind)
+        self._owner.opened(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        return self._owner.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self.five_tuple is not None:
+            self._owner.on_data(self.five_tuple, self._owner.buffer[:nbytes])
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self.transport = None
+        if self.five_tuple is not None:
+            self._owner.closed(self, self.five_tuple)
+
+    def write(self) -> bool:
+        """Hand what was collected to the kernel; False if it was dropped, as the client does not read."""
+        data, self.unsent = self.unsent, bytearray()
+        if self.transport is None or self.transport.is_closing():
+            return True
+        if self.transport.get_write_buffer_size() + len(data) > MOST_UNSENT_BYTES:
+            return False
+        for part in _messages(memoryview(data)) if self._kind is Transport.TLS else (data,):
+            self.transport.write(part)
+        return True
+
+
+class Streams:
+    """All listeners and connections; knows no protocol.
+
+    ``on_data`` gets bytes that are valid until it returns; ``has_allocation`` says whether a connection is in use.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_data: Callable[[FiveTuple, memoryview], None],
+        on_closed: Callable[[FiveTuple], None],
+        has_allocation: Callable[[FiveTuple], bool],
+    ) -> None:
+        self.on_data = on_data
+        self.buffer = memoryview(bytearray(_READ_BYTES))
+        self.counters = StreamCounters()
+        self._loop = loop
+        self._on_closed = on_closed
+        self._has_allocation = has_allocation
+        self._listening: list[tuple[socket.socket, Transport]] = []
+        self._context: ssl.SSLContext | None = None
+        self._streams: dict[FiveTuple, Stream] = {}
+        self._waiting: dict[FiveTuple, Stream] = {}  # not known to have an allocation, oldest first
+        self._starting: set[asyncio.Future[Any]] = set()
+        self._written: set[Stream] = set()
+        self._pauses: set[asyncio.TimerHandle] = set()
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def listen(self, addresses: Iterable[Endpoint], transport: Transport) -> None:
+        """Bind listeners. They accept only after ``start``.
+
+        Raises:
+            FatalError: an address cannot be used.
+        """
+        for address in addresses:
+            family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
+            try:
+                listener = socket.create_server((str(address.ip), address.port), family=family, backlog=_BACKLOG)
+            except OSError as error:
+                cause = OSError(error.errno, os.strerror(error.errno or 0))  # without the address, which is said once
+                raise FatalError(f"cannot listen on {transport.name} {describe(address)}") from cause
+            listener.setblocking(False)
+            self._listening.append((listener, transport))
+
+    def use_certificate(self, context: ssl.SSLContext) -> None:
+        """Greet clients over TLS with this certificate from now on."""
+        self._context = context
+
+    def start(self) -> None:
+        """Begin to accept."""
+        for listener, transport in self._listening:
+            self._loop.add_reader(listener.fileno(), self._accept, listener, transport)
+
+    def send(self, five_tuple: FiveTuple, data: memoryview) -> None:
+        """Collect for a client; ``flush`` writes."""
+        stream = self._streams.get(five_tuple)
+        if stream is not None:
+            stream.unsent += data
+            self._written.add(stream)
+
+    def flush(self) -> None:
+        """Write what was collected, each client's in one call."""
+        while self._written:
+            if not self._written.pop().write():
+                self.counters.dropped += 1
+
+    def close_stream(self, five_tuple: FiveTuple) -> None:
+        """Close a connection; what was written to it before still goes out."""
+        stream = self._streams.get(five_tuple)
+        if stream is not None:
+            self.flush()
+            _end(stream)
+
+    def maintain(self, now: Instant) -> None:
+        """Close connections that are not in use; every few seconds."""
+        for five_tuple, stream in list(self._streams.items()):
+            if self._has_allocation(five_tuple):
+                stream.without_allocation_since = now
+                self._waiting.pop(five_tuple, None)
+            elif now - stream.without_allocation_since > IDLE:
+                self.counters.timed_out += 1
+                _abort(stream)
+            else:
+                self._waiting.setdefault(five_tuple, stream)
+
+    def close(self) -> None:
+        """Close everything at once."""
+        for pause in self._pauses:
+            pause.cancel()
+        for listener, _ in self._listening:
+            self._loop.remove_reader(listener.fileno())
+            listener.close()
+        for starting in self._starting:
+            starting.cancel()
+        for stream in list(self._streams.values()):
+            _abort(stream)
+
+    def opened(self, stream: Stream) -> None:
+        """A connection can be used."""
+        assert stream.five_tuple is not None
+        self._streams[stream.five_tuple] = self._waiting[stream.five_tuple] = stream
+        if len(self._waiting) > MOST_WITHOUT_ALLOCATION:
+            self._make_room()
+
+    def closed(self, stream: Stream, five_tuple: FiveTuple) -> None:
+        """A connection has gone."""
+        if self._streams.get(five_tuple) is stream:
+            del self._streams[five_tuple]
+            self._waiting.pop(five_tuple, None)
+            self._written.discard(stream)
+            self._on_closed(five_tuple)
+
+    def _make_room(self) -> None:
+        """Drop the oldest connection that is not in use."""
+        for five_tuple, stream in list(self._waiting.items()):
+            del self._waiting[five_tuple]
+            if not self._has_allocation(five_tuple):
+                self.counters.refused += 1
+                _abort(stream)
+                return
+
+    def _accept(self, listener: socket.socket, transport: Transport) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                accepted, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._pause(listener, transport, error)
+                    return
+                continue  # that one connection has gone
+            if len(self._streams) >= MOST_STREAMS or len(self._starting) >= MOST_WITHOUT_ALLOCATION:
+                self.counters.refused += 1
+                accepted.close()
+                continue
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.counters.accepted += 1
+            starting = asyncio.ensure_future(self._begin(accepted, transport))
+            self._starting.add(starting)
+            starting.add_done_callback(self._starting.discard)
+
+    async def _begin(self, accepted: socket.socket, transport: Transport) -> None:
+        """Make a connection usable, which with TLS takes a handshake."""
+        context = self._context if transport is Transport.TLS else None
+        timeout = None if context is None else _HANDSHAKE_SECONDS
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: Stream(self, transport), accepted, ssl=context, ssl_handshake_timeout=timeout
+            )
+        except OSError as error:  # timeouts and ssl.SSLError are such, too
+            self.counters.failed_handshakes += 1
+            _log.debug("A connection did not begin", extra={"fields": {"error": chain(error)}})
+            accepted.close()
+
+    def _pause(self, listener: socket.socket, transport: Transport, error: OSError) -> None:
+        """Out of descriptors: asking again at once would only burn the processor."""
+        self.counters.refused += 1
+        if not self._pauses:
+            _log.warning("Cannot accept connections for now", extra={"fields": {"error": chain(error)}})
+        self._loop.remove_reader(listener.fileno())
+
+        def resume() -> None:
+            self._pauses.discard(handle)
+            self._loop.add_reader(listener.fileno(), self._accept, listener, transport)
+
+        handle = self._loop.call_later(_PAUSE_SECONDS, resume)
+        self._pauses.add(handle)
+
+
+def _messages(data: memoryview) -> Iterator[memoryview]:
+    """Each message, to be a TLS record of its own: coturn's client reads no more than one message from a record."""
+    while data:
+        length = data[2] << 8 | data[3]
+        size = 4 + length + -length % 4 if data[0] & 0xC0 else 20 + length
+        yield data[:size]
+        data = data[size:]
+
+
+def _end(stream: Stream) -> None:
+    if stream.transport is not None:
+        stream.transport.close()
+
+
+def _abort(stream: Stream) -> None:
+    if stream.transport is not None:
+        stream.transport.abort()
+
+
+def _endpoint(address: tuple[Any, ...]) -> Endpoint:
+    return Endpoint(ip_address(address[0]), address[1])

@@ -1,0 +1,336 @@
+"""``postern relay --config`` as a process: UDP, TCP and TLS, SIGHUP, the admin socket, and what may not end it."""
+
+import json
+import re
+import resource
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from connectivity.endpoint import Endpoint
+from connectivity.stun import (
+    AddressFamily,
+    Data,
+    Icmp,
+    Lifetime,
+    Method,
+    RequestedAddressFamily,
+    RequestedTransport,
+    XorPeerAddress,
+)
+from lab.processes import wait_until
+from relay.core import Transport
+from tests.netns.plain_pair import entered, namespaces
+from tests.netns.relay_stage import COMMAND, FAR, RELAY, fetch, running
+from tests.netns.turn_wire import TurnWire
+from tests.unit.relay.playbook import attribute_of, error_code
+from tests.unit.relay.test_relay_config_file import make_certificate
+
+pytestmark = pytest.mark.root
+
+FILE = """
+realm: example.org
+listen: ["198.51.100.1:3478", "[::]:3478"]
+public: {ipv4: 198.51.100.1, ipv6: "2001:db8::1"}
+tls: {certificate: cert.pem, key: key.pem, listen: ["0.0.0.0:5349"]}
+users: {alice: secret, bob: secret}
+peers: {allow: [198.51.100.0/24, "2001:db8::/64"]}
+"""
+CHANNEL = 0x4000
+
+
+class StandAlone:
+    """A relay with its file, and the wire to it."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        folder: Path,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        *,
+        limit: int | None = None,
+    ) -> None:
+        self.here, self.there = stack.enter_context(namespaces())
+        self.stack, self.folder, self.file = stack, folder, folder / "relay.yaml"
+        make_certificate(folder, "first.example.org")
+        self.file.write_text(FILE)
+        self.file.chmod(0o600)
+        self.errors = (folder / "errors").open("w+")
+        stack.callback(self.errors.close)
+        self.admin_socket = folder / "admin.sock"
+        usual = {
+            "HEALTH_CHECK_ADDR": "127.0.0.1:8080",
+            "POSTERN_ADMIN_SOCKET": str(self.admin_socket),
+            "RUST_LOG": "info",
+        }
+        self.process = stack.enter_context(
+            running(self.here, {**usual, **environment}, "--config", str(self.file), errors=self.errors)
+        )
+        if limit is not None:
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+        wait_until(lambda: fetch(self.here, "readyz")[0] == 200, "the relay is ready")
+
+    def log(self) -> str:
+        return (self.folder / "errors").read_text(encoding="utf-8")
+
+    def client(self, transport: Transport = Transport.UDP, version: int = 4, username: str = "alice") -> TurnWire:
+        return TurnWire(self.stack, self.there, transport, version, username)
+
+    def peer(self, version: int = 4) -> tuple[socket.socket, Endpoint]:
+        with entered(self.there):
+            opened = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+        self.stack.enter_context(opened)
+        opened.settimeout(10)
+        opened.bind((str(FAR[version]), 0))
+        return opened, Endpoint(FAR[version], opened.getsockname()[1])
+
+    def reload(self, content: str, expected: str) -> None:
+        """Send SIGHUP with another file, and wait for what the log says of it."""
+        self.file.write_text(content)
+        before = len(self.log())
+        self.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: expected in self.log()[before:], expected)
+
+    def admin(self, *words: str) -> subprocess.CompletedProcess[str]:
+        arguments = [*COMMAND, "admin", *words, "--socket", str(self.admin_socket)]
+        return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=20)
+
+    def metric(self, name: str) -> int:
+        found = re.search(rf"^postern_relay_{re.escape(name)} (\d+)$", fetch(self.here, "metrics")[1], re.MULTILINE)
+        return 0 if found is None else int(found[1])
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandAlone]:
+    with ExitStack() as module:
+        yield StandAlone(module, tmp_path_factory.mktemp("relay"))
+
+
+def allocate(client: TurnWire, version: int = 4) -> int:
+    family = RequestedAddressFamily(AddressFamily.IPV4 if version == 4 else AddressFamily.IPV6)
+    return client.allocate(family)
+
+
+@pytest.mark.parametrize("transport", list(Transport))
+@pytest.mark.parametrize("version", [4, 6])
+def test_data_goes_both_ways(relay: StandAlone, transport: Transport, version: int) -> None:
+    if (transport, version) == (Transport.TLS, 6):
+        version = 4
+    client = relay.client(transport, version)
+    peer, address = relay.peer(version)
+    relayed = Endpoint(RELAY[version], allocate(client, version))
+    assert error_code(client.bind(CHANNEL, address)) == 0
+    payloads = [bytes([index]) * (100 + index) for index in range(40)]
+    for payload in payloads:
+        client.send_data(CHANNEL, payload)
+    assert [peer.recv(2000) for _ in payloads] == payloads
+    for payload in payloads:
+        peer.sendto(payload, (str(relayed.ip), relayed.port))
+    assert [client.read_data() for _ in payloads] == [(CHANNEL, payload) for payload in payloads]
+    assert error_code(client.call(Method.REFRESH, Lifetime(0))) == 0
+
+
+def test_a_stream_may_be_cut_anywhere_and_its_end_is_the_end_of_the_allocation(relay: StandAlone) -> None:
+    client = relay.client(Transport.TCP)
+    peer, address = relay.peer()
+    port = allocate(client)
+    client.bind(CHANNEL, address)
+    client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in b"\x40\x00\x00\x05hello\0\0\0\x40\x00\x00\x03you\0":
+        client.write(bytes([byte]))
+    assert [peer.recv(100), peer.recv(100)] == [b"hello", b"you"]
+    client.socket.close()
+    wait_until(lambda: f"Deleted allocation port={port} reason=connection closed" in relay.log(), "it is deleted")
+
+
+def test_what_carries_no_turn_is_closed(relay: StandAlone) -> None:
+    client = relay.client(Transport.TCP)
+    client.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")  # TLS, where it is not spoken
+    assert client.socket.recv(100) == b""
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_icmp_errors_reach_the_client_and_cost_no_datagram(relay: StandAlone, version: int) -> None:
+    client = relay.client(version=version)
+    allocate(client, version)
+    peer, address = relay.peer(version)
+    closed = Endpoint(FAR[version], 9)
+    for to in (address, closed):
+        assert error_code(client.call(Method.CREATE_PERMISSION, XorPeerAddress(to))) == 0
+    client.bind(CHANNEL, address)
+    client.bind(CHANNEL + 1, closed)
+    for number in range(5):
+        client.send_data(CHANNEL + 1, b"nobody there")
+        message = client.read_message()
+        icmp = attribute_of(message, Icmp)
+        assert (icmp.type, icmp.code) == ((3, 3) if version == 4 else (1, 4))
+        assert message.get(Data) is None
+        assert attribute_of(message, XorPeerAddress).endpoint == closed
+        client.send_data(CHANNEL, bytes([number]))
+        assert peer.recv(10) == bytes([number])
+    client.call(Method.REFRESH, Lifetime(0))
+
+
+def test_people_see_and_end_allocations_and_change_the_log(relay: StandAlone) -> None:
+    client = relay.client(Transport.TCP)
+    peer, address = relay.peer()
+    port = allocate(client)
+    client.bind(CHANNEL, address)
+    client.send_data(CHANNEL, b"12345")
+    peer.recv(10)
+    assert relay.admin_socket.stat().st_mode & 0o777 == 0o600
+    (row,) = [line for line in relay.admin("list").stdout.splitlines() if line.startswith(str(port))]
+    assert row.split()[1:4] == ["tcp", str(client.endpoint), "alice"]
+    shown: dict[str, Any] = json.loads(relay.admin("show", str(port)).stdout)
+    assert (shown["to_peer_packets"], shown["to_peer_bytes"], shown["families"]) == (1, 5, ["ipv4"])
+    assert [(channel["number"], channel["peer"]) for channel in shown["channels"]] == [("0x4000", str(address))]
+    assert list(shown["permissions"]) == [str(address.ip)]
+
+    assert relay.admin("log", "debug").returncode == 0
+    client.call(Method.REFRESH)
+    wait_until(lambda: "DEBUG relay: " in relay.log(), "debug lines come")
+    assert relay.admin("log", "info").returncode == 0
+    refused = relay.admin("log", "loud")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1)
+    assert "expected off, error" in refused.stderr
+
+    assert relay.admin("end", str(port)).returncode == 0
+    assert error_code(client.call(Method.REFRESH)) == 437
+    gone = relay.admin("show", str(port))
+    assert (gone.returncode, gone.stderr) == (1, f"postern relay: no allocation has port {port}\n")
+
+
+def test_mistakes_of_people_are_one_line(relay: StandAlone) -> None:
+    for words, expected in (
+        (("shout",), "'shout': expected list, show PORT, end PORT or log FILTER"),
+        (("show", "it"), "'it': expected the port of an allocation"),
+    ):
+        ended = relay.admin(*words)
+        assert (ended.returncode, ended.stderr) == (2, f"postern relay: {expected}\n")
+    nobody = subprocess.run([*COMMAND, "admin", "--socket", "/none"], capture_output=True, text=True, check=False)
+    assert (nobody.returncode, nobody.stderr) == (
+        1,
+        "postern relay: no relay answers at /none: No such file or directory\n",
+    )
+
+
+def test_a_file_that_is_read_again(stack: ExitStack, tmp_path: Path) -> None:
+    relay = StandAlone(stack, tmp_path)
+    kept, moved = relay.client(Transport.TLS), relay.client(username="bob")
+    port = allocate(kept)
+    peer, address = relay.peer()
+    kept.bind(CHANNEL, address)
+
+    relay.reload("realm: [", "ERROR relay: Kept the old configuration")
+    allocate(moved)
+    moved.call(Method.REFRESH, Lifetime(0))
+
+    make_certificate(tmp_path, "second.example.org")
+    relay.reload(FILE.replace(", bob: secret", ", carol: secret"), "Configuration read again")
+    assert "WARN" not in relay.log()
+    assert error_code(moved.call(Method.ALLOCATE, RequestedTransport(17))) == 401
+    allocate(relay.client(username="carol"))
+    newcomer = relay.client(Transport.TLS)
+    assert ssl.DER_cert_to_PEM_cert(newcomer.certificate) == (tmp_path / "cert.pem").read_text()
+    assert newcomer.certificate != kept.certificate
+    kept.send_data(CHANNEL, b"still here")
+    assert peer.recv(100) == b"still here"
+
+    changed = FILE.replace("realm: example.org", "realm: example.com\nports: [50000, 50001]").replace(
+        "198.51.100.0/24, ", ""
+    )
+    relay.reload(changed, "Configuration read again")
+    assert "WARN relay: Some settings change only with a restart kept=realm,lowest_port,highest_port" in relay.log()
+    kept.send_data(CHANNEL, b"no longer allowed")
+    peer.setblocking(False)
+    assert error_code(kept.call(Method.REFRESH)) == 0  # which comes after the data
+    with pytest.raises(BlockingIOError):
+        peer.recv(100)
+    assert relay.admin("show", str(port)).returncode == 0
+
+
+def test_a_drain_with_streams_and_its_end(stack: ExitStack, tmp_path: Path) -> None:
+    relay = StandAlone(stack, tmp_path)
+    client = relay.client(Transport.TCP)
+    allocate(client)
+    relay.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: fetch(relay.here, "readyz")[0] == 503, "it drains")
+    newcomer = relay.client(Transport.TLS)
+    assert error_code(newcomer.call(Method.ALLOCATE, RequestedTransport(17))) in {300, 486, 508}
+    assert error_code(client.call(Method.REFRESH)) == 0
+    client.socket.close()
+    assert relay.process.wait(5) == 0
+    assert not relay.admin_socket.exists()
+
+
+def test_a_relay_out_of_descriptors_goes_on_for_those_it_has(stack: ExitStack, tmp_path: Path) -> None:
+    relay = StandAlone(stack, tmp_path, limit=40)
+    client = relay.client(Transport.TCP)
+    peer, address = relay.peer()
+    allocate(client)
+    client.bind(CHANNEL, address)
+    crowd = [relay.client(Transport.TCP) for _ in range(40)]
+    wait_until(lambda: "WARN relay: Cannot accept connections for now error=Too many open files" in relay.log(), "full")
+    client.send_data(CHANNEL, b"as ever")
+    assert peer.recv(100) == b"as ever"
+    assert error_code(relay.client().call(Method.ALLOCATE, RequestedTransport(17))) == 508
+    for one in crowd:
+        one.socket.close()
+    newcomer = relay.client(Transport.TCP)
+    allocate(newcomer)
+    assert relay.process.poll() is None
+    assert "ERROR" not in relay.log()
+
+
+def test_a_client_that_does_not_read_loses_data_and_nobody_else_does(stack: ExitStack, tmp_path: Path) -> None:
+    relay = StandAlone(stack, tmp_path)
+    lazy, other = relay.client(Transport.TCP), relay.client(Transport.TCP)
+    lazy.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    peer, address = relay.peer()
+    ports = [allocate(client) for client in (lazy, other)]
+    for client in (lazy, other):
+        client.bind(CHANNEL, address)
+    deadline = time.monotonic() + 60
+    while not relay.metric('stream_events_total{event="write_dropped"}'):
+        assert time.monotonic() < deadline
+        for _ in range(1000):
+            peer.sendto(bytes(1200), (str(RELAY[4]), ports[0]))
+    peer.sendto(b"for the other", (str(RELAY[4]), ports[1]))
+    assert other.read_data() == (CHANNEL, b"for the other")
+
+
+def test_telemetry_on_stdout_and_logs_in_json(stack: ExitStack, tmp_path: Path) -> None:
+    environment = {"OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "console", "LOG_FORMAT": "json"}
+    relay = StandAlone(stack, tmp_path, environment)
+    client = relay.client()
+    port = allocate(client)
+    client.bind(CHANNEL, relay.peer()[1])
+    client.call(Method.REFRESH, Lifetime(0))
+    relay.process.send_signal(signal.SIGTERM)
+    assert relay.process.wait(5) == 0
+    assert relay.process.stdout is not None
+    lines = [json.loads(line) for line in relay.process.stdout.read().splitlines()]
+    (span,) = [line for line in lines if line.get("name") == "allocation"]
+    assert span["attributes"] == {"turn.relayed_port": port, "turn.families": "ipv4", "network.transport": "udp"}
+    assert [event["name"] for event in span["events"]] == ["channel relays", "channel ends"]
+    (scope,) = [line for line in lines if "resource_metrics" in line][-1]["resource_metrics"][0]["scope_metrics"]
+    names = {metric["name"] for metric in scope["metrics"]}
+    assert {"postern.relay.packets", "postern.relay.allocations", "postern.relay.responses"} <= names
+    said = [json.loads(line) for line in relay.log().splitlines()]
+    assert {"time", "severity", "target", "message"} <= set(said[0])
+    assert "alice" not in relay.log()
