@@ -138,7 +138,7 @@ def test_an_interface_that_is_not_named_gets_nothing(lab: Lab) -> None:
 
 
 def test_what_the_next_link_cannot_take_goes_up(lab: Lab) -> None:
-    """User space then does as it does without offload: its socket fragments it, or refuses where the client forbids that."""
+    """User space then does as without offload: its socket fragments it, or refuses where the client forbids that."""
     ip("-n", lab.relay, "link", "set", "p0", "mtu", "1280")
     with offloaded(lab, "c0", "p0") as offload, udp(lab.relay, RELAY[4], 3478) as stack:
         assert offload.install(_flow(4, 4))
