@@ -26,11 +26,12 @@ def find_interfaces(names: tuple[str, ...]) -> list[Interface]:
 
 
 def own_addresses(
-    settings: OffloadSettings, interfaces: list[Interface]
+    settings: OffloadSettings, interfaces: list[Interface], on_host: frozenset[IPAddress]
 ) -> tuple[tuple[IPAddress, ...], dict[int, IPAddress]]:
     """The addresses that the program answers for, and the one that it sends from in each family.
 
-    Behind a 1:1 NAT that is the internal one; else the interfaces' own, of which a public one is preferred.
+    Behind a 1:1 NAT that is the internal one; else the interfaces' own and public ones that the host has on another
+    interface, such as a loopback; a public one is preferred.
     """
     own: list[IPAddress] = []
     sources: dict[int, IPAddress] = {}
@@ -42,6 +43,7 @@ def own_addresses(
             for address in interface.addresses
             if address.version == version and not address.is_link_local and not address.is_loopback
         ]
+        present += [address for address in settings.public if address.version == version and address in on_host]
         present.sort(key=lambda address: address not in settings.public)
         chosen = list(dict.fromkeys(named or present))
         if len(chosen) > layout.MAX_OWN_ADDRESSES:

@@ -67,6 +67,16 @@ def find_interface(name: str) -> Interface | None:
     return _ask(question)
 
 
+def host_addresses() -> frozenset[IPAddress]:
+    """All addresses of this network namespace, on whatever interface."""
+
+    def question(netlink: IPRoute) -> frozenset[IPAddress]:
+        texts = [message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in netlink.get_addr()]
+        return frozenset(ipaddress.ip_address(text) for text in texts if text)
+
+    return _ask(question)
+
+
 def is_forwarding(name: str, version: int) -> bool:
     """Whether the kernel forwards packets that arrive on an interface, without which it does not tell next hops."""
     family = "ipv4" if version == 4 else "ipv6"

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from connectivity.endpoint import Endpoint
+from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import chain
 from ebpf import bpf_syscall, layout, netlink
 from ebpf.attach import Attachment, attach_all, attach_by_ladder
@@ -60,9 +60,10 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the host was seen to have: the interfaces that are offloaded, and the neighbours that were due."""
+    """What the host was seen to have: interfaces that are offloaded, all its addresses, neighbours that were due."""
 
     interfaces: list[Interface]
+    addresses: frozenset[IPAddress]
     next_hops: dict[Route, NextHop | None]
 
 
@@ -86,7 +87,7 @@ class RelayOffload:
         self._states: dict[str, EgressState] = {}
         self._next_hops: NextHops | None = None
         self._interfaces = find_interfaces(settings.interfaces)
-        self._own, sources = own_addresses(settings, self._interfaces)
+        self._own, sources = own_addresses(settings, self._interfaces, netlink.host_addresses())
         self._projection = Projection(
             listen_port=settings.listen_port,
             public={address.version: address for address in reversed(settings.public)},
@@ -170,7 +171,9 @@ class RelayOffload:
         present = [netlink.find_interface(interface.name) for interface in self._interfaces]
         due = [] if self._next_hops is None else self._next_hops.due(time.monotonic_ns())
         return View(
-            [interface for interface in present if interface is not None], netlink.neighbours(due) if due else {}
+            [interface for interface in present if interface is not None],
+            netlink.host_addresses(),
+            netlink.neighbours(due) if due else {},
         )
 
     def follow(self, view: View) -> None:
@@ -179,7 +182,7 @@ class RelayOffload:
             return
         present = {interface.name: interface for interface in view.interfaces}
         returned = [each.name for each in self._interfaces if self._is_returned(each.name, present.get(each.name))]
-        own, _ = own_addresses(self._settings, view.interfaces)
+        own, _ = own_addresses(self._settings, view.interfaces, view.addresses)
         if returned or own != self._own:
             self._interfaces = [present.get(interface.name, interface) for interface in self._interfaces]
             self._own = own

@@ -55,12 +55,22 @@ def test_the_program_answers_for_the_internal_address_or_the_interfaces_own() ->
     interface = Interface("e0", 2, bytes(6), 1500, tuple(ip_address(text) for text in texts), 0)
     public = (ip_address("203.0.113.7"),)
     plain = OffloadSettings(interfaces=("e0",), public=public)
-    assert own_addresses(plain, [interface]) == (
+    assert own_addresses(plain, [interface], frozenset()) == (
         (ip_address("203.0.113.7"), ip_address("192.0.2.9"), ip_address("2001:db8::1")),
         {4: ip_address("203.0.113.7"), 6: ip_address("2001:db8::1")},
     )
     behind_nat = OffloadSettings(interfaces=("e0",), public=public, internal=(ip_address("192.0.2.9"),))
-    assert own_addresses(behind_nat, [interface]) == (
+    assert own_addresses(behind_nat, [interface], frozenset(public)) == (
         (ip_address("192.0.2.9"), ip_address("2001:db8::1")),
         {4: ip_address("192.0.2.9"), 6: ip_address("2001:db8::1")},
+    )
+
+
+def test_the_program_answers_for_a_public_address_on_another_interface_of_the_host() -> None:
+    interface = Interface("e0", 2, bytes(6), 1500, (ip_address("192.0.2.9"),), 0)
+    public = (ip_address("203.0.113.7"), ip_address("2001:db8::7"))
+    settings = OffloadSettings(interfaces=("e0",), public=public)
+    assert own_addresses(settings, [interface], frozenset(public[:1])) == (
+        (ip_address("203.0.113.7"), ip_address("192.0.2.9")),
+        {4: ip_address("203.0.113.7")},
     )

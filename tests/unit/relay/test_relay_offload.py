@@ -64,7 +64,7 @@ class ListOffload:
     def look(self) -> View:
         if self.blind:
             raise OSError(errno.ENODEV, "interface is gone")
-        return View([], {})
+        return View([], frozenset(), {})
 
     def follow(self, view: View) -> None:
         self.seen.append(view)
@@ -173,7 +173,7 @@ def test_a_kernel_that_fails_is_let_go(offload: Offload, kernel: ListOffload) ->
 
 def test_it_follows_the_host_until_there_is_nothing_to_see(offload: Offload, kernel: ListOffload) -> None:
     asyncio.run(offload.maintain())
-    assert kernel.seen == [View([], {})]
+    assert kernel.seen == [View([], frozenset(), {})]
     kernel.blind = True
     asyncio.run(offload.maintain())
     assert kernel.closed
