@@ -81,6 +81,8 @@ imagePullPolicy: {{ (index (index . 0).Values (index . 1)).image.pullPolicy }}
 name: {{ index . 1 }}-token
 secret:
   secretName: {{ include "postern.tokenSecret" . }}
+  # Without it the container starts, and says in its log what is missing.
+  optional: true
   defaultMode: 0440
   items:
     - {key: {{ include "postern.tokenKey" . }}, path: token}
