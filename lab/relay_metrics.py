@@ -2,27 +2,26 @@
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 _SAMPLE: Final = re.compile(r"^(?P<name>[a-z_]+)(?:\{(?P<labels>[^}]*)\})? (?P<value>[0-9.e+]+)$", re.MULTILINE)
-_PACKETS: Final = "postern_relay_packets_total"
 _XDP_SHARE: Final = 0.99
 
 
 @dataclass(frozen=True, slots=True)
 class RelayCounts:
-    """Relayed data packets by the path that carried them."""
+    """Relayed packets or bytes by the path that carried them."""
 
     xdp: int
     python: int
 
 
-def parse_counts(text: str) -> RelayCounts:
-    """Sum the relayed packets over both directions."""
+def parse_counts(text: str, unit: Literal["packets", "bytes"] = "packets") -> RelayCounts:
+    """Sum what was relayed over both directions."""
     totals = {"xdp": 0, "python": 0}
     for sample in _SAMPLE.finditer(text):
         labels = dict(re.findall(r'(\w+)="([^"]*)"', sample["labels"] or ""))
-        if sample["name"] == _PACKETS and labels.get("path") in totals:
+        if sample["name"] == f"postern_relay_{unit}_total" and labels.get("path") in totals:
             totals[labels["path"]] += int(float(sample["value"]))
     return RelayCounts(**totals)
 

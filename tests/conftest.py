@@ -29,7 +29,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _require(_missing_peers(), excused=os.environ.get("POSTERN_TEST_PEERS") == "none")
     for marker, names in {"helm": ("helm",), "kube": ("helm", "kube")}.items():
         if item.get_closest_marker(marker) is not None:
-            _require(_missing_kube(names), excused=os.environ.get("POSTERN_TEST_KUBE") == "none")
+            _require(_missing_kube(names), excused=_is_kube_excused())
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +55,13 @@ def kube_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     unpacked = tmp_path_factory.mktemp("kube")
     yield executable(_kube_directory(), "kube", unpacked)
     (unpacked / "kube").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def kube_tool() -> Path:
+    """The folder of the tool that makes a node."""
+    _require(_missing_kube(("helm", "kube", "coredns", "pause", "kube.sh")), excused=_is_kube_excused())
+    return _kube_directory()
 
 
 def _require(missing: str, *, excused: bool = False) -> None:
@@ -87,6 +94,10 @@ def _peers_directory() -> Path:
 def _kube_directory() -> Path:
     named = os.environ.get("POSTERN_TEST_KUBE", "")
     return Path(named) if named else _CHECKOUT.parent / "shared" / "kube"
+
+
+def _is_kube_excused() -> bool:
+    return os.environ.get("POSTERN_TEST_KUBE") == "none"
 
 
 def _missing_kube(names: tuple[str, ...]) -> str:

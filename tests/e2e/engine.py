@@ -13,13 +13,18 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+PROGRAMS: Final = ("dockerd", "docker", "docker-compose", "debootstrap")
 PACKAGES: Final = ("docker.io", "docker-compose", "debootstrap")
 SUITE: Final = "bookworm"
 ARCHIVE: Final = "http://deb.debian.org/debian"
 REGISTRY_IMAGE: Final = "debian:12-slim"
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_CERTIFICATES: Final = Path("/usr/local/share/ca-certificates")
+_LEFT_OUT: Final = (".git", ".venv", "*_cache", "__pycache__", ".hypothesis", "build")
 _START_SECONDS: Final = 60.0
 _WITHOUT_NETWORK: Final = ("--bridge", "none", "--iptables=false", "--ip-forward=false")
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")
@@ -118,7 +123,7 @@ def container_engine() -> Iterator[Engine]:
     if shutil.which("docker") and running.answers() and shutil.which("docker-compose"):
         yield running
         return
-    _install()
+    install(PROGRAMS, PACKAGES)
     state = Path(tempfile.mkdtemp(prefix="postern-engine-"))
     (state / "config").write_text("{}")
     engine = Engine(state)
@@ -135,7 +140,34 @@ def container_engine() -> Iterator[Engine]:
         shutil.rmtree(state)
 
 
-def make_base_image(engine: Engine) -> str:
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Where images are built: an engine, a copy of the project with this machine's certificates, a base image."""
+
+    engine: Engine
+    folder: Path
+    base: str
+
+    def build(self, target: str) -> tuple[str, str]:
+        """Build one image, or find it built: its name, and what the engine said."""
+        name = f"postern-test/{target}"
+        words = ["--file", f"{self.folder}/compose/Dockerfile", "--network", "host", "--build-arg", f"BASE={self.base}"]
+        return name, self.engine.docker(
+            "build", *words, "--target", target, "--tag", name, str(self.folder), seconds=900
+        )
+
+
+@contextmanager
+def image_workshop(folder: Path) -> Iterator[Workshop]:
+    """A workshop in a folder that is not there yet."""
+    shutil.copytree(_ROOT, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+    for certificate in _CERTIFICATES.glob("*.crt"):
+        shutil.copy(certificate, folder / "compose/ca-certificates")
+    with container_engine() as engine:
+        yield Workshop(engine, folder, _make_base_image(engine))
+
+
+def _make_base_image(engine: Engine) -> str:
     """The image that ours are built on: the registry's, or the same by debootstrap where no registry is reachable."""
     try:
         engine.docker("pull", "--quiet", REGISTRY_IMAGE, seconds=120)
@@ -158,9 +190,8 @@ def make_base_image(engine: Engine) -> str:
     return name
 
 
-def _install() -> None:
-    """Debian's engine, without starting it in the host's network."""
-    programs = ("dockerd", "docker", "docker-compose", "debootstrap")
+def install(programs: Sequence[str], packages: Sequence[str]) -> None:
+    """Debian's packages where one of their programs is missing; no service of them is started in the host's network."""
     if all(shutil.which(program) for program in programs):
         return
     is_mine = not _POLICY.exists()
@@ -170,7 +201,7 @@ def _install() -> None:
     try:
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
         run(["apt-get", "update", "-qq"], quiet, seconds=300)
-        run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES], quiet, seconds=600)
+        run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], quiet, seconds=600)
     finally:
         if is_mine:
             _POLICY.unlink()

@@ -19,14 +19,12 @@ from lab.plan import masquerading_rules
 from lab.processes import wait_until
 from lab.relay_metrics import RelayCounts, parse_counts
 from lab.resource import PAGE, payload_sha256
-from tests.e2e.engine import Engine, EngineError, container_engine, make_base_image, run
+from tests.e2e.engine import Engine, EngineError, Workshop, run
 
 # The first test builds all images: some minutes on a small machine.
 pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(1500)]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-CERTIFICATES: Final = Path("/usr/local/share/ca-certificates")
-LEFT_OUT: Final = (".git", ".venv", "*_cache", "__pycache__", ".hypothesis", "build")
 TARGETS: Final = ("relay", "gateway", "client", "portal", "network")
 RELAYS: Final = ("relay-1", "relay-2")
 ENDS: Final = ("client", "gateway-1", "gateway-2")
@@ -52,11 +50,11 @@ RELAYED: Final = Variant("symmetric")
 class Project:
     """The compose project of this test run."""
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
-        self.engine = engine
-        self.folder = folder
+    def __init__(self, workshop: Workshop) -> None:
+        self.engine = engine = workshop.engine
+        self.folder = workshop.folder
         self.images = {f"{name.upper()}_IMAGE": f"postern-test/{name}" for name in TARGETS}
-        self.build_env = {"BASE_IMAGE": make_base_image(engine), **self.images}
+        self.build_env = {"BASE_IMAGE": workshop.base, **self.images}
         if engine.is_ours:
             self.build_env["BUILD_NETWORK"] = "host"
         self._variant: Variant | None = None
@@ -113,24 +111,22 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    folder = tmp_path_factory.mktemp("compose") / "postern"
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    for certificate in CERTIFICATES.glob("*.crt"):
-        shutil.copy(certificate, folder / "compose/ca-certificates")
-    with container_engine() as engine:
-        made = Project(engine, folder)
-        for name in ("relay", "gateway", "client", "portal", "network"):
-            service = {"relay": "relay-1", "gateway": "gateway-1", "network": "far-end"}.get(name, name)
-            made.compose("build", service, seconds=900)
-        _build_twice(made)
-        engine.start(can_build=False)
-        pristine = traces(engine)
-        try:
-            yield made
-        finally:
-            made.compose("down", "--volumes", "--timeout", "5")
-        assert traces(engine) == pristine
+def project(workshop: Workshop) -> Iterator[Project]:
+    engine = workshop.engine
+    engine.start(can_build=True)
+    made = Project(workshop)
+    for name in ("relay", "gateway", "client", "portal", "network"):
+        service = {"relay": "relay-1", "gateway": "gateway-1", "network": "far-end"}.get(name, name)
+        made.compose("build", service, seconds=900)
+    _, said = workshop.build("client")
+    assert "Running in" not in said, "building again runs nothing"
+    engine.start(can_build=False)
+    pristine = traces(engine)
+    try:
+        yield made
+    finally:
+        made.compose("down", "--volumes", "--timeout", "5")
+    assert traces(engine) == pristine
 
 
 def traces(engine: Engine) -> dict[str, Any]:
@@ -145,15 +141,6 @@ def traces(engine: Engine) -> dict[str, Any]:
         # Of the rules those for a network; the engine keeps some of its own from the first one on.
         "rules": [[line for line in lines if "br-" in line] for lines in saved],
     }
-
-
-def _build_twice(project: Project) -> None:
-    """Building again runs nothing."""
-    said = project.engine.docker(
-        "build", "--file", str(project.folder / "compose/Dockerfile"), "--target", "client", "--network", "host",
-        "--build-arg", f"BASE={project.build_env['BASE_IMAGE']}", str(project.folder), seconds=120,
-    )  # fmt: skip
-    assert "Running in" not in said
 
 
 def test_direct(project: Project) -> None:
