@@ -7,6 +7,7 @@ from connectivity.endpoint import Endpoint
 from connectivity.stun import (
     AdditionalAddressFamily,
     AddressFamily,
+    Attribute,
     ErrorCodeAttribute,
     MessageClass,
     Method,
@@ -17,6 +18,7 @@ from connectivity.stun import (
     Username,
     encode,
 )
+from relay.core import ToClient
 from relay.core.nonce import NONCE_LIFETIME, NonceMint
 from tests.unit.relay.playbook import (
     EXPIRY,
@@ -209,6 +211,21 @@ def test_an_unauthenticated_sender_grows_nothing(relay: RelayUnderTest) -> None:
     assert relay.server.poll_timeout() is None
     assert len(relay.server._transactions._answers) == 0
     assert not relay.open_ports
+
+
+@pytest.mark.parametrize("method", list(Method))
+@pytest.mark.parametrize("attributes", [(), (Username("1:a"),)], ids=["bare", "with a username"])
+def test_strangers_get_short_answers(relay: RelayUnderTest, method: Method, attributes: tuple[Attribute, ...]) -> None:
+    """So that a forged source address brings little upon its owner: one answer, seven times as long at most."""
+    request = encode(method, MessageClass.REQUEST, bytes(12), attributes)
+    for stranger in ("203.0.113.6:1024", "[2001:db8:6::6]:1024"):
+        answers = [
+            output.transmit
+            for output in relay.from_client(Endpoint.parse(stranger), request)
+            if isinstance(output, ToClient)
+        ]
+        assert len(answers) <= 1
+        assert sum(len(answer.run.data) for answer in answers) < 7 * len(request)
 
 
 def test_secrets_stay_out_of_repr(relay: RelayUnderTest) -> None:
