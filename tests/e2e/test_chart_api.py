@@ -4,6 +4,7 @@ There is no node, so nothing starts.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from charts.readme import CHART
+from tests.documented import claimed
 from tests.e2e.kube_api import Cluster, api_server
 from tests.netns.plain_pair import namespaces
 
@@ -63,6 +65,17 @@ def test_an_upgrade_keeps_the_tokens_and_an_uninstall_leaves_nothing(cluster: Cl
 
     cluster.run("helm", "uninstall", "postern", *PLACE, "--wait")
     assert existing(cluster) == []
+
+
+def test_the_documented_install(cluster: Cluster, tmp_path: Path) -> None:
+    """With the values of the chart's README."""
+    (values,) = re.findall(r"```yaml\n# my-values.yaml(.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "my-values.yaml").write_text(f"#{values}")
+    actual = {"charts/postern": str(CHART), "my-values.yaml": str(tmp_path / "my-values.yaml")}
+    (command,) = claimed("test_chart_api::test_the_documented_install")
+    cluster.run(*[actual.get(word, word) for word in command.split()], *PLACE, "--create-namespace")
+    assert "daemonset.apps/postern-relay" in existing(cluster)
+    cluster.run("helm", "uninstall", "postern", *PLACE, "--wait")
 
 
 def existing(cluster: Cluster) -> list[str]:

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,15 @@ import client.command
 import gateway.command
 import portal.command
 import relay.settings
+from connectivity.endpoint import Endpoint
 from connectivity.io.udp import UdpCounters
 from connectivity.settings import HelpRequested
+from connectivity.stun import ErrorCode
 from relay.driver.metrics import Sources, collect
 from relay.driver.offload import Offload
 from relay.driver.streams import StreamCounters
-from tests.unit.relay.playbook import RelayUnderTest
+from tests import documented
+from tests.unit.relay.playbook import Client, RelayUnderTest, error_code
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,8 +66,46 @@ def test_tests_and_files_that_are_named_exist(document: Path) -> None:
         file = file if stem == "…" else stem
         assert file in files, file
         assert not name or re.search(rf"^ *(async )?(def|class) {name}\b", files[file], re.MULTILINE), f"{file}::{name}"
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
+    for module in re.findall(r"`((?:connectivity|relay|gateway|client|portal|ebpf)(?:\.[a-z_]\w*)+)`", text):
+        assert importlib.util.find_spec(module) is not None, module
+    for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", text):
         assert "://" in target or (document.parent / target).exists(), target
+
+
+def test_every_documented_command_is_run_by_one_test_or_has_a_reason() -> None:
+    found = {command for document in documented.DOCUMENTS for command in documented.commands(document)}
+    assert set(documented.CLAIMS) & set(documented.NOT_RUN) == set()
+    assert found == set(documented.CLAIMS) | set(documented.NOT_RUN)
+    files = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    for command, claimant in documented.CLAIMS.items():
+        file, _, name = claimant.partition("::")
+        if claimant == ".ci/run":
+            assert command in (ROOT / claimant).read_text(encoding="utf-8").splitlines(), command
+        else:
+            # It takes the command from the table, so it cannot run another one.
+            assert re.search(rf"^def {name}\b", files[file], re.MULTILINE), claimant
+            assert f'claimed("{claimant}")' in files[file], claimant
+
+
+def test_every_code_block_has_a_language() -> None:
+    """So that no command hides in one."""
+    for document in documented.DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        fences = re.findall(r"^```(\w*)$", text, re.MULTILINE)
+        assert all(fences[::2]), document.name
+        prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+        assert re.findall(r"^    \S.*", prose, re.MULTILINE) == [], document.name
+
+
+def test_the_ranges_of_firezones_compose_file_are_served_with_the_documented_setting() -> None:
+    text = (ROOT / "docs/migrating-from-firezone.md").read_text(encoding="utf-8")
+    (ranges,) = re.findall(r"^POSTERN_PEERS_ALLOW: (\S+)", text, re.MULTILINE)
+    # A client and a gateway as that file has them: on the Internet side of their routers, and inside.
+    for peer in ("203:0:113::102", "172:30::100", "172:31::100"):
+        for allowed, code in (((), ErrorCode.FORBIDDEN), (tuple(ranges.split(",")), 0)):
+            client = Client(RelayUnderTest(allow=allowed))
+            client.allocate()
+            assert error_code(client.bind(0x4000, Endpoint(ip_address(peer), 52625))) == code, peer
 
 
 def test_every_setting_is_in_the_operators_page_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

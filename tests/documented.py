@@ -1,0 +1,102 @@
+"""The commands in README.md and docs/, and who runs each of them.
+
+A command is a line of a fenced ``sh`` block, or inline code that begins with one of ``PROGRAMS`` and goes on.
+``test_docs`` holds the table to the documents, both ways; a test takes its commands from here, so that what is run is
+what is written.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+# behaviours.md only tells of commands; its tests are checked one by one.
+DOCUMENTS: Final = (
+    ROOT / "README.md",
+    *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "behaviours.md"),
+)
+PROGRAMS: Final = (
+    "curl", "docker", "ethtool", "git", "helm", "ip", "kubectl", "make", "nft", "nstat", "openssl", "postern", "ss",
+    "sysctl",
+)  # fmt: skip
+
+_COMPOSE: Final = "docker compose --file compose/docker-compose.yml "
+_BY_COMPOSE: Final = "test_compose::test_the_documented_commands"
+_AT_THE_RELAY: Final = "test_troubleshooting::test_commands_at_the_relay"
+_AT_THE_GATEWAY: Final = "test_troubleshooting::test_commands_at_the_gateway"
+_AT_THE_CLIENT: Final = "test_troubleshooting::test_commands_at_the_client"
+_ANYWHERE: Final = "test_troubleshooting::test_commands_for_anywhere"
+_CI: Final = ".ci/run"
+
+# In prose these name a thing; nobody is told to type them.
+_NAMES: Final = frozenset(
+    f"postern {name}"
+    for name in ("relay|gateway|client|portal", "portal", "demo", "bench", "bench compare", "bench stack")
+)
+# Command: the test that runs it, or .ci/run where that does.
+CLAIMS: Final[dict[str, str]] = {
+    "make check": _CI,
+    "make demo": _CI,
+    "make test": _CI,
+    _COMPOSE + "up --detach --build": _BY_COMPOSE,
+    _COMPOSE + "up --detach": _BY_COMPOSE,
+    _COMPOSE + "exec client curl http://app.internal": _BY_COMPOSE,
+    _COMPOSE + "ps": _BY_COMPOSE,
+    _COMPOSE + "logs relay-1": _BY_COMPOSE,
+    _COMPOSE + "exec relay-1 postern doctor": _BY_COMPOSE,
+    _COMPOSE + "kill -s HUP portal": _BY_COMPOSE,
+    _COMPOSE + "down": _BY_COMPOSE,
+    "docker build --file compose/Dockerfile --target relay .": _BY_COMPOSE,
+    "docker network ls": _BY_COMPOSE,
+    "docker version": _BY_COMPOSE,
+    "helm install postern charts/postern --values my-values.yaml": "test_chart_api::test_the_documented_install",
+    "curl --silent http://127.0.0.1:8080/readyz": _AT_THE_RELAY,
+    "curl --silent http://127.0.0.1:8080/metrics": _AT_THE_RELAY,
+    "ethtool --show-features eth0": _AT_THE_RELAY,
+    "ip -details link show dev eth0": _AT_THE_RELAY,
+    "ss --listening --udp --numeric --processes": _AT_THE_RELAY,
+    "nft list table inet postern_gateway": _AT_THE_GATEWAY,
+    "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding": _AT_THE_GATEWAY,
+    "ip route get 10.20.0.100": _AT_THE_GATEWAY,
+    "nstat --zeros UdpRcvbufErrors UdpSndbufErrors Udp6RcvbufErrors Udp6SndbufErrors": _AT_THE_GATEWAY,
+    "curl --silent http://127.0.0.1:9100/status": _AT_THE_CLIENT,
+    "ip -details link show dev tun-firezone": _AT_THE_CLIENT,
+    "ip route show table all dev tun-firezone": _AT_THE_CLIENT,
+    "ip rule": _AT_THE_CLIENT,
+    "nft list ruleset": _AT_THE_CLIENT,
+    "postern doctor": _ANYWHERE,
+    "postern relay --help": _ANYWHERE,
+    "postern portal --config portal.yaml": _ANYWHERE,
+    "openssl rand -base64 24 | tr '+/' '-_'": _ANYWHERE,
+}
+# Command: why no test can run it.
+NOT_RUN: Final[dict[str, str]] = {
+    "git pull": "what it fetches is not this version's to test",
+    "export GATEWAY_IMAGE=ghcr.io/firezone/gateway:1.4.17 CLIENT_IMAGE=ghcr.io/firezone/client:1.5.4": (
+        "needs a registry; test_upstream_takes_the_place_of_client_and_gateway does it with images of its own"
+    ),
+    "unset GATEWAY_IMAGE CLIENT_IMAGE": "undoes the former in a shell",
+    'make bench ARGS="--peers DIRECTORY --rounds 3 --seconds 5"': "needs upstream's programs and many minutes alone",
+    'make perf ARGS="--rounds 3 --history history.jsonl --svg picture.svg"': (
+        "many minutes; .ci/run has the short form, test_bench_stack the same flags"
+    ),
+}
+
+
+def commands(document: Path) -> Iterator[str]:
+    """What a document tells people to type."""
+    text = document.read_text(encoding="utf-8")
+    for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if command := re.sub(r"\s+#.*", "", line).strip():
+                yield command
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    for code in re.findall(r"`([^`\n]+)`", prose):
+        if re.match(rf"({'|'.join(PROGRAMS)}) \S", code) and code not in _NAMES:
+            yield code
+
+
+def claimed(test: str) -> list[str]:
+    """The commands that a test has to run, in the order of the table."""
+    return [command for command, claimant in CLAIMS.items() if claimant == test]

@@ -1,0 +1,87 @@
+"""The commands of the operator's page, on a running stack: each shows what the page says that it shows."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from lab import portal_file
+from lab.measure import PAGE_URL, first_answer_ms
+from lab.plan import LabSettings, Nat
+from lab.processes import wait_until
+from lab.stack import Stack, postern_command
+from lab.topology import Lab
+from tests.documented import claimed
+
+pytestmark = pytest.mark.root
+
+# What the answer of a command names here: with offload, forwarding, a relayed connection.
+SHOWN: Final = {
+    "curl --silent http://127.0.0.1:8080/readyz": '"egress": {"eth0": "verified"}',
+    "curl --silent http://127.0.0.1:8080/metrics": 'postern_relay_packets_total{path="python"',
+    "ethtool --show-features eth0": "generic-receive-offload: ",
+    "ip -details link show dev eth0": "name postern_relay",
+    "ss --listening --udp --numeric --processes": ":3478",
+    "nft list table inet postern_gateway": "masquerade",
+    "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding": "ip_forward = 1\nnet.ipv6.conf.all.forwarding = 1",
+    "ip route get 10.20.0.100": "10.20.0.100 via ",
+    "nstat --zeros UdpRcvbufErrors UdpSndbufErrors Udp6RcvbufErrors Udp6SndbufErrors": "UdpRcvbufErrors",
+    "curl --silent http://127.0.0.1:9100/status": '"path": "RelayToRelay"',
+    "ip -details link show dev tun-firezone": "tun type tun",
+    "ip route show table all dev tun-firezone": "172.20.0.0/24 table 539098368",
+    "ip rule": "not from all fwmark 0xfd002021 lookup 539098368",
+    "postern doctor": "relay offload (XDP): ok",
+    "postern relay --help": "POSTERN_EBPF_INTERFACES",
+}
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with Lab(LabSettings(Nat.SYMMETRIC, Nat.SYMMETRIC)) as lab:
+        stack = Stack(lab)
+        stack.start()
+        first_answer_ms(lab, PAGE_URL)
+        yield stack
+
+
+def test_commands_at_the_relay(stack: Stack) -> None:
+    run_all(stack.lab.relay, claimed("test_troubleshooting::test_commands_at_the_relay"))
+
+
+def test_commands_at_the_gateway(stack: Stack) -> None:
+    run_all(stack.lab.gateway, claimed("test_troubleshooting::test_commands_at_the_gateway"))
+
+
+def test_commands_at_the_client(stack: Stack) -> None:
+    run_all(stack.lab.client, claimed("test_troubleshooting::test_commands_at_the_client"))
+
+
+def test_commands_for_anywhere(stack: Stack, tmp_path: Path) -> None:
+    commands = claimed("test_troubleshooting::test_commands_for_anywhere")
+    served = "postern portal --config portal.yaml"
+    commands.remove(served)
+    run_all(stack.lab.user, commands)
+    portal_file.write(tmp_path / "portal.yaml", portal_file.Tokens.random())
+    script = f"cd {tmp_path} && exec {_path(served)}"
+    process = stack.lab.spawn("documented", stack.lab.user, ["sh", "-c", script], {})
+    wait_until(lambda: "Portal is listening" in process.log_text(), "the portal listens", [process])
+    assert process.terminate() == 0
+
+
+def run_all(namespace: str, commands: list[str]) -> None:
+    """Each as a shell runs it, with the right answer."""
+    assert commands
+    for command in commands:
+        done = subprocess.run(
+            ["ip", "netns", "exec", namespace, "sh", "-c", _path(command)],
+            env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert SHOWN.get(command, "") in done.stdout, command
+
+
+def _path(command: str) -> str:
+    return command.replace("postern ", f"{postern_command()} ", 1) if command.startswith("postern ") else command
