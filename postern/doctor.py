@@ -17,10 +17,19 @@ _SYSCTL: Final = Path("/proc/sys")
 
 
 def run(arguments: list[str]) -> int:
-    """Print one block per concern; 0 where nothing is missing, 1 otherwise."""
-    SettingsReader("doctor", arguments).finish()
+    """Print one block per concern, of one service or of all; 0 where nothing is missing, 1 otherwise."""
+    reader = SettingsReader("doctor", arguments)
+    words = reader.positional()
+    known = sorted({service for services, _ in CONCERNS.values() for service in services})
+    for word in words[1:]:
+        reader.problem(f"{word!r} is not expected here")
+    if words and words[0] not in known:
+        reader.problem(f"{words[0]!r} is not a service to examine: expected one of {', '.join(known)}")
+    reader.finish()
     healthy = True
-    for concern, examine in CONCERNS.items():
+    for concern, (services, examine) in CONCERNS.items():
+        if words and words[0] not in services:
+            continue
         problems = examine()
         healthy = healthy and not problems
         print(f"{concern}: {'ok' if not problems else ''}".rstrip())
@@ -75,9 +84,10 @@ def udp() -> list[str]:
     return problems
 
 
-CONCERNS: Final[dict[str, Callable[[], list[str]]]] = {
-    "relay offload (XDP)": ebpf.explain,
-    "tunnel device": tunnel,
-    "gateway masquerading": masquerading,
-    "UDP sockets": udp,
+# What may be missing, for which services.
+CONCERNS: Final[dict[str, tuple[frozenset[str], Callable[[], list[str]]]]] = {
+    "relay offload (XDP)": (frozenset({"relay"}), ebpf.explain),
+    "tunnel device": (frozenset({"gateway", "client"}), tunnel),
+    "gateway masquerading": (frozenset({"gateway"}), masquerading),
+    "UDP sockets": (frozenset({"relay", "gateway", "client"}), udp),
 }

@@ -34,6 +34,8 @@ SHOWN: Final = {
     "ip route show table all dev tun-firezone": "172.20.0.0/24 table 539098368",
     "ip rule": "not from all fwmark 0xfd002021 lookup 539098368",
     "postern doctor": "relay offload (XDP): ok",
+    "postern doctor relay": "relay offload (XDP): ok",
+    "postern doctor gateway": "gateway masquerading: ok",
     "postern relay --help": "POSTERN_EBPF_INTERFACES",
 }
 

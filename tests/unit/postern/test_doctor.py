@@ -4,17 +4,27 @@ from pathlib import Path
 
 import pytest
 
+from connectivity.settings import SettingsError
 from postern import doctor
 
 
 def test_each_concern_is_ok_or_lists_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor, "CONCERNS", {"one": list, "other": lambda: ["a thing is missing"]})
-    assert doctor.run([]) == 1
-    assert capsys.readouterr().out == "one: ok\nother:\n  - a thing is missing\n"
-    monkeypatch.setattr(doctor, "CONCERNS", {"one": list})
-    assert doctor.run([]) == 0
+    both, relay = frozenset({"relay", "client"}), frozenset({"relay"})
+    concerns = {"one": (both, list), "other": (relay, lambda: ["a thing is missing"])}
+    monkeypatch.setattr(doctor, "CONCERNS", concerns)
+    assert doctor.run([]) == doctor.run(["relay"]) == 1
+    assert capsys.readouterr().out == 2 * "one: ok\nother:\n  - a thing is missing\n"
+    assert doctor.run(["client"]) == 0
+    assert capsys.readouterr().out == "one: ok\n"
+
+
+def test_what_cannot_be_examined_is_named() -> None:
+    with pytest.raises(SettingsError) as error:
+        doctor.run(["relais", "now"])
+    assert "'relais' is not a service to examine: expected one of client, gateway, relay" in str(error.value)
+    assert "'now' is not expected here" in str(error.value)
 
 
 def test_no_device_node_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
