@@ -4,6 +4,7 @@ An engine rewrites its host's firewall and bridges; in its own namespace all of 
 leads nowhere, so images are built before, by the same engine in the host's namespace with its networking switched off.
 """
 
+import functools
 import os
 import shutil
 import signal
@@ -59,6 +60,15 @@ class Engine:
         self.env = {"DOCKER_BUILDKIT": "0", "COMPOSE_PROJECT_NAME": f"postern-{uuid.uuid4().hex[:6]}"}
         if state is not None:
             self.env["DOCKER_HOST"] = f"unix://{state}/socket"
+
+    @functools.cached_property
+    def compose(self) -> list[str]:
+        """Whichever compose is there: the plug-in of Docker's command line, or the program that was before it."""
+        try:
+            self.docker("compose", "version")
+        except EngineError:
+            return ["docker-compose"] if shutil.which("docker-compose") else []
+        return ["docker", "compose"]
 
     @property
     def is_ours(self) -> bool:
@@ -120,7 +130,7 @@ class Engine:
 def container_engine() -> Iterator[Engine]:
     """An engine that builds; afterwards nothing of it is left."""
     running = Engine(None)
-    if shutil.which("docker") and running.answers() and shutil.which("docker-compose"):
+    if shutil.which("docker") and running.answers() and running.compose:
         yield running
         return
     install(PROGRAMS, PACKAGES)

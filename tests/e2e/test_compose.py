@@ -19,11 +19,13 @@ from lab.plan import masquerading_rules
 from lab.processes import wait_until
 from lab.relay_metrics import RelayCounts, parse_counts
 from lab.resource import PAGE, payload_sha256
+from tests.documented import claimed
 from tests.e2e.engine import Engine, EngineError, Workshop, run
 
 # The first test builds all images: some minutes on a small machine.
 pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(1500)]
 
+BEGIN: Final = ["docker", "compose", "--file", "compose/docker-compose.yml"]
 ROOT: Final = Path(__file__).resolve().parents[2]
 TARGETS: Final = ("relay", "gateway", "client", "portal", "network")
 RELAYS: Final = ("relay-1", "relay-2")
@@ -61,9 +63,8 @@ class Project:
 
     def compose(self, *words: str, env: Mapping[str, str] | None = None, seconds: float = 300) -> str:
         base = {**self.engine.env, **self.build_env, **(self._variant.env() if self._variant else {}), **(env or {})}
-        return run(
-            ["docker-compose", "--file", str(self.folder / "compose/docker-compose.yml"), *words], base, seconds=seconds
-        )
+        file = str(self.folder / "compose/docker-compose.yml")
+        return run([*self.engine.compose, "--file", file, *words], base, seconds=seconds)
 
     def ensure(self, variant: Variant) -> None:
         """Have this variant running; what differs is made anew."""
@@ -76,12 +77,16 @@ class Project:
         self.compose("up", "--detach", "--no-build")
         wait_until(lambda: self.states()["client"] == "healthy", "the client is healthy", seconds=60)
 
-    def container(self, service: str) -> str:
-        return self.compose("ps", "--quiet", service).strip()
+    def ensure_running(self) -> None:
+        """Have any variant running."""
+        self.ensure(self._variant or DIRECT)
 
     def inspect(self) -> dict[str, dict[str, Any]]:
-        """All containers of the project by service."""
-        found = json.loads(self.engine.docker("inspect", *self.compose("ps", "--quiet").split()))
+        """All containers of the project by service; asked of the engine, which answers ten times as fast."""
+        label = f"label=com.docker.compose.project={self.engine.env['COMPOSE_PROJECT_NAME']}"
+        found = json.loads(
+            self.engine.docker("inspect", *self.engine.docker("ps", "--all", "--quiet", "--filter", label).split())
+        )
         return {entry["Config"]["Labels"]["com.docker.compose.service"]: entry for entry in found}
 
     def states(self) -> dict[str, str]:
@@ -189,7 +194,7 @@ def test_upstream_takes_the_place_of_client_and_gateway(
 
 
 def test_all_are_healthy_and_confined(project: Project) -> None:
-    project.ensure(DIRECT)
+    project.ensure_running()
     wait_until(lambda: set(project.states().values()) == {"healthy"}, "all are healthy", seconds=60)
     for name, entry in project.inspect().items():
         host = entry["HostConfig"]
@@ -207,7 +212,14 @@ GATEWAY: Final = ("GATEWAY_IMAGE", "--env", "FIREZONE_API_URL=ws://localhost:1",
 TOKEN: Final = ("--env", "FIREZONE_TOKEN=a-token-of-nobody")
 # What the entry point needs to become another user.
 USER: Final = ("--cap-drop", "ALL", "--cap-add", "SETUID", "--cap-add", "SETGID")
+PRIVILEGED: Final = (*USER, "--cap-add", "NET_ADMIN", "--cap-add", "NET_RAW", "--cap-add", "SYS_ADMIN")
 NATIVE: Final = ("--env", "POSTERN_EBPF=native", "--env", "POSTERN_EBPF_INTERFACES=lo")
+NO_BPF: Final = ("--security-opt", "seccomp=NO_BPF")
+# A kernel that has no bpf(2): 38 is ENOSYS.
+WITHOUT_BPF: Final = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [{"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}],
+}
 BAD: Final = {
     "missing secret": (2, "/run/secrets/token: No such file", (*RELAY, "--env", "FIREZONE_TOKEN=/run/secrets/token")),
     "unknown value": (2, "POSTERN_EBPF is 'maybe': expected one of", (*RELAY, *TOKEN, "--env", "POSTERN_EBPF=maybe")),
@@ -215,18 +227,25 @@ BAD: Final = {
     "port in use": (1, "cannot", (*RELAY, *TOKEN, "--network", "container:relay-1")),
     "no capability for the device": (1, "not permitted", (*GATEWAY, *TOKEN, *USER, "--device", "/dev/net/tun")),
     "no device": (1, "/dev/net/tun", (*GATEWAY, *TOKEN, *USER, "--cap-add", "NET_ADMIN")),
+    "kernel without BPF": (1, "cannot offload: bpf(2) is not", (*RELAY, *TOKEN, *PRIVILEGED, *NATIVE, *NO_BPF)),
+    "unknown kind of NAT": (2, "NAT is 'maybe': expected cone or symmetric", ("NETWORK_IMAGE", "--env", "NAT=maybe")),
+    "portal without its file": (2, "POSTERN_PORTAL_CONFIG (or --config) is not set", ("PORTAL_IMAGE",)),
     "no capability for BPF": (1, "CAP_BPF is missing", (*RELAY, *TOKEN, *USER, *NATIVE, "--cap-add", "NET_ADMIN")),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("code", "words", "options"), BAD.values(), ids=BAD.keys())
 def test_bad_input_is_one_line_and_harms_nobody(
-    project: Project, code: int, words: str, options: tuple[str, ...]
+    project: Project, tmp_path: Path, code: int, words: str, options: tuple[str, ...]
 ) -> None:
-    project.ensure(DIRECT)
-    before = {name: entry["State"]["StartedAt"] for name, entry in project.inspect().items()}
+    project.ensure_running()
+    running = project.inspect()
+    before = {name: entry["State"]["StartedAt"] for name, entry in running.items()}
+    profile = tmp_path / "seccomp.json"
+    profile.write_text(json.dumps(WITHOUT_BPF))
     image, *flags = options
-    flags = [flag.replace("container:relay-1", f"container:{project.container('relay-1')}") for flag in flags]
+    actual = {"container:relay-1": f"container:{running['relay-1']['Id']}", "seccomp=NO_BPF": f"seccomp={profile}"}
+    flags = [actual.get(flag, flag) for flag in flags]
     if "--network" not in flags:
         flags += ["--network", "none"]
     started = project.engine.docker("run", "--detach", "--read-only", "--tmpfs", "/tmp", *flags, project.images[image])
@@ -238,33 +257,44 @@ def test_bad_input_is_one_line_and_harms_nobody(
         project.engine.docker("rm", "--force", container)
     assert len(complaints) == 1, complaints
     assert words in complaints[0]
-    after = {name: entry["State"]["StartedAt"] for name, entry in project.inspect().items()}
-    assert after == before
-    assert all(entry["State"]["Running"] for entry in project.inspect().values())
+    running = project.inspect()
+    assert {name: entry["State"]["StartedAt"] for name, entry in running.items()} == before
+    assert all(entry["State"]["Running"] for entry in running.values())
 
 
-def test_the_readmes_commands(project: Project) -> None:
-    """Word by word, by whichever compose is there; ``down`` is what ends every run of these tests."""
-    project.ensure(DIRECT)
-    begin = "docker compose --file compose/docker-compose.yml "
-    lines = [line.strip() for line in (ROOT / "README.md").read_text().splitlines() if line.strip().startswith(begin)]
-    up, fetch, down = (line.removeprefix(begin).split() for line in lines)
-    assert up.pop() == "--build"  # done before: a container engine of these tests has no way out by now
-    project.compose(*up)
-    assert fetch[:2] == ["exec", "client"]
-    assert project.compose("exec", "-T", *fetch[1:]) == PAGE.decode()
-    assert down == ["down"]
+def test_the_documented_commands(project: Project) -> None:
+    """Word by word; ``down`` is what ends every run of these tests, so here it comes last only in the documents."""
+    project.ensure_running()
+    for command in claimed("test_compose::test_the_documented_commands"):
+        words = command.split()
+        if words[:3] == BEGIN[:3]:
+            said = _compose_as_documented(project, words[len(BEGIN) :])
+            assert said == PAGE.decode() or not command.endswith("http://app.internal")
+        elif words[:2] == ["docker", "build"]:
+            # The engine of these tests has no way out by now, but all is built.
+            base = f"BASE={project.build_env['BASE_IMAGE']}"
+            project.engine.docker(*words[1:-1], "--network", "host", "--build-arg", base, str(project.folder))
+        else:
+            project.engine.docker(*words[1:])
+
+
+def _compose_as_documented(project: Project, words: list[str]) -> str:
+    if words[0] == "down":
+        return ""
+    # Built before; and a test has no terminal.
+    words = [word for word in words if word != "--build"]
+    return project.compose(*(["exec", "-T", *words[1:]] if words[0] == "exec" else words))
 
 
 def test_xdp_goes_with_its_relay(project: Project) -> None:
-    project.ensure(DIRECT)
+    project.ensure_running()
     held = len(_programs(project))
     assert held == len(RELAYS)
     project.compose("stop", "--timeout", "10", "relay-2")
     try:
         assert len(_programs(project)) == held - 1
     finally:
-        project.compose("up", "--detach", "--no-build", "relay-2")
+        project.compose("start", "relay-2")
         wait_until(lambda: project.states()["relay-2"] == "healthy", "the relay is back", seconds=60)
 
 
