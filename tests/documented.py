@@ -17,8 +17,8 @@ DOCUMENTS: Final = (
     *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "behaviours.md"),
 )
 PROGRAMS: Final = (
-    "curl", "docker", "ethtool", "git", "helm", "ip", "kubectl", "make", "nft", "nstat", "openssl", "postern", "ss",
-    "sysctl",
+    "curl", "docker", "ethtool", "git", "helm", "ip", "kill", "kubectl", "make", "nft", "nstat", "openssl", "postern",
+    "ss", "sysctl",
 )  # fmt: skip
 
 _COMPOSE: Final = "docker compose --file compose/docker-compose.yml "
@@ -26,13 +26,22 @@ _BY_COMPOSE: Final = "test_compose::test_the_documented_commands"
 _AT_THE_RELAY: Final = "test_troubleshooting::test_commands_at_the_relay"
 _AT_THE_GATEWAY: Final = "test_troubleshooting::test_commands_at_the_gateway"
 _AT_THE_CLIENT: Final = "test_troubleshooting::test_commands_at_the_client"
+_ALONE: Final = "test_relay_standalone::test_the_documented_commands"
 _ANYWHERE: Final = "test_troubleshooting::test_commands_for_anywhere"
 _CI: Final = ".ci/run"
 
 # In prose these name a thing; nobody is told to type them.
 _NAMES: Final = frozenset(
     f"postern {name}"
-    for name in ("relay|gateway|client|portal", "portal", "demo", "bench", "bench compare", "bench stack")
+    for name in (
+        "relay|gateway|client|portal",
+        "relay admin",
+        "portal",
+        "demo",
+        "bench",
+        "bench compare",
+        "bench stack",
+    )
 )
 # Command: the test that runs it, or .ci/run where that does.
 CLAIMS: Final[dict[str, str]] = {
@@ -65,6 +74,12 @@ CLAIMS: Final[dict[str, str]] = {
     "ip route show table all dev tun-firezone": _AT_THE_CLIENT,
     "ip rule": _AT_THE_CLIENT,
     "nft list ruleset": _AT_THE_CLIENT,
+    "postern relay --config relay.yaml": _ANYWHERE,
+    "postern relay admin list": _ALONE,
+    "postern relay admin show 50123": _ALONE,
+    "postern relay admin log debug": _ALONE,
+    "postern relay admin end 50123": _ALONE,
+    "kill -HUP PID": _ALONE,
     "postern doctor": _ANYWHERE,
     "postern doctor relay": _ANYWHERE,
     "postern doctor gateway": _ANYWHERE,

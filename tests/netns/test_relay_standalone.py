@@ -29,6 +29,7 @@ from connectivity.stun import (
 )
 from lab.processes import wait_until
 from relay.core import Transport
+from tests.documented import claimed
 from tests.netns.plain_pair import entered, namespaces
 from tests.netns.relay_stage import COMMAND, FAR, RELAY, fetch, running
 from tests.netns.turn_wire import TurnWire
@@ -213,6 +214,20 @@ def test_people_see_and_end_allocations_and_change_the_log(relay: StandAlone) ->
     assert error_code(client.call(Method.REFRESH)) == 437
     gone = relay.admin("show", str(port))
     assert (gone.returncode, gone.stderr) == (1, f"postern relay: no allocation has port {port}\n")
+
+
+def test_the_documented_commands(relay: StandAlone) -> None:
+    port = allocate(relay.client())
+    *commands, reload = claimed("test_relay_standalone::test_the_documented_commands")
+    for command in commands:
+        words = command.removeprefix("postern relay admin ").replace("50123", str(port)).split()
+        done = relay.admin(*words)
+        assert done.returncode == 0, done.stderr
+    assert relay.admin("log", "info").returncode == 0
+    assert relay.admin("show", str(port)).returncode == 1  # the last of them ended it
+    before = relay.log().count("Configuration read again")
+    subprocess.run(reload.replace("PID", str(relay.process.pid)).split(), check=True, timeout=10)
+    wait_until(lambda: relay.log().count("Configuration read again") > before, "the file is read again")
 
 
 def test_mistakes_of_people_are_one_line(relay: StandAlone) -> None:

@@ -1,8 +1,10 @@
 """The commands of the operator's page, on a running stack: each shows what the page says that it shows."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,13 +13,19 @@ import pytest
 from lab import portal_file
 from lab.measure import PAGE_URL, first_answer_ms
 from lab.plan import LabSettings, Nat
-from lab.processes import wait_until
+from lab.processes import Process, wait_until
 from lab.stack import Stack, postern_command
 from lab.topology import Lab
-from tests.documented import claimed
+from tests.documented import ROOT, claimed
 
 pytestmark = pytest.mark.root
 
+README: Final = ROOT / "README.md"
+# What goes on until it is stopped, and what it says once it serves.
+SERVING: Final = {
+    "postern portal --config portal.yaml": "Portal is listening",
+    "postern relay --config relay.yaml": "Serving",
+}
 # What the answer of a command names here: with offload, forwarding, a relayed connection.
 SHOWN: Final = {
     "curl --silent http://127.0.0.1:8080/readyz": '"egress": {"eth0": "verified"}',
@@ -63,14 +71,24 @@ def test_commands_at_the_client(stack: Stack) -> None:
 
 def test_commands_for_anywhere(stack: Stack, tmp_path: Path) -> None:
     commands = claimed("test_troubleshooting::test_commands_for_anywhere")
-    served = "postern portal --config portal.yaml"
-    commands.remove(served)
+    for command in SERVING:
+        commands.remove(command)
     run_all(stack.lab.user, commands)
     portal_file.write(tmp_path / "portal.yaml", portal_file.Tokens.random())
-    script = f"cd {tmp_path} && exec {_path(served)}"
-    process = stack.lab.spawn("documented", stack.lab.user, ["sh", "-c", script], {})
-    wait_until(lambda: "Portal is listening" in process.log_text(), "the portal listens", [process])
-    assert process.terminate() == 0
+    (content,) = re.findall(r"^```yaml\n# relay.yaml\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "relay.yaml").write_text(content)
+    (tmp_path / "relay.yaml").chmod(0o600)
+    for number, (command, said) in enumerate(SERVING.items()):
+        script = f"cd {tmp_path} && exec {_path(command)}"
+        process = stack.lab.spawn(
+            f"documented-{number}", stack.lab.user, ["sh", "-c", script], {"POSTERN_ADMIN_SOCKET": "off"}
+        )
+        wait_until(partial(_says, process, said), f"{command} serves", [process])
+        assert process.terminate() == 0
+
+
+def _says(process: Process, text: str) -> bool:
+    return text in process.log_text()
 
 
 def run_all(namespace: str, commands: list[str]) -> None:

@@ -18,9 +18,9 @@ from connectivity.stun import (
     Username,
     encode,
 )
-from relay.command import SOFTWARE
 from relay.core import ToClient
 from relay.core.nonce import NONCE_LIFETIME, NonceMint
+from relay.driver.making import SOFTWARE
 from tests.unit.relay.playbook import (
     EXPIRY,
     SALT,
