@@ -22,6 +22,7 @@ PROGRAMS: Final = (
 )  # fmt: skip
 
 _COMPOSE: Final = "docker compose --file compose/docker-compose.yml "
+_BY_HELM: Final = "test_kube::test_the_documented_commands"
 _BY_COMPOSE: Final = "test_compose::test_the_documented_commands"
 _AT_THE_RELAY: Final = "test_troubleshooting::test_commands_at_the_relay"
 _AT_THE_GATEWAY: Final = "test_troubleshooting::test_commands_at_the_gateway"
@@ -60,6 +61,10 @@ CLAIMS: Final[dict[str, str]] = {
     "docker network ls": _BY_COMPOSE,
     "docker version": _BY_COMPOSE,
     "helm install postern charts/postern --values my-values.yaml": "test_chart_api::test_the_documented_install",
+    "helm uninstall postern": "test_chart_api::test_the_documented_install",
+    "helm upgrade postern charts/postern --values my-values.yaml": _BY_HELM,
+    "kubectl rollout status daemonset/postern-relay": _BY_HELM,
+    "helm test postern": _BY_HELM,
     "curl --silent http://127.0.0.1:8080/readyz": _AT_THE_RELAY,
     "curl --silent http://127.0.0.1:8080/metrics": _AT_THE_RELAY,
     "ethtool --show-features eth0": _AT_THE_RELAY,

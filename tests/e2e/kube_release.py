@@ -130,9 +130,12 @@ class Release:
 
     def helm(self, verb: str, name: str = NAME, values: Mapping[str, Any] | None = None) -> list[str]:
         """A command with values in a file of its own."""
+        return ["helm", verb, name, str(CHART), f"--values={self.values_file(values)}"]
+
+    def values_file(self, values: Mapping[str, Any] | None = None) -> Path:
         path = self.node.folder / f"values-{uuid.uuid4().hex}.yaml"
         path.write_text(yaml.safe_dump(dict(self.values if values is None else values)))
-        return ["helm", verb, name, str(CHART), f"--values={path}"]
+        return path
 
     def pods(self, release: str = NAME, part: str = "") -> list[dict[str, Any]]:
         selector = f"app.kubernetes.io/instance={release}" + (f",app.kubernetes.io/component={part}" if part else "")

@@ -72,10 +72,10 @@ def test_the_documented_install(cluster: Cluster, tmp_path: Path) -> None:
     (values,) = re.findall(r"```yaml\n# my-values.yaml(.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
     (tmp_path / "my-values.yaml").write_text(f"#{values}")
     actual = {"charts/postern": str(CHART), "my-values.yaml": str(tmp_path / "my-values.yaml")}
-    (command,) = claimed("test_chart_api::test_the_documented_install")
-    cluster.run(*[actual.get(word, word) for word in command.split()], *PLACE, "--create-namespace")
+    install, uninstall = claimed("test_chart_api::test_the_documented_install")
+    cluster.run(*[actual.get(word, word) for word in install.split()], *PLACE, "--create-namespace")
     assert "daemonset.apps/postern-relay" in existing(cluster)
-    cluster.run("helm", "uninstall", "postern", *PLACE, "--wait")
+    cluster.run(*uninstall.split(), *PLACE, "--wait")
 
 
 def existing(cluster: Cluster) -> list[str]:
