@@ -145,9 +145,9 @@ def container_engine() -> Iterator[Engine]:
     finally:
         engine.stop()
         run(["ip", "netns", "delete", engine.namespace])
+        shutil.rmtree(state)  # before the groups, which stay busy after an interrupted build
         for group in sorted(Path("/sys/fs/cgroup").glob(f"**/{engine.namespace}"), reverse=True):
             group.rmdir()
-        shutil.rmtree(state)
 
 
 @dataclass(frozen=True, slots=True)
