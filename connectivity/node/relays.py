@@ -171,9 +171,7 @@ class RelaySet:
         for relay_id, leaving in list(self._leaving.items()):
             while leaving.allocation.poll_event() is not None:
                 pass  # its candidates were withdrawn when it left the list
-            if leaving.allocation.freed_reason is not None:
-                self._end_leaving(relay_id)
-            elif leaving.look_at is not None and now >= leaving.look_at:
+            if leaving.look_at is not None and now >= leaving.look_at:
                 leaving.look_at = now + _LOOK_NS
                 if relay_id in used:
                     leaving.unused_since = None
@@ -183,6 +181,8 @@ class RelaySet:
                 if unused_ns >= _UNUSED_NS or now >= leaving.leave_by:
                     leaving.look_at = None
                     leaving.allocation.delete(now)
+            if leaving.allocation.freed_reason is not None:
+                self._end_leaving(relay_id)
 
     def poll_timeout(self) -> Instant | None:
         """The first deadline of any allocation, trial or departure."""

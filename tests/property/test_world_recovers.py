@@ -7,7 +7,7 @@ leave the list; paths close and open; gateways stop; the portal reconnects, revo
 from collections.abc import Callable
 from typing import Final
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from connectivity.clock import MILLISECOND, SECOND
@@ -94,6 +94,7 @@ DELAYS: Final = (0, 3 * MILLISECOND, 300 * MILLISECOND, 3 * SECOND, 11 * SECOND,
     seed=st.integers(0, 1 << 16),
     history=st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.sampled_from(DELAYS)), max_size=12),
 )
+@example(seed=0, history=[("kill relay", 0), ("list relay", 0), ("lose relay", 3 * SECOND)])  # nothing to give back
 def test_no_history_leaves_anybody_stuck(seed: int, history: list[tuple[str, int]]) -> None:
     world = World(seed=seed, gateways=2, versions=(4,))
     world.is_recorded = False
