@@ -48,6 +48,7 @@ _MAX_BATCH_BYTES: Final = {4: 65535 - 68, 6: 65535 - 48}
 # Enough for pktinfo (IPv6: 20 bytes), the traffic class and the GRO segment size, each with a 16-byte header.
 _ANCILLARY_BYTES: Final = 128
 _MAX_ERRORS: Final = 64
+_MSG_TRUNC: Final = int(socket.MSG_TRUNC)  # the enumeration's own & costs more than all else that is looked at
 _OF_THIS_SEND: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE})
 
 _U16: Final = struct.Struct("=H")
@@ -164,7 +165,8 @@ class UdpSocket:
         Raises:
             OSError: the family does not exist, the port is taken, or the mark is not permitted.
         """
-        family = socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
+        ip = ip_address(address) if isinstance(address, str) else address
+        family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
         bound = socket.socket(family, socket.SOCK_DGRAM)
         try:
             if family == socket.AF_INET6:
@@ -233,6 +235,14 @@ class UdpSocket:
             set_dont_fragment(self._socket, self._version, wanted)
             self._dont_fragment = wanted
 
+    def set_option(self, level: int, option: int, value: int) -> None:
+        """Any other option of the socket (setsockopt(2)).
+
+        Raises:
+            OSError: the kernel does not have it, or does not permit it.
+        """
+        self._socket.setsockopt(level, option, value)
+
     def receive(self, limit: int = 32) -> Iterator[Received]:
         """Read what is there, at most ``limit`` batches; each is valid until the next is asked for."""
         counters, buffer, port = self.counters, self._buffer, self._port
@@ -259,7 +269,7 @@ class UdpSocket:
                     packed = data[:16]
                 else:
                     (tos,) = _INT.unpack_from(data)
-            if not size or not packed or flags & socket.MSG_TRUNC or not 0 < segment <= size:
+            if not size or not packed or flags & _MSG_TRUNC or not 0 < segment <= size:
                 counters.received_unusable += 1
                 continue
             counters.batches_received += 1

@@ -7,7 +7,6 @@ a destination answers, may end the process: errors of data are counted by the so
 import asyncio
 import errno
 import logging
-import os
 import resource
 import socket
 from collections.abc import Callable, Iterable
@@ -174,22 +173,19 @@ def raise_descriptor_limit() -> None:
 
 
 def _set_hop_limit(opened: UdpSocket, version: int) -> None:
-    with socket.socket(fileno=os.dup(opened.fileno())) as same:
-        if version == 4:
-            same.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, HOP_LIMIT)
-        else:
-            same.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, HOP_LIMIT)
+    if version == 4:
+        opened.set_option(socket.IPPROTO_IP, socket.IP_TTL, HOP_LIMIT)
+    else:
+        opened.set_option(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, HOP_LIMIT)
 
 
 def _size_buffers(opened: UdpSocket) -> None:
     """Larger buffers than the default, past the sysctl's limit where we may; said nowhere, as there are many ports."""
-    sizes = (
+    for force, plain, size in (
         (_SO_RCVBUFFORCE, socket.SO_RCVBUF, RELAYED_RECEIVE_BYTES),
         (_SO_SNDBUFFORCE, socket.SO_SNDBUF, RELAYED_SEND_BYTES),
-    )
-    with socket.socket(fileno=os.dup(opened.fileno())) as same:
-        for force, plain, size in sizes:
-            try:
-                same.setsockopt(socket.SOL_SOCKET, force, size)
-            except PermissionError:
-                same.setsockopt(socket.SOL_SOCKET, plain, size)
+    ):
+        try:
+            opened.set_option(socket.SOL_SOCKET, force, size)
+        except PermissionError:
+            opened.set_option(socket.SOL_SOCKET, plain, size)
