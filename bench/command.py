@@ -8,6 +8,7 @@ from connectivity.settings import HelpRequested, SettingsError
 # kind -> (module holding ``run(arguments) -> int``, what it is)
 KINDS: Final = {
     "stack": ("bench.stack", "the whole matrix, judged by UDP buffer errors: what CI runs"),
+    "relay": ("bench.relay", "coturn, our relay in user space and by XDP, in turn"),
     "compare": ("bench.compare", "TCP through our and upstream's stacks in turn"),
 }
 

@@ -31,7 +31,7 @@ def throughput_table(cells: Sequence[Cell]) -> str:
             speeds = [f"{cell.mbps:,.0f}" for cell in found if cell]
             again = [_shown(cell.retransmits) for cell in found if cell]
             rows.append([name, *speeds, " · ".join(again)])
-    return _table(["", "up, Mbit/s", "down, Mbit/s", "retransmits up · down"], rows)
+    return table(["", "up, Mbit/s", "down, Mbit/s", "retransmits up · down"], rows)
 
 
 def datagram_table(cells: Sequence[Cell], stage: Stage) -> str:
@@ -45,7 +45,7 @@ def datagram_table(cells: Sequence[Cell], stage: Stage) -> str:
             share = 100 * (cell.lost or 0) / max(1, cell.sent or 0)
             places = [_shown(cell.lost_in.get(where)) for where in _PLACES]
             rows.append([f"{name}, {way}", f"{cell.mbps:,.0f}", f"{cell.sent or 0:,}", f"{share:.2f} %", *places])
-    return _table(["", "Mbit/s", "datagrams", "lost (iperf3)", *_PLACES.values()], rows)
+    return table(["", "Mbit/s", "datagrams", "lost (iperf3)", *_PLACES.values()], rows)
 
 
 def cpu_table(cells: Sequence[Cell]) -> str:
@@ -58,11 +58,11 @@ def cpu_table(cells: Sequence[Cell]) -> str:
                 " · ".join(f"{cost[role]:.1f}" if role in cost else _NONE for cost in costs) for role in STACK_ROLES
             )
             rows.append([name, *shown])
-    return _table(["", *STACK_ROLES], rows)
+    return table(["", *STACK_ROLES], rows)
 
 
 def ratio_table(found: Sequence[Ratio]) -> str:
-    return _table(["", "up", "down"], [[ratio.text, f"{ratio.up:.2f}", f"{ratio.down:.2f}"] for ratio in found])
+    return table(["", "up", "down"], [[ratio.text, f"{ratio.up:.2f}", f"{ratio.down:.2f}"] for ratio in found])
 
 
 def _names(cells: Sequence[Cell]) -> list[str]:
@@ -73,7 +73,8 @@ def _shown(count: int | None) -> str:
     return _NONE if count is None else f"{count:,}"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; nothing without rows."""
     if not rows:
         return ""
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]

@@ -22,6 +22,7 @@ _ATTACH_TYPE_XDP: Final = 37
 _LINK_TYPE_XDP: Final = 6
 _LIVE_FRAMES: Final = 1 << 1
 _ATTRIBUTE_BYTES: Final = 152
+_LIVE_BATCH: Final = 64  # frames per NAPI poll
 # program, verdict, sizes in and out, data in and out, repeat, duration, context sizes and contexts, flags, CPU, batch
 _TEST_RUN_FORMAT: Final = "=4I2Q4I2Q3I"
 
@@ -128,15 +129,18 @@ def run_program(program_fd: int, frame: bytes) -> tuple[int, bytes]:
     return verdict, data_out.raw[:size_out]
 
 
-def send_live_frame(program_fd: int, frame: bytes) -> None:
-    """Run an XDP program on a real frame, whose verdict is carried out (Linux 5.18). Its ingress is the loopback."""
+def send_live_frame(program_fd: int, frame: bytes, count: int = 1) -> None:
+    """Run an XDP program on real frames, whose verdicts are carried out (Linux 5.18). Their ingress is the loopback.
+
+    The kernel makes few copies of ``frame`` and uses them again: a program sees what it wrote the time before.
+    """
     data_in = ctypes.create_string_buffer(frame, len(frame))
     _bpf(
         _PROG_TEST_RUN,
         struct.pack(
             _TEST_RUN_FORMAT,
             *(program_fd, 0, len(frame), 0, _address(data_in), 0),
-            *(1, 0, 0, 0, 0, 0, _LIVE_FRAMES, 0, 1),
+            *(count, 0, 0, 0, 0, 0, _LIVE_FRAMES, 0, min(count, _LIVE_BATCH)),
         ),
     )
 

@@ -41,6 +41,7 @@ _NAMES: Final = frozenset(
         "demo",
         "bench",
         "bench compare",
+        "bench relay",
         "bench stack",
     )
 )
@@ -102,6 +103,9 @@ NOT_RUN: Final[dict[str, str]] = {
     'make bench ARGS="--peers DIRECTORY --rounds 3 --seconds 5"': "needs upstream's programs and many minutes alone",
     'make perf ARGS="--rounds 3 --history history.jsonl --svg picture.svg"': (
         "many minutes; .ci/run has the short form, test_bench_stack the same flags"
+    ),
+    'make bench-relay ARGS="--rounds 3 --json figures.json"': (
+        "many minutes, and coturn; test_bench_relay has a short form"
     ),
 }
 

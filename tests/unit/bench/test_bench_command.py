@@ -29,8 +29,8 @@ def test_each_kind_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "the kind of benchmark is missing: expected one of stack, compare"),
-        (["stak"], "'stak' is no kind of benchmark: expected one of stack, compare"),
+        ([], "the kind of benchmark is missing: expected one of stack, relay, compare"),
+        (["stak"], "'stak' is no kind of benchmark: expected one of stack, relay, compare"),
         (["stack", "--rounds", "0"], "--rounds is '0': "),
         (["stack", "--only", "sideways"], "--only is 'sideways': "),
         (["stack", "--quickly"], "--quickly is not a flag of postern bench stack"),
