@@ -89,8 +89,11 @@ class Stream(asyncio.BufferedProtocol):
             return True
         if self.transport.get_write_buffer_size() + len(data) > MOST_UNSENT_BYTES:
             return False
-        for part in _messages(memoryview(data)) if self._kind is Transport.TLS else (data,):
-            self.transport.write(part)
+        if self._kind is Transport.TLS:
+            # All in one send: when it fails, asyncio warns of each that follows.
+            self.transport.writelines(list(_messages(memoryview(data))))
+        else:
+            self.transport.write(data)
         return True
 
 

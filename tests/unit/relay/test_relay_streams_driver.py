@@ -1,6 +1,7 @@
 """Connections of clients over TCP and TLS: how many there may be, for how long, and who goes first."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, cast
 
 import pytest
@@ -20,12 +21,16 @@ class Wire(asyncio.Transport):
     def __init__(self, port: int, *, is_stuck: bool = False) -> None:
         super().__init__({"peername": ("198.51.100.2", port), "sockname": SERVER})
         self.written: list[bytes] = []
+        self.together: list[list[bytes]] = []
         self.is_stuck = is_stuck
         self.stream: Stream | None = None
         self.is_aborted = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written.append(bytes(data))
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.together.append([bytes(data) for data in list_of_data])
 
     def get_write_buffer_size(self) -> int:
         return sum(map(len, self.written)) if self.is_stuck else 0
@@ -103,13 +108,13 @@ def test_what_is_yielded_together_is_written_together() -> None:
     table.streams.flush()
 
 
-def test_over_tls_each_message_has_a_record() -> None:
+def test_over_tls_each_message_has_a_record_and_all_leave_at_once() -> None:
     table = Table()
     wire = table.connect(1, Transport.TLS)
     messages = [b"\x40\x00\x00\x01a\0\0\0", b"\x00\x01\x00\x04" + bytes(20), b"\x7f\xff\x00\x00"]
     table.streams.send(five_tuple(1, Transport.TLS), memoryview(b"".join(messages)))
     table.streams.flush()
-    assert wire.written == messages
+    assert (wire.together, wire.written) == ([messages], [])
 
 
 def test_a_client_that_does_not_read_loses_what_is_too_much() -> None:
