@@ -1,6 +1,7 @@
 """``relay.yaml``: the documented example, every mistake at once, and what changes while running."""
 
 import datetime
+from collections.abc import Collection
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from connectivity.endpoint import Endpoint
+from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.settings import SettingsError
 from relay import config_file
 from relay.configuration import Configuration, OffloadWish
@@ -29,12 +30,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make_certificate(folder: Path, name: str) -> None:
+def make_certificate(folder: Path, name: str, addresses: Collection[IPAddress] = ()) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    if addresses:
+        names = x509.SubjectAlternativeName([x509.IPAddress(address) for address in addresses])
+        builder = builder.add_extension(names, critical=False)
     certificate = builder.sign(key, hashes.SHA256())
     (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
