@@ -77,9 +77,9 @@ class Project:
         self.compose("up", "--detach", "--no-build")
         wait_until(lambda: self.states()["client"] == "healthy", "the client is healthy", seconds=60)
 
-    def ensure_running(self) -> None:
-        """Have any variant running."""
-        self.ensure(self._variant or DIRECT)
+    def ensure_ours(self) -> None:
+        """Have any variant of our own programs running."""
+        self.ensure(DIRECT if self._variant is None or self._variant.images else self._variant)
 
     def inspect(self) -> dict[str, dict[str, Any]]:
         """All containers of the project by service; asked of the engine, which answers ten times as fast."""
@@ -194,7 +194,7 @@ def test_upstream_takes_the_place_of_client_and_gateway(
 
 
 def test_all_are_healthy_and_confined(project: Project) -> None:
-    project.ensure_running()
+    project.ensure_ours()
     wait_until(lambda: set(project.states().values()) == {"healthy"}, "all are healthy", seconds=60)
     for name, entry in project.inspect().items():
         host = entry["HostConfig"]
@@ -238,7 +238,7 @@ BAD: Final = {
 def test_bad_input_is_one_line_and_harms_nobody(
     project: Project, tmp_path: Path, code: int, words: str, options: tuple[str, ...]
 ) -> None:
-    project.ensure_running()
+    project.ensure_ours()
     running = project.inspect()
     before = {name: entry["State"]["StartedAt"] for name, entry in running.items()}
     profile = tmp_path / "seccomp.json"
@@ -264,7 +264,7 @@ def test_bad_input_is_one_line_and_harms_nobody(
 
 def test_the_documented_commands(project: Project) -> None:
     """Word by word; ``down`` is what ends every run of these tests, so here it comes last only in the documents."""
-    project.ensure_running()
+    project.ensure_ours()
     for command in claimed("test_compose::test_the_documented_commands"):
         words = command.split()
         if words[:3] == BEGIN[:3]:
@@ -287,7 +287,7 @@ def _compose_as_documented(project: Project, words: list[str]) -> str:
 
 
 def test_xdp_goes_with_its_relay(project: Project) -> None:
-    project.ensure_running()
+    project.ensure_ours()
     held = len(_programs(project))
     assert held == len(RELAYS)
     project.compose("stop", "--timeout", "10", "relay-2")
