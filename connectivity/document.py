@@ -5,9 +5,12 @@ A parser is a function from a YAML value to what is wanted; it raises ValueError
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import yaml
+
+from connectivity.settings import SettingsError
 
 T = TypeVar("T")
 
@@ -17,6 +20,40 @@ _SECRETS: Final = frozenset({"token", "secret", "users", "rest_secrets"})
 
 class DocumentError(ValueError):
     """The text is no YAML mapping at all."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a settings file.
+
+    Raises:
+        SettingsError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"cannot read {path}: {reason(error)}"]) from None
+
+
+def reason(error: OSError | UnicodeDecodeError) -> str:
+    """Why a text file could not be read, in a few words."""
+    return error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8 text"
+
+
+def parse_settings(content: str, contents: str, label: str, read: Callable[["Section", list[str]], T]) -> T:
+    """What ``read`` makes of the top of a settings file; it may add to the problems that the sections note.
+
+    Raises:
+        SettingsError: all that is wrong with it, in one line that begins with ``label``.
+    """
+    problems: list[str] = []
+    try:
+        top = Section("", load_document(content, contents), problems)
+    except DocumentError as error:
+        raise SettingsError([f"{label}: {error}"]) from None
+    found = read(top, problems)
+    if problems:
+        raise SettingsError([f"{label}: {problems[0]}", *problems[1:]])
+    return found
 
 
 def load_document(text: str, contents: str) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from connectivity import document
-from connectivity.document import DocumentError, Section
+from connectivity.document import Section
 from connectivity.endpoint import Endpoint
-from connectivity.settings import SettingsError
 from portal import addresses
 from portal.configuration import (
     EVERYONE,
@@ -40,12 +39,7 @@ def load(path: Path) -> Configuration:
     Raises:
         SettingsError: all that is wrong with it, in one line.
     """
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SettingsError([f"cannot read {path}: {reason}"]) from None
-    return parse(content, base=path.parent, label=str(path))
+    return parse(document.read_text(path), base=path.parent, label=str(path))
 
 
 def parse(content: str, *, base: Path, label: str = "portal.yaml") -> Configuration:
@@ -54,15 +48,9 @@ def parse(content: str, *, base: Path, label: str = "portal.yaml") -> Configurat
     Raises:
         SettingsError: all that is wrong with it, in one line.
     """
-    try:
-        top = document.load_document(content, "keys such as sites and resources")
-    except DocumentError as error:
-        raise SettingsError([f"{label}: {error}"]) from None
-    problems: list[str] = []
-    configuration = _Reader(base, problems).read(top)
-    if problems:
-        raise SettingsError([f"{label}: {problems[0]}", *problems[1:]])
-    return configuration
+    return document.parse_settings(
+        content, "keys such as sites and resources", label, lambda top, found: _Reader(base, found).read(top)
+    )
 
 
 class _Reader:
@@ -70,8 +58,7 @@ class _Reader:
         self._base = base
         self._problems = problems
 
-    def read(self, top: dict[str, Any]) -> Configuration:
-        section = Section("", top, self._problems)
+    def read(self, section: Section) -> Configuration:
         listen = section.optional("listen", _listen, Endpoint.parse(DEFAULT_LISTEN))
         sites = self._unique(section, "sites", self._site, lambda site: site.name)
         by_name = {site.name: site for site in sites}

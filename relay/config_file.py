@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from connectivity import document
-from connectivity.document import DocumentError, Section
+from connectivity.document import Section
 from connectivity.endpoint import Endpoint, IPAddress
-from connectivity.settings import SettingsError
 from relay.configuration import Certificate, Configuration, OffloadMode, OffloadWish, port_problem
 from relay.core import Quotas, StaticCredentials
 from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT
@@ -40,11 +39,7 @@ def load(path: Path) -> Configuration:
     Raises:
         SettingsError: all that is wrong with it, in one line.
     """
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([f"cannot read {path}: {_reason(error)}"]) from None
-    return parse(content, base=path.parent, label=str(path))
+    return parse(document.read_text(path), base=path.parent, label=str(path))
 
 
 def advise(path: Path, configuration: Configuration) -> None:
@@ -63,15 +58,9 @@ def parse(content: str, *, base: Path, label: str = "relay.yaml") -> Configurati
     Raises:
         SettingsError: all that is wrong with it, in one line.
     """
-    try:
-        top = document.load_document(content, "keys such as realm and public")
-    except DocumentError as error:
-        raise SettingsError([f"{label}: {error}"]) from None
-    problems: list[str] = []
-    configuration = _Reader(base, problems).read(Section("", top, problems))
-    if problems:
-        raise SettingsError([f"{label}: {problems[0]}", *problems[1:]])
-    return configuration
+    return document.parse_settings(
+        content, "keys such as realm and public", label, lambda top, found: _Reader(base, found).read(top)
+    )
 
 
 class _Reader:
@@ -167,7 +156,7 @@ class _Reader:
         except ssl.SSLError:
             section.say(f"has {certificate} and {key}: expected a PEM certificate and the key that belongs to it")
         except OSError as error:
-            section.say(f"has {certificate} and {key}: {_reason(error)}")
+            section.say(f"has {certificate} and {key}: {document.reason(error)}")
         return files, listen
 
     def _path(self, value: object) -> Path:
@@ -344,10 +333,4 @@ def _read_private(path: Path) -> dict[str, Any]:
             content = opened.read()
         return document.load_document(content, "names and passwords")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot be read: {_reason(error)}") from None
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return "not UTF-8 text"
+        raise ValueError(f"cannot be read: {document.reason(error)}") from None
