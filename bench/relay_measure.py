@@ -14,11 +14,12 @@ from statistics import quantiles
 from typing import Final, Literal, NamedTuple
 
 from bench.relay_stage import CLIENT, PEER, SERVER, RelayStage, Variant
-from bench.relay_traffic import HEAD_BYTES, Counter, Generator, Traffic, TrafficFlow, entered
+from bench.relay_traffic import HEAD_BYTES, Counter, Generator, Traffic, TrafficFlow
 from bench.relay_turn import CHANNEL, TurnClient, allocate, bind, connect
 from connectivity.endpoint import Endpoint
 from connectivity.turn import channel_data
 from lab.cpu import exact_cpu_seconds
+from lab.network import entered
 from lab.processes import Process
 
 Way = Literal["to peer", "to client"]

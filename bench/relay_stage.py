@@ -22,7 +22,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from bench.relay_traffic import entered
 from bench.relay_turn import PASSWORD, REALM, USERNAME
 from connectivity.endpoint import Endpoint
 from ebpf import bpf_syscall, netlink, program_time
@@ -30,6 +29,7 @@ from ebpf.attach import FLAGS
 from lab import network
 from lab.cpu import thread_seconds
 from lab.errors import LabError
+from lab.network import entered
 from lab.plan import Plan, Port, Route, Site, Underlay
 from lab.processes import Process, spawn, wait_until
 from lab.records import Record, clear, sweep

@@ -12,13 +12,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from pyroute2 import netns
-
 from connectivity.endpoint import Endpoint, IPAddress
 from ebpf import bpf_syscall
 from ebpf.attach import FLAGS
 from ebpf.loader import INCLUDE, LoadedProgram, load_source
 from ebpf.oracle import Datagram
+from lab.network import entered
 
 MAX_FLOWS: Final = 1024
 MARK: Final = b"POSTERN!"
@@ -56,16 +55,6 @@ class Traffic(NamedTuple):
         source = Endpoint(self.source, flow.source_port)
         destination = Endpoint(self.destination, flow.destination_port)
         return self.destination_mac + self.source_mac + b"\x08\x00" + Datagram(source, destination, payload).packet()
-
-
-@contextmanager
-def entered(namespace: str) -> Iterator[None]:
-    """This thread in a network namespace: what it opens belongs there."""
-    netns.pushns(namespace)
-    try:
-        yield
-    finally:
-        netns.popns()
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from bench.relay_traffic import entered
 from connectivity.endpoint import Endpoint
 from connectivity.stun import (
     Attribute,
@@ -28,6 +27,7 @@ from connectivity.stun import (
     long_term_key,
 )
 from lab.errors import LabError
+from lab.network import entered
 
 A = TypeVar("A", bound=Attribute)
 

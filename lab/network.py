@@ -5,8 +5,8 @@ Interfaces are born inside their namespaces; nothing of a lab ever shows on the 
 
 import shutil
 import subprocess
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,17 +95,24 @@ def _run(command: list[str], *, stdin: str | None = None, timeout: float = 60) -
     return done.stdout
 
 
+@contextmanager
+def entered(namespace: str) -> Iterator[None]:
+    """This process in a network namespace: what it opens belongs there. Not for several threads at a time."""
+    netns.pushns(namespace)
+    try:
+        yield
+    finally:
+        netns.popns()
+
+
 def _route_socket(namespace: str) -> IPRoute:
     """A netlink socket of a namespace, opened by stepping in and back.
 
     ``IPRoute(netns=…)`` forks instead; a signal that reaches the child in a moment of Python makes it run our own
     clean-up with our descriptors.
     """
-    netns.pushns(namespace)
-    try:
+    with entered(namespace):
         return IPRoute()
-    finally:
-        netns.popns()
 
 
 def _add_bridge(plan: Plan, internet: Any) -> int:
