@@ -31,6 +31,7 @@ from connectivity.io.udp_options import (
     UDP_GRO,
     UDP_SEGMENT,
     PassedOn,
+    control_messages,
     probe,
     read_error_queue,
     request_errors,
@@ -383,19 +384,7 @@ class UdpSocket:
         known = self._ancillary.get(key)
         if known is not None:
             return known
-        source, tos, segment = key
-        messages: list[tuple[int, int, bytes]] = []
-        if source is not None and not source.ip.is_unspecified:
-            if self._version == 4:
-                messages.append((socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=i4s4x", 0, source.ip.packed)))
-            else:
-                messages.append((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("=16si", source.ip.packed, 0)))
-        if tos and self._version == 4:
-            messages.append((socket.IPPROTO_IP, socket.IP_TOS, _INT.pack(tos)))
-        elif tos:
-            messages.append((socket.IPPROTO_IPV6, socket.IPV6_TCLASS, _INT.pack(tos)))
-        if segment:
-            messages.append((socket.IPPROTO_UDP, UDP_SEGMENT, _U16.pack(segment)))
+        messages = control_messages(self._version, *key)
         if len(self._ancillary) >= MAX_REMEMBERED:
             self._ancillary.clear()
         self._ancillary[key] = messages

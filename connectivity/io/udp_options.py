@@ -65,6 +65,23 @@ def request_metadata(bound: socket.socket, version: int) -> None:
         bound.setsockopt(socket.IPPROTO_IPV6, IPV6_DONTFRAG, 1)
 
 
+def control_messages(version: int, source: Endpoint | None, tos: int, segment: int) -> list[tuple[int, int, bytes]]:
+    """What goes with a datagram from ``source``, or with a run of them, one every ``segment`` bytes (0: single)."""
+    messages: list[tuple[int, int, bytes]] = []
+    if source is not None and not source.ip.is_unspecified:
+        if version == 4:
+            messages.append((socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=i4s4x", 0, source.ip.packed)))
+        else:
+            messages.append((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("=16si", source.ip.packed, 0)))
+    if tos and version == 4:
+        messages.append((socket.IPPROTO_IP, socket.IP_TOS, struct.pack("=i", tos)))
+    elif tos:
+        messages.append((socket.IPPROTO_IPV6, socket.IPV6_TCLASS, struct.pack("=i", tos)))
+    if segment:
+        messages.append((socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", segment)))
+    return messages
+
+
 def set_dont_fragment(bound: socket.socket, version: int, wanted: bool) -> None:
     """Whether datagrams may be fragmented, by this host and (IPv4) on their way."""
     if version == 4:

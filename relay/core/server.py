@@ -132,7 +132,12 @@ class Server:
             self._settings.policy.replace_own(own)
             self._reach.enforce()
 
-    def reconfigure(self, settings: ServerSettings, source: CredentialSource, now: Instant) -> None:  # noqa: ARG002
+    def reconfigure(
+        self,
+        settings: ServerSettings,
+        source: CredentialSource,
+        now: Instant,  # noqa: ARG002 - as all inputs
+    ) -> None:
         """Count these credentials, realm, policy, quotas and alternate servers from now on.
 
         What the policy refuses ends at once. Addresses, ports and SOFTWARE stay what they were.
