@@ -16,20 +16,15 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from connectivity.endpoint import Endpoint, IPAddress
-from connectivity.io.buffers import (
-    MAX_REMEMBERED,
-    RECEIVE_BUFFER_BYTES,
-    SEND_BUFFER_BYTES,
-    ReceiveBuffer,
-    size_buffers,
-)
+from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, size_buffers
+from connectivity.io.receive_buffer import SLOTS, Arrival, ReceiveBuffer
 from connectivity.io.udp_options import (
-    IP_PKTINFO,
     UDP_GRO,
     UDP_SEGMENT,
+    ControlMessages,
     PassedOn,
     control_messages,
     probe,
@@ -37,8 +32,9 @@ from connectivity.io.udp_options import (
     request_errors,
     request_metadata,
     set_dont_fragment,
+    sockaddr,
 )
-from connectivity.run import Received, Run, Transmit
+from connectivity.run import Received, Run, Transmit, owned
 
 SO_MARK: Final = 36  # asm-generic/socket.h
 FIREZONE_MARK: Final = 0xFD002021
@@ -46,14 +42,8 @@ FIREZONE_MARK: Final = 0xFD002021
 # UDP_MAX_SEGMENTS of linux/udp.h before Linux 6.9.
 MAX_SEGMENTS: Final = 64
 _MAX_BATCH_BYTES: Final = {4: 65535 - 68, 6: 65535 - 48}
-# Enough for pktinfo (IPv6: 20 bytes), the traffic class and the GRO segment size, each with a 16-byte header.
-_ANCILLARY_BYTES: Final = 128
 _MAX_ERRORS: Final = 64
-_MSG_TRUNC: Final = int(socket.MSG_TRUNC)  # the enumeration's own & costs more than all else that is looked at
 _OF_THIS_SEND: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE})
-
-_U16: Final = struct.Struct("=H")
-_INT: Final = struct.Struct("=i")
 
 _log = logging.getLogger(__name__)
 
@@ -73,19 +63,10 @@ class UdpCounters:
     gso_failures: int = 0
 
 
-class _Waiting(NamedTuple):
-    source: Endpoint | None
-    destination: Endpoint
-    data: bytes
-    segment: int
-    tos: int
-
-
 class UdpSocket:
     """A bound, non-blocking UDP socket; register ``fileno()`` with the event loop."""
 
     __slots__ = (
-        "_ancillary",
         "_backlog",
         "_backlog_bytes",
         "_buffer",
@@ -94,7 +75,6 @@ class UdpSocket:
         "_max_backlog_bytes",
         "_port",
         "_segments",
-        "_sockaddrs",
         "_socket",
         "_version",
         "_wants_errors",
@@ -121,11 +101,9 @@ class UdpSocket:
         self._buffer = buffer or ReceiveBuffer()
         self.counters = counters or UdpCounters()
         self._errors: list[OSError] = []
-        self._backlog: deque[_Waiting] = deque()
+        self._backlog: deque[Transmit] = deque()
         self._backlog_bytes = 0
         self._max_backlog_bytes = max_backlog_bytes
-        self._sockaddrs: dict[Endpoint, tuple[Any, ...]] = {}
-        self._ancillary: dict[tuple[Endpoint | None, int, int], list[tuple[int, int, bytes]]] = {}
         self._dont_fragment = True
         self._wants_errors = False
         request_metadata(bound, self._version)
@@ -211,7 +189,7 @@ class UdpSocket:
 
     def close(self) -> None:
         """Close; what waited is dropped and counted."""
-        self.counters.backlog_dropped += sum(-(-len(waiting.data) // waiting.segment) for waiting in self._backlog)
+        self.counters.backlog_dropped += sum(waiting.run.segment_count for waiting in self._backlog)
         self._backlog.clear()
         self._backlog_bytes = 0
         self._socket.close()
@@ -244,40 +222,51 @@ class UdpSocket:
         """
         self._socket.setsockopt(level, option, value)
 
-    def receive(self, limit: int = 32) -> Iterator[Received]:
-        """Read what is there, at most ``limit`` batches; each is valid until the next is asked for."""
-        counters, buffer, port = self.counters, self._buffer, self._port
-        endpoints, view, recvmsg_into = buffer.endpoints, buffer.view, self._socket.recvmsg_into
-        for _ in range(limit):
+    def receive(self, limit: int = SLOTS) -> Iterator[Received]:
+        """Read what is there, at most ``limit`` batches; each is valid until this ends or the buffer is used again."""
+        while limit > 0 and (arrivals := self.arrivals(limit)):
+            limit -= len(arrivals)
+            for envelope, data in arrivals:
+                received = self.open(envelope, data)
+                if received is not None:
+                    yield received
+            if len(arrivals) < SLOTS:
+                return  # all that there was
+
+    def arrivals(self, limit: int = SLOTS) -> list[Arrival]:
+        """At most ``SLOTS`` batches in their envelopes, to be opened or passed on as they are; empty: nothing is there.
+
+        Valid until the buffer is used again.
+        """
+        while limit:
             try:
-                size, ancillary, flags, address = recvmsg_into([view], _ANCILLARY_BYTES)
-            except BlockingIOError:
-                return
+                arrivals = self._buffer.receive(self._socket.fileno(), limit)
             except OSError as error:  # an asynchronous error of an earlier send; the socket goes on
-                counters.receive_errors += 1
+                self.counters.receive_errors += 1
                 self._collect(error)
+                limit -= 1
                 continue
-            segment, tos, packed = size, 0, b""
-            for level, kind, data in ancillary:
-                if level == socket.IPPROTO_UDP:
-                    (segment,) = _INT.unpack_from(data)
-                elif level == socket.IPPROTO_IP:
-                    if kind == IP_PKTINFO:
-                        packed = data[8:12]
-                    else:
-                        tos = data[0]
-                elif kind == socket.IPV6_PKTINFO:
-                    packed = data[:16]
-                else:
-                    (tos,) = _INT.unpack_from(data)
-            if not size or not packed or flags & _MSG_TRUNC or not 0 < segment <= size:
-                counters.received_unusable += 1
-                continue
-            counters.batches_received += 1
-            counters.datagrams_received += -(-size // segment)
-            remote = endpoints.get(address) or buffer.remote(address)
-            local = endpoints.get((packed, port)) or buffer.local(packed, port)
-            yield Received(local, remote, Run(view[:size], segment), tos)
+            self.counters.batches_received += len(arrivals)
+            return arrivals
+        return []
+
+    def is_single(self, envelope: bytes) -> bool:
+        """Whether what comes in this envelope is one datagram, not a run."""
+        origin = self._buffer.origin(envelope, self._port)
+        return origin is not None and not origin.segment
+
+    def open(self, envelope: bytes, data: memoryview) -> Received | None:
+        """What arrived, with its addresses; None if it cannot be used."""
+        origin, size = self._buffer.origin(envelope, self._port), len(data)
+        if origin is None or not size:
+            self.counters.received_unusable += 1
+            return None
+        local, remote, segment, tos = origin
+        if segment > size:
+            self.counters.received_unusable += 1
+            return None
+        self.counters.datagrams_received += -(-size // segment) if segment else 1
+        return Received(local, remote, Run(data, segment or size), tos)
 
     def send(self, transmit: Transmit) -> OSError | None:
         """Send a run; a copy of what a full socket does not take now waits for ``flush``, dropped beyond a bound.
@@ -291,16 +280,42 @@ class UdpSocket:
             self._wait(source, destination, data[done:], segment, tos)
         return error
 
+    def prepared(self, like: Transmit) -> tuple[tuple[Any, ...], ControlMessages]:
+        """Address and control messages for single datagrams with these addresses and this TOS."""
+        return sockaddr(like.destination), control_messages(self._version, like.source, like.tos, 0)
+
+    def pass_on(
+        self, parts: tuple[bytes | memoryview, ...], address: tuple[Any, ...], control: ControlMessages
+    ) -> bool:
+        """Send what came as one datagram as another one, ``prepared``; False: it did not go, ``send`` knows what to do.
+
+        Counts it as received, too: nobody has opened it.
+        """
+        if self._backlog:
+            return False
+        try:
+            if control or len(parts) > 1:
+                self._socket.sendmsg(parts, control, 0, address)
+            else:
+                self._socket.sendto(parts[0], address)  # the same for less
+        except OSError:  # a full socket, or what ICMP said of an earlier one
+            return False
+        counters = self.counters
+        counters.datagrams_received += 1
+        counters.batches_sent += 1
+        counters.datagrams_sent += 1
+        return True
+
     def flush(self) -> bool:
         """Send what waited. Returns whether all of it has gone."""
         while self._backlog:
-            source, destination, data, segment, tos = self._backlog[0]
-            done, error = self._send(source, destination, memoryview(data), segment, tos)
+            source, destination, (data, segment), tos = self._backlog[0]
+            done, error = self._send(source, destination, data, segment, tos)
             self._backlog_bytes -= done
             if error is not None:
                 self._collect(error)
             if done < len(data):
-                self._backlog[0] = _Waiting(source, destination, data[done:], segment, tos)
+                self._backlog[0] = Transmit(source, destination, Run(data[done:], segment), tos)
                 return False
             self._backlog.popleft()
         return True
@@ -312,21 +327,21 @@ class UdpSocket:
         size, done = len(data), 0
         failure: OSError | None = None
         may_retry = self._wants_errors
-        address = self._sockaddrs.get(destination) or self._remember(destination)
+        address = sockaddr(destination)
         while done < size:
             chunk = segment * max(1, min(self._segments, _MAX_BATCH_BYTES[self._version] // segment))
             part = data[done : done + chunk] if done or chunk < size else data
             length = len(part)
-            key = (source, tos, segment if length > segment else 0)
+            cut = segment if length > segment else 0
             try:
-                self._socket.sendmsg((part,), self._prepare(key), 0, address)
+                self._socket.sendmsg((part,), control_messages(self._version, source, tos, cut), 0, address)
             except BlockingIOError:
                 return done, failure
             except OSError as error:
                 if may_retry and error.errno not in _OF_THIS_SEND:  # ICMP about an earlier one: this was not sent
                     may_retry = False
                     continue
-                if key[2] and error.errno in (errno.EIO, errno.EINVAL):
+                if cut and error.errno in (errno.EIO, errno.EINVAL):
                     try:
                         done += self._retry_single(part[:segment], source, tos, address)
                         continue
@@ -349,9 +364,8 @@ class UdpSocket:
         Raises:
             OSError: it is refused alone, too (a source address that has vanished gives EINVAL).
         """
-        key = (source, tos, 0)
         try:
-            self._socket.sendmsg((first,), self._prepare(key), 0, address)
+            self._socket.sendmsg((first,), control_messages(self._version, source, tos, 0), 0, address)
         except BlockingIOError:
             self._segments = 1  # not known yet; single datagrams are right in either case
             return 0
@@ -370,25 +384,8 @@ class UdpSocket:
         if self._backlog_bytes + len(data) > self._max_backlog_bytes:
             self.counters.backlog_dropped += -(-len(data) // segment)
             return
-        self._backlog.append(_Waiting(source, destination, bytes(data), segment, tos))
+        self._backlog.append(owned(Transmit(source, destination, Run(data, segment), tos)))
         self._backlog_bytes += len(data)
-
-    def _remember(self, destination: Endpoint) -> tuple[Any, ...]:
-        if len(self._sockaddrs) >= MAX_REMEMBERED:
-            self._sockaddrs.clear()
-        address = self._sockaddrs[destination] = (str(destination.ip), destination.port)
-        return address
-
-    def _prepare(self, key: tuple[Endpoint | None, int, int]) -> list[tuple[int, int, bytes]]:
-        """The control messages for one combination of source, TOS and segment size."""
-        known = self._ancillary.get(key)
-        if known is not None:
-            return known
-        messages = control_messages(self._version, *key)
-        if len(self._ancillary) >= MAX_REMEMBERED:
-            self._ancillary.clear()
-        self._ancillary[key] = messages
-        return messages
 
 
 def _refused(error: OSError, done: int, length: int, size: int, segment: int, destination: Endpoint) -> OSError:

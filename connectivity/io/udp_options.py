@@ -4,10 +4,14 @@ import errno
 import socket
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from ipaddress import ip_address
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from connectivity.endpoint import Endpoint
+
+# Addresses and what goes with them are remembered, so that none is put together or read twice.
+MAX_REMEMBERED: Final = 4096
 
 # linux/in.h
 IP_PKTINFO: Final = 8
@@ -32,6 +36,9 @@ _FROM_HOST, _FROM_ICMP, _FROM_ICMP6 = 1, 2, 3
 # What a router would have said (RFC 792, RFC 4443) where this host found out that a datagram is too big.
 _TOO_BIG: Final = {4: (3, 4), 6: (2, 0)}
 _ANCILLARY_BYTES: Final = 512
+
+# Level, type and data of each.
+ControlMessages: TypeAlias = tuple[tuple[int, int, bytes], ...]
 
 
 class PassedOn(NamedTuple):
@@ -65,7 +72,14 @@ def request_metadata(bound: socket.socket, version: int) -> None:
         bound.setsockopt(socket.IPPROTO_IPV6, IPV6_DONTFRAG, 1)
 
 
-def control_messages(version: int, source: Endpoint | None, tos: int, segment: int) -> list[tuple[int, int, bytes]]:
+@lru_cache(MAX_REMEMBERED)
+def sockaddr(destination: Endpoint) -> tuple[str, int]:
+    """The address as a socket takes it."""
+    return str(destination.ip), destination.port
+
+
+@lru_cache(MAX_REMEMBERED)
+def control_messages(version: int, source: Endpoint | None, tos: int, segment: int) -> ControlMessages:
     """What goes with a datagram from ``source``, or with a run of them, one every ``segment`` bytes (0: single)."""
     messages: list[tuple[int, int, bytes]] = []
     if source is not None and not source.ip.is_unspecified:
@@ -79,7 +93,7 @@ def control_messages(version: int, source: Endpoint | None, tos: int, segment: i
         messages.append((socket.IPPROTO_IPV6, socket.IPV6_TCLASS, struct.pack("=i", tos)))
     if segment:
         messages.append((socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", segment)))
-    return messages
+    return tuple(messages)
 
 
 def set_dont_fragment(bound: socket.socket, version: int, wanted: bool) -> None:

@@ -9,6 +9,7 @@ from relay.core.credentials import (
     StampSecretCredentials,
     StaticCredentials,
 )
+from relay.core.data_path import Channel, DataPath
 from relay.core.icmp import IcmpError
 from relay.core.nonce import NonceMint
 from relay.core.outputs import (
@@ -33,12 +34,14 @@ from relay.core.view import AllocationView, ChannelView
 
 __all__ = [
     "AllocationView",
+    "Channel",
     "ChannelView",
     "CloseRelayedPort",
     "CloseStream",
     "CombinedCredentials",
     "Credential",
     "CredentialSource",
+    "DataPath",
     "Direction",
     "DropReason",
     "FiveTuple",

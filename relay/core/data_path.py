@@ -9,7 +9,7 @@ Bandwidth is spent by the client that sends and by the one that receives. What g
 """
 
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint
@@ -26,7 +26,7 @@ from connectivity.stun import (
     encode,
 )
 from relay.core import channel_runs
-from relay.core.allocation import Allocation
+from relay.core.allocation import Allocation, ChannelBinding
 from relay.core.configuration import ServerSettings
 from relay.core.icmp import IcmpError, attribute_of, is_relayed
 from relay.core.outputs import FiveTuple, Relayed, ToClient, ToPeer, Transport
@@ -37,6 +37,13 @@ from relay.core.table import AllocationTable
 
 # XOR-PEER-ADDRESS and DATA leave this much of the largest datagram for the payload.
 _LARGEST_INDICATED: Final = 65_000
+
+
+class Channel(NamedTuple):
+    """A binding with its allocation. It may be kept: once it has ended it relays no longer."""
+
+    allocation: Allocation
+    binding: ChannelBinding
 
 
 class DataPath:
@@ -83,7 +90,7 @@ class DataPath:
         if binding.is_hairpin:
             yield from self._hairpin(allocation, binding.peer, payloads, tos, now)
             return
-        self._count_to_peer(allocation, payloads)
+        self.count_to_peer(allocation, payloads.segment_count, len(payloads.data))
         source = allocation.sources.get(binding.peer.ip.version)
         yield ToPeer(allocation.port, Transmit(source, binding.peer, payloads, tos))
 
@@ -111,7 +118,7 @@ class DataPath:
             if self._reach.is_hairpin(peer.endpoint):
                 yield from self._hairpin(allocation, peer.endpoint, run, tos, now)
                 return
-            self._count_to_peer(allocation, run)
+            self.count_to_peer(allocation, run.segment_count, len(run.data))
             transmit = Transmit(allocation.sources.get(peer.endpoint.ip.version), peer.endpoint, run, tos)
             yield ToPeer(allocation.port, transmit, dont_fragment=message.get(DontFragment) is not None)
 
@@ -153,7 +160,7 @@ class DataPath:
             run = self._accounts.admit(allocation.account, Direction.TO_CLIENT, run, now)
             if not run.data:
                 return
-        self._count_to_client(allocation, run)
+        self.count_to_client(allocation, run.segment_count, len(run.data))
         if binding is None:
             for datagram in run.segments():
                 yield from self._indicate(allocation, peer, Data(bytes(datagram[:_LARGEST_INDICATED])), tos)
@@ -177,15 +184,37 @@ class DataPath:
         transmit = Transmit(allocation.server, allocation.client, Run.single(encoded), tos)
         yield ToClient(transmit, allocation.transport)
 
-    def _count_to_peer(self, allocation: Allocation, run: Run) -> None:
-        packets, size = run.segment_count, len(run.data)
+    def channel_to_peer(self, five_tuple: FiveTuple, number: int) -> Channel | None:
+        """The channel with this number of a client over UDP, for whoever moves single datagrams by it."""
+        allocation = self._table.get(five_tuple)
+        binding = None if allocation is None else allocation.channels.get(number)
+        return None if allocation is None or binding is None else Channel(allocation, binding)
+
+    def channel_to_client(self, port: int, peer: Endpoint) -> Channel | None:
+        """The channel by which what this peer sends to a relayed port goes to a client over UDP."""
+        allocation = self._table.by_port.get(port)
+        if allocation is None or allocation.transport is not Transport.UDP:
+            return None
+        binding = allocation.channels_by_peer.get(peer)
+        return None if binding is None else Channel(allocation, binding)
+
+    def relays_datagrams(self, channel: Channel, now: Instant) -> bool:
+        """Whether a datagram may go by this channel, now, with nothing to be done but to count it.
+
+        What no longer lives, what stays inside this relay and what is metered has to come here.
+        """
+        binding = channel.binding
+        return binding.relays_until > now and not binding.is_hairpin and not self._accounts.is_metered
+
+    def count_to_peer(self, allocation: Allocation, packets: int, size: int) -> None:
+        """So many bytes have gone in so many packets."""
         self._statistics.to_peer_packets += packets
         self._statistics.to_peer_bytes += size
         allocation.to_peer_packets += packets
         allocation.to_peer_bytes += size
 
-    def _count_to_client(self, allocation: Allocation, run: Run) -> None:
-        packets, size = run.segment_count, len(run.data)
+    def count_to_client(self, allocation: Allocation, packets: int, size: int) -> None:
+        """The same for the other direction."""
         self._statistics.to_client_packets += packets
         self._statistics.to_client_bytes += size
         allocation.to_client_packets += packets

@@ -66,7 +66,7 @@ class Server:
         self._authenticator = Authenticator(realm=settings.realm, source=source, nonces=nonces)
         self._allocator = Allocator(settings, self._table, self._accounts, self._outputs, rng)
         self._handlers = Handlers(self._table, self._reach, self._allocator)
-        self._data_path = DataPath(settings, self._table, self._reach, self._accounts, self._statistics, rng)
+        self.data_path = DataPath(settings, self._table, self._reach, self._accounts, self._statistics, rng)
         responder = Responder(settings.software, self._outputs, self._statistics)
         self._transactions = Transactions(self._authenticator, self._allocator, self._handlers, responder)
 
@@ -79,7 +79,7 @@ class Server:
         five_tuple = FiveTuple(received.remote, received.local)
         for part in split(received.run):
             if isinstance(part, ChannelRun):
-                yield from self._data_path.relay_channel(five_tuple, part, received.tos, now)
+                yield from self.data_path.relay_channel(five_tuple, part, received.tos, now)
             elif isinstance(part, Malformed):
                 self._statistics.drops[DropReason.MALFORMED_CHANNEL_DATA] += part.datagrams
             else:
@@ -94,7 +94,7 @@ class Server:
             stream = self._streams[five_tuple] = Stream()
         for part in stream.feed(data):
             if isinstance(part, ChannelRun):
-                yield from self._data_path.relay_channel(five_tuple, part, 0, now)
+                yield from self.data_path.relay_channel(five_tuple, part, 0, now)
             elif isinstance(part, Lost):
                 self._lose(five_tuple)
             else:
@@ -112,11 +112,11 @@ class Server:
 
     def handle_peer(self, port: int, received: Received, now: Instant) -> Iterator[Relayed]:
         """Datagrams that came to a relayed port; yields relayed data, each valid until the next."""
-        return self._data_path.relay_from_peer(port, received.remote, received.run, received.tos, now)
+        return self.data_path.relay_from_peer(port, received.remote, received.run, received.tos, now)
 
     def handle_icmp(self, port: int, icmp: IcmpError, now: Instant) -> Iterator[Relayed]:
         """An error about a datagram that left from a relayed port."""
-        return self._data_path.relay_icmp(port, icmp, now)
+        return self.data_path.relay_icmp(port, icmp, now)
 
     def relayed_port_opened(self, port: int, now: Instant) -> None:
         """``OpenRelayedPort`` succeeded."""
@@ -142,7 +142,7 @@ class Server:
 
         What the policy refuses ends at once. Addresses, ports and SOFTWARE stay what they were.
         """
-        self._settings = self._allocator.settings = self._data_path.settings = self._reach.settings = settings
+        self._settings = self._allocator.settings = self.data_path.settings = self._reach.settings = settings
         self._authenticator.use(settings.realm, source)
         if self._accounts.replace(settings.quotas):
             self._table.project_all()
@@ -241,7 +241,7 @@ class Server:
             self._expire_before(now)
             self._transactions.handle_request(five_tuple, message, now, wall_now)
         elif message.message_class is MessageClass.INDICATION and message.method == Method.SEND:
-            yield from self._data_path.relay_send(five_tuple, message, tos, now)
+            yield from self.data_path.relay_send(five_tuple, message, tos, now)
         else:
             self._statistics.drops[DropReason.UNEXPECTED_CLASS] += 1
 

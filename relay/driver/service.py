@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, assert_never
 
-from connectivity.clock import SECOND, Instant
+from connectivity.clock import SECOND, Instant, WallTime
 from connectivity.endpoint import IPAddress
+from connectivity.io.receive_buffer import SLOTS, Arrival
 from connectivity.io.udp import UdpSocket
 from relay.core import (
     AllocationView,
@@ -29,13 +30,16 @@ from relay.core import (
     ToPeer,
     Transport,
 )
+from relay.driver.direct import Direct
 from relay.driver.offload import FlowCount, Offload
 from relay.driver.sockets import RelaySockets
 from relay.driver.streams import Streams
 from relay.driver.tracing import Tracing
 
-# Runs that one socket may hand in before the others get their turn.
-_RUNS_PER_TURN: Final = 32
+# Full batches that one listen socket may hand in before the others get their turn.
+_BATCHES_PER_TURN: Final = 4
+# ICMP errors that one socket may hand in before the others get their turn.
+_ERRORS_PER_TURN: Final = 32
 
 _log = logging.getLogger("relay")
 
@@ -52,6 +56,7 @@ class RelayService:
         self.streams = Streams(
             loop, on_data=self._read_stream, on_closed=self._stream_closed, has_allocation=server.has_allocation
         )
+        self._direct = Direct(server.data_path, self.sockets)
         self.offload = Offload(None, "not loaded yet")
         self.tracing: Tracing | None = None
         self.failed: asyncio.Future[None] = loop.create_future()
@@ -99,12 +104,26 @@ class RelayService:
     def _read_listen(self, readable: UdpSocket) -> None:
         with self._failing():
             now, wall_now = time.monotonic_ns(), time.time_ns()
-            for received in readable.receive(_RUNS_PER_TURN):
-                for relayed in self.server.handle_client(received, now, wall_now):
-                    self._send(relayed)
-                self._drain(now)
+            for _ in range(_BATCHES_PER_TURN):
+                arrivals, at = readable.arrivals(), 0
+                while (at := self._direct.to_peers(arrivals, at, now)) < len(arrivals):
+                    self._handle_client(readable, arrivals[at], now, wall_now)
+                    at += 1
+                if len(arrivals) < SLOTS:
+                    break
             self.streams.flush()
             self._note_errors(readable)
+
+    def _handle_client(self, readable: UdpSocket, arrival: Arrival, now: Instant, wall_now: WallTime) -> None:
+        received = readable.open(*arrival)
+        if received is None:
+            return
+        for relayed in self.server.handle_client(received, now, wall_now):
+            self._send(relayed)
+        self._drain(now)
+        envelope, _ = arrival
+        if readable.is_single(envelope):
+            self._direct.learn_to_peer(envelope, received, now)
 
     def _read_stream(self, five_tuple: FiveTuple, data: memoryview) -> None:
         with self._failing():
@@ -120,20 +139,30 @@ class RelayService:
             self.server.stream_closed(five_tuple, now)
             self._drain(now)
 
-    def _read_relayed(self, port: int, readable: UdpSocket) -> None:
+    def _read_relayed(self, ready: list[tuple[int, UdpSocket]]) -> None:
         with self._failing():
             now = time.monotonic_ns()
-            is_quiet = True
-            for received in readable.receive(_RUNS_PER_TURN):
-                is_quiet = False
-                for relayed in self.server.handle_peer(port, received, now):
-                    self._send(relayed)
-            if is_quiet:  # readable without data: something is in the error queue
-                for error in readable.icmp_errors(_RUNS_PER_TURN):
-                    for relayed in self.server.handle_icmp(port, IcmpError(*error), now):
-                        self._send(relayed)
+            for port, readable in ready:
+                arrivals, at = readable.arrivals(), 0
+                while (at := self._direct.to_client(port, arrivals, at, now)) < len(arrivals):
+                    self._handle_peer(port, readable, arrivals[at], now)
+                    at += 1
+                if not arrivals:  # readable without data: something is in the error queue
+                    for error in readable.icmp_errors(_ERRORS_PER_TURN):
+                        for relayed in self.server.handle_icmp(port, IcmpError(*error), now):
+                            self._send(relayed)
+                    self._note_errors(readable)
             self.streams.flush()
-            self._note_errors(readable)
+
+    def _handle_peer(self, port: int, readable: UdpSocket, arrival: Arrival, now: Instant) -> None:
+        received = readable.open(*arrival)
+        if received is None:
+            return
+        for relayed in self.server.handle_peer(port, received, now):
+            self._send(relayed)
+        envelope, _ = arrival
+        if readable.is_single(envelope):
+            self._direct.learn_to_client(port, envelope, received, now)
 
     def _wake(self) -> None:
         self._timer = None

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 import resource
+import select
 import socket
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address
@@ -15,8 +16,9 @@ from typing import Final
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError
-from connectivity.io.buffers import MAX_REMEMBERED, ReceiveBuffer
+from connectivity.io.receive_buffer import ReceiveBuffer
 from connectivity.io.udp import UdpCounters, UdpSocket
+from connectivity.io.udp_options import MAX_REMEMBERED
 from connectivity.run import Transmit
 from connectivity.stun import AddressFamily
 
@@ -26,6 +28,8 @@ RELAYED_RECEIVE_BYTES: Final = 16 << 20
 RELAYED_SEND_BYTES: Final = 4 << 20
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
+# Relayed ports that are read before others get their turn.
+_MOST_READY: Final = 256
 _ANY: Final[dict[int, IPAddress]] = {4: IPv4Address(0), 6: IPv6Address(0)}
 # Any other port would meet these too.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAFNOSUPPORT})
@@ -41,7 +45,7 @@ class RelaySockets:
         loop: asyncio.AbstractEventLoop,
         *,
         on_listen: Callable[[UdpSocket], None],
-        on_relayed: Callable[[int, UdpSocket], None],
+        on_relayed: Callable[[list[tuple[int, UdpSocket]]], None],
     ) -> None:
         self._loop = loop
         self._on_listen = on_listen
@@ -51,6 +55,9 @@ class RelaySockets:
         self._listening: dict[Endpoint, UdpSocket] = {}
         self._by_source: dict[Endpoint, UdpSocket | None] = {}
         self._relayed: dict[tuple[int, int], UdpSocket] = {}
+        # The event loop watches one descriptor for all relayed ports: it spends as much on each as reading it costs.
+        self._epoll = select.epoll()
+        self._by_descriptor: dict[int, tuple[int, UdpSocket]] = {}
         self._flushing: set[int] = set()
 
     def listen(self, addresses: Iterable[Endpoint]) -> None:
@@ -71,6 +78,7 @@ class RelaySockets:
         """Begin to serve."""
         for opened in self._listening.values():
             self._loop.add_reader(opened.fileno(), self._on_listen, opened)
+        self._loop.add_reader(self._epoll.fileno(), self._relayed_readable)
 
     def open_relayed(self, port: int, families: Iterable[AddressFamily]) -> bool | None:
         """Bind a relayed port in all families or in none.
@@ -101,27 +109,40 @@ class RelaySockets:
             return None if error.errno in _EXHAUSTED else False
         for version, relayed in opened:
             self._relayed[port, version] = relayed
-            self._loop.add_reader(relayed.fileno(), self._on_relayed, port, relayed)
+            self._by_descriptor[relayed.fileno()] = port, relayed
+            self._epoll.register(relayed.fileno(), select.EPOLLIN)
         return True
 
     def close_relayed(self, port: int, families: Iterable[AddressFamily]) -> None:
         """Close a relayed port in these families."""
         for family in families:
-            self._close(self._relayed.pop((port, family.version)))
+            relayed = self._relayed.pop((port, family.version))
+            del self._by_descriptor[relayed.fileno()]
+            self._epoll.unregister(relayed.fileno())
+            self._close(relayed)
+
+    def listening(self, server: Endpoint) -> UdpSocket | None:
+        """The listen socket of this address."""
+        return self._by_source.get(server) or self._find_listening(server)
+
+    def relayed(self, port: int, version: int) -> UdpSocket | None:
+        """The socket of a relayed port."""
+        return self._relayed.get((port, version))
 
     def send_to_client(self, transmit: Transmit) -> None:
         """Send by the listen socket that the client talks to."""
-        source = transmit.source
-        if source is not None:
-            by = self._by_source.get(source)
-            self._send(by or self._find_listening(source), transmit)
+        if transmit.source is not None:
+            self._send(self.listening(transmit.source), transmit)
 
     def send_to_peer(self, port: int, transmit: Transmit, dont_fragment: bool) -> None:
         """Send from a relayed port. A datagram that has to wait for a full socket may be fragmented nevertheless."""
         by = self._relayed.get((port, transmit.destination.ip.version))
-        if by is not None:
-            by.set_dont_fragment(dont_fragment)
+        if by is None or not dont_fragment:
+            self._send(by, transmit)
+            return
+        by.set_dont_fragment(True)
         self._send(by, transmit)
+        by.set_dont_fragment(False)
 
     def close(self) -> None:
         """Close everything."""
@@ -130,6 +151,13 @@ class RelaySockets:
         self._listening.clear()
         self._by_source.clear()
         self._relayed.clear()
+        self._by_descriptor.clear()
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _relayed_readable(self) -> None:
+        found = (self._by_descriptor.get(descriptor) for descriptor, _ in self._epoll.poll(0, _MOST_READY))
+        self._on_relayed([readable for readable in found if readable is not None])
 
     def _find_listening(self, source: Endpoint) -> UdpSocket | None:
         found = self._listening.get(source) or self._listening.get(Endpoint(_ANY[source.ip.version], source.port))

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 import pytest
 
 from connectivity.endpoint import Endpoint
-from connectivity.io.buffers import ReceiveBuffer
+from connectivity.io.receive_buffer import ReceiveBuffer
 from connectivity.io.udp import UdpSocket
 from connectivity.run import Received, Run, Transmit
 from tests.netns.plain_pair import entered, ip, namespaces

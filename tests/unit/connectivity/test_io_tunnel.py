@@ -19,11 +19,10 @@ from connectivity.clock import Instant, WallTime
 from connectivity.endpoint import Endpoint
 from connectivity.io.tun import Tun
 from connectivity.io.tunnel import TunnelDriver
-from connectivity.io.udp import UdpSocket
 from connectivity.ip.flow import PacketRun
 from connectivity.node import UnknownConnectionError
 from connectivity.run import Received, Run, Transmit
-from tests.unit.connectivity.test_io_udp import ScriptedSocket
+from tests.unit.connectivity.test_io_udp import ScriptedSocket, opened
 
 PEER = Endpoint(ip_address("192.0.2.2"), 9)
 PKTINFO = struct.pack("=i4s4s", 1, bytes(4), ip_address("192.0.2.1").packed)
@@ -63,10 +62,8 @@ class BusySocket(ScriptedSocket):
     def fileno(self) -> int:
         return self.ready.fileno()
 
-    def recvmsg_into(self, into: list[memoryview], size: int) -> Any:
-        if not self.incoming:
-            self.ready.dry()
-        return super().recvmsg_into(into, size)
+    def dry(self) -> None:
+        self.ready.dry()
 
 
 class BusyTun:
@@ -144,7 +141,7 @@ def drive(core: RecordingCore, kernel: BusySocket, tun: BusyTun, is_over: Callab
         loop = asyncio.get_running_loop()
         over = loop.create_future()
         core.heard = lambda: over.set_result(None) if is_over() and not over.done() else None
-        udp = UdpSocket(cast(socket.socket, kernel), gso=False, gro=False)
+        udp = opened(kernel, gso=False, gro=False)
         driver = TunnelDriver(cast(Any, core), {4: udp}, cast(Tun, tun), lambda _: None)
         driver.start()
         try:
@@ -228,7 +225,7 @@ def test_a_defect_in_the_core_ends_the_service_instead_of_spinning() -> None:
 
     async def until() -> None:
         core.heard = fail  # type: ignore[assignment]  # raises before it could answer
-        udp = UdpSocket(cast(socket.socket, kernel), gso=False, gro=False)
+        udp = opened(kernel, gso=False, gro=False)
         driver = TunnelDriver(cast(Any, core), {4: udp}, cast(Tun, tun), lambda _: None)
         driver.start()
         with pytest.raises(RuntimeError, match="a defect"):

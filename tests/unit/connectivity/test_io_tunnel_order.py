@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import logging
-import socket
 from collections import deque
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -15,11 +14,11 @@ from connectivity.clock import Instant, WallTime
 from connectivity.endpoint import Endpoint
 from connectivity.io.tun import Tun
 from connectivity.io.tunnel import TunnelDriver
-from connectivity.io.udp import UdpSocket
 from connectivity.ip.flow import PacketRun
 from connectivity.node import StrayDatagramError
 from connectivity.run import Run, Transmit
 from tests.unit.connectivity.test_io_tunnel import BusySocket, BusyTun, RecordingCore
+from tests.unit.connectivity.test_io_udp import opened
 
 PEER = Endpoint(ip_address("192.0.2.2"), 9)
 
@@ -68,7 +67,7 @@ def run(
     async def steps() -> None:
         heard = asyncio.Event()
         core.heard = heard.set
-        udp = UdpSocket(cast(socket.socket, kernel), gso=False, gro=False)
+        udp = opened(kernel, gso=False, gro=False)
         driver = TunnelDriver(cast(Any, core), {4: udp}, cast(Tun, tun), lambda _: None)
         driver.start()
         try:

@@ -12,8 +12,9 @@ import pytest
 
 from connectivity.endpoint import Endpoint
 from connectivity.io import buffers
+from connectivity.io.receive_buffer import ReceiveBuffer
 from connectivity.io.udp import UdpSocket
-from connectivity.io.udp_options import UDP_GRO, UDP_SEGMENT
+from connectivity.io.udp_options import MAX_REMEMBERED, UDP_GRO, UDP_SEGMENT, ControlMessages
 from connectivity.run import Run, Transmit
 
 TO = Endpoint(ip_address("192.0.2.2"), 9)
@@ -21,12 +22,12 @@ PKTINFO = struct.pack("=i4s4s", 1, bytes(4), ip_address("192.0.2.1").packed)
 
 
 class ScriptedSocket:
-    """A socket whose ``sendmsg`` and ``recvmsg_into`` answer from lists; an errno in place of an answer is raised."""
+    """A socket whose ``sendmsg`` answers from a list: an errno in place of an answer is raised."""
 
     family = socket.AF_INET
 
     def __init__(self, *, missing: tuple[int, ...] = (), answers: list[int] | None = None) -> None:
-        self.sent: list[tuple[bytes, list[tuple[int, int, bytes]], Any]] = []
+        self.sent: list[tuple[bytes, ControlMessages, Any]] = []
         self.answers = answers or []  # 0: taken; else the errno to raise
         self.incoming: list[Any] = []
         self.missing = missing
@@ -42,29 +43,61 @@ class ScriptedSocket:
         if level == socket.IPPROTO_UDP and option in self.missing:
             raise OSError(errno.ENOPROTOOPT, f"no option {option} for {value}")
 
-    def sendmsg(self, data: tuple[memoryview], ancillary: list[tuple[int, int, bytes]], flags: int, to: Any) -> int:
+    def sendmsg(self, data: tuple[memoryview], ancillary: ControlMessages, flags: int, to: Any) -> int:
         code = self.answers.pop(0) if self.answers else flags
         if code:
             raise OSError(code, "scripted")
         self.sent.append((bytes(data[0]), ancillary, to))
         return len(data[0])
 
-    def recvmsg_into(self, into: list[memoryview], _: int) -> Any:
-        if not self.incoming:
-            raise BlockingIOError
-        answer = self.incoming.pop(0)
-        if isinstance(answer, OSError):
-            raise answer
-        data, ancillary, flags, address = answer
-        into[0][: len(data)] = data
-        return len(data), ancillary, flags, address
+    def fileno(self) -> int:
+        return 0
+
+    def dry(self) -> None:
+        """All that was incoming has been taken."""
 
     def close(self) -> None:
         self.closed = True
 
 
+class ScriptedBuffer(ReceiveBuffer):
+    """In place of recvmmsg(2): what a script's ``incoming`` has, as the kernel lays it out; an exception is raised."""
+
+    def __init__(self, script: ScriptedSocket) -> None:
+        super().__init__()
+        self.script = script
+
+    def fill(self, descriptor: int, limit: int) -> int:
+        assert descriptor == self.script.fileno()
+        incoming = self.script.incoming
+        if not incoming:
+            self.script.dry()
+        elif isinstance(incoming[0], OSError):
+            raise incoming.pop(0)
+        count = 0
+        while count < limit and incoming and not isinstance(incoming[0], OSError):
+            data, ancillary, flags, (text, port, *_) = incoming.pop(0)
+            ip = ip_address(text)
+            name = struct.pack("=H", socket.AF_INET if ip.version == 4 else socket.AF_INET6) + port.to_bytes(2, "big")
+            name += ip.packed if ip.version == 4 else bytes(4) + ip.packed
+            control = b"".join(
+                struct.pack("=Qii", 16 + len(value), level, kind) + value + bytes(-len(value) % 8)
+                for level, kind, value in ancillary
+            )
+            envelope, memory = self._slots[count]
+            envelope[: 32 + len(control)] = name.ljust(32, b"\0") + control
+            memory[: len(data)] = data
+            # Behind name and vector: msg_controllen, msg_flags, msg_len (struct mmsghdr).
+            self._headers[64 * count + 40 : 64 * count + 64] = struct.pack(
+                "=QixxxxIxxxx", len(control), flags, len(data)
+            )
+            count += 1
+        return count
+
+
 def opened(script: ScriptedSocket, **switches: Any) -> UdpSocket:
-    return UdpSocket(cast(socket.socket, script), **({"gso": True, "gro": True} | switches))
+    offloads: dict[str, Any] = {"gso": True, "gro": True}
+    return UdpSocket(cast(socket.socket, script), buffer=ScriptedBuffer(script), **(offloads | switches))
 
 
 def run_of(count: int, size: int = 100) -> Run:
@@ -82,11 +115,11 @@ def test_a_run_is_one_send_with_segment_size_source_and_tos() -> None:
     (sent,) = script.sent
     assert sent == (
         bytes(run_of(48).data),
-        [
+        (
             (socket.IPPROTO_IP, 8, struct.pack("=i4s4x", 0, source.ip.packed)),
             (socket.IPPROTO_IP, socket.IP_TOS, struct.pack("=i", 0x2D)),
             (socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", 100)),
-        ],
+        ),
         ("192.0.2.2", 9),
     )
 
@@ -102,8 +135,8 @@ def test_a_single_datagram_carries_no_segment_size() -> None:
     script = ScriptedSocket()
     opened(script).send(Transmit(None, TO, run_of(65)))
     assert [ancillary for _, ancillary, _ in script.sent] == [
-        [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", 100))],
-        [],
+        ((socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", 100)),),
+        (),
     ]
 
 
@@ -216,6 +249,7 @@ def test_unusable_datagrams_and_errors_do_not_stop_the_next() -> None:
         (b"good", info, 0, ("198.51.100.1", 7)),
     ]
     receiver = opened(script)
+    assert list(receiver.receive()) == []  # the error makes the socket readable again
     assert [bytes(received.run.data) for received in receiver.receive()] == [b"good"]
     assert (receiver.counters.received_unusable, receiver.counters.receive_errors) == (4, 1)
     assert [error.errno for error in receiver.take_errors()] == [errno.ECONNREFUSED]
@@ -228,12 +262,47 @@ def test_no_more_is_read_than_asked_for() -> None:
 
 
 def test_ipv4_in_ipv6_is_ipv4() -> None:
-    shared = buffers.ReceiveBuffer()
-    assert shared.remote(("::ffff:192.0.2.1", 7, 0, 0)) == Endpoint(ip_address("192.0.2.1"), 7)
-    assert shared.local(ip_address("2001:db8::1").packed, 7) == Endpoint(ip_address("2001:db8::1"), 7)
-    for port in range(2 * buffers.MAX_REMEMBERED):
-        shared.remote(("192.0.2.1", port))
-    assert len(shared.endpoints) <= buffers.MAX_REMEMBERED
+    script = ScriptedSocket()
+    info = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, ip_address("::ffff:192.0.2.1").packed + bytes(4))]
+    traffic_class = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS, struct.pack("=i", 0x2D))
+    native = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, ip_address("2001:db8::1").packed + bytes(4)), traffic_class]
+    script.incoming = [(b"x", info, 0, ("::ffff:192.0.2.1", 7)), (b"x", native, 0, ("2001:db8::2", 7))]
+    assert [(*received[:2], received.tos) for received in opened(script).receive()] == [
+        (Endpoint(ip_address("192.0.2.1"), 52625), Endpoint(ip_address("192.0.2.1"), 7), 0),
+        (Endpoint(ip_address("2001:db8::1"), 52625), Endpoint(ip_address("2001:db8::2"), 7), 0x2D),
+    ]
+
+
+def test_envelopes_are_remembered_up_to_a_bound() -> None:
+    buffer = ReceiveBuffer()
+    for port in range(2 * MAX_REMEMBERED):
+        buffer.origin(struct.pack("=H", socket.AF_INET) + port.to_bytes(2, "big") + bytes(28), 7)
+    assert len(buffer._origins) <= MAX_REMEMBERED
+
+
+def test_a_single_datagram_may_be_passed_on_unopened() -> None:
+    script = ScriptedSocket()
+    run = [(socket.IPPROTO_IP, 8, PKTINFO), (socket.IPPROTO_UDP, UDP_GRO, struct.pack("=i", 4))]
+    script.incoming = [(b"alone", run[:1], 0, ("198.51.100.1", 7)), (b"runsrun", run, 0, ("198.51.100.1", 7))]
+    udp = opened(script)
+    (alone, data), (many, _) = udp.arrivals()
+    assert (udp.is_single(alone), udp.is_single(many)) == (True, False)
+    address, control = udp.prepared(Transmit(Endpoint(ip_address("192.0.2.1"), 1), TO, Run(data, 5), 0x2D))
+    assert udp.pass_on((b"head", data), address, control)
+    assert (script.sent[0][1], script.sent[0][2]) == (control, ("192.0.2.2", 9))
+    assert (udp.counters.datagrams_received, udp.counters.datagrams_sent) == (1, 1)
+
+
+def test_what_cannot_be_passed_on_at_once_is_not_lost_nor_overtakes() -> None:
+    script = ScriptedSocket(answers=[errno.EAGAIN, errno.EAGAIN])
+    udp = opened(script)
+    way = udp.prepared(Transmit(Endpoint(ip_address("192.0.2.1"), 1), TO, run_of(1)))
+    assert not udp.pass_on((b"x",), *way)
+    udp.send(Transmit(None, TO, Run.single(b"first")))
+    assert not udp.pass_on((b"second",), *way)
+    assert udp.flush()
+    assert udp.pass_on((b"second",), *way)
+    assert [sent[0] for sent in script.sent] == [b"first", b"second"]
 
 
 def test_offloads_that_the_kernel_or_the_operator_refuses_stay_off() -> None:

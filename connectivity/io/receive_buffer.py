@@ -1,0 +1,178 @@
+"""Where datagrams land: recvmmsg(2) brings many at once, and what stands around them is read once per sender.
+
+A datagram comes with a socket address and control messages. Those bytes, taken together, are its *envelope*: equal
+envelopes mean the same ``Origin``, so each is parsed once and remembered. Whoever decides by origin may remember by
+envelope as well.
+
+Layouts are Linux's of 64-bit machines: ``struct mmsghdr``, ``iovec``, ``cmsghdr``, ``sockaddr_in`` and
+``sockaddr_in6``, in the host's byte order.
+"""
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final, NamedTuple, TypeAlias
+
+from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.io.udp_options import IP_PKTINFO, MAX_REMEMBERED, UDP_GRO
+
+# Datagrams, or runs of them, that one system call brings.
+SLOTS: Final = 32
+
+# Not a power of two apart, or the same few sets of the processor's caches would hold the start of every datagram.
+_SLOT_BYTES: Final = 65_536 + 1_344
+_NAME_BYTES: Final = 32  # sockaddr_in6 has 28; what follows is aligned to 8
+# Enough for pktinfo (IPv6: 20 bytes), the traffic class and the GRO segment size, each with a 16-byte header.
+_CONTROL_BYTES: Final = 96
+_ENVELOPE_BYTES: Final = _NAME_BYTES + _CONTROL_BYTES
+
+_HEADER: Final = struct.Struct("@PIPNPNi0PI0P")  # mmsghdr
+_RESULT: Final = struct.Struct("@40xNi0PI0P")  # of it: msg_controllen, msg_flags, msg_len
+_IOVEC: Final = struct.Struct("@PN")
+_CONTROL: Final = struct.Struct("@Nii")  # cmsghdr
+_IPV4: Final = struct.Struct("!2xH4s")  # sockaddr_in and sockaddr_in6, which begin with the family in host order
+_IPV6: Final = struct.Struct("!2xH4x16s")
+_FAMILY: Final = struct.Struct("=H")
+_INT: Final = struct.Struct("=i")
+_CONTROL_ALIGNMENT: Final = 8
+_MSG_TRUNC: Final = int(socket.MSG_TRUNC)
+_MSG_DONTWAIT: Final = int(socket.MSG_DONTWAIT)
+
+# What came, valid until the buffer is filled again: envelope, bytes. No bytes: it cannot be used.
+Arrival: TypeAlias = tuple[bytes, memoryview]
+
+# Without argtypes: integers and a pointer are passed as what they are, and checking them costs as much as the call.
+_recvmmsg = ctypes.CDLL(None, use_errno=True).recvmmsg
+
+
+class Origin(NamedTuple):
+    """Who sent a datagram to which of our addresses; ``segment`` is 0 unless it is a run of such segments."""
+
+    local: Endpoint
+    remote: Endpoint
+    segment: int
+    tos: int
+
+
+class ReceiveBuffer:
+    """Sockets that are read in turn may share one."""
+
+    __slots__ = ("_fresh", "_headers", "_origins", "_pointer", "_slots", "_vectors")
+
+    def __init__(self) -> None:
+        data, envelopes = bytearray(SLOTS * _SLOT_BYTES), bytearray(SLOTS * _ENVELOPE_BYTES)
+        vectors, headers = bytearray(SLOTS * _IOVEC.size), bytearray(SLOTS * _HEADER.size)
+        data_at, envelopes_at, vectors_at = map(_address_of, (data, envelopes, vectors))
+        for slot in range(SLOTS):
+            _IOVEC.pack_into(vectors, slot * _IOVEC.size, data_at + slot * _SLOT_BYTES, _SLOT_BYTES)
+            name_at = envelopes_at + slot * _ENVELOPE_BYTES
+            vector_at = vectors_at + slot * _IOVEC.size
+            header = (name_at, _NAME_BYTES, vector_at, 1, name_at + _NAME_BYTES, _CONTROL_BYTES, 0, 0)
+            _HEADER.pack_into(headers, slot * _HEADER.size, *header)
+        view, envelope_view = memoryview(data), memoryview(envelopes)
+        self._slots = [
+            (
+                envelope_view[slot * _ENVELOPE_BYTES : (slot + 1) * _ENVELOPE_BYTES],
+                view[slot * _SLOT_BYTES : (slot + 1) * _SLOT_BYTES],
+            )
+            for slot in range(SLOTS)
+        ]
+        self._pointer = ctypes.c_void_p(_address_of(headers))
+        self._vectors = vectors  # only the kernel looks at them
+        self._headers = memoryview(headers)
+        self._fresh = bytes(headers)  # the kernel overwrites lengths and flags
+        self._origins: dict[tuple[bytes, int], Origin | None] = {}
+
+    def receive(self, descriptor: int, limit: int = SLOTS) -> list[Arrival]:
+        """What lies in a socket, at most ``limit`` batches; empty when there is nothing.
+
+        Raises:
+            OSError: the socket's own, usually an asynchronous error of an earlier send.
+        """
+        count = self.fill(descriptor, min(limit, SLOTS))
+        if not count:
+            return []
+        if count == 1:  # what most sockets hold: not worth an iterator
+            return [_arrival(_RESULT.unpack_from(self._headers), self._slots[0])]
+        results = _RESULT.iter_unpack(self._headers[: count * _HEADER.size])
+        return [_arrival(result, slot) for result, slot in zip(results, self._slots, strict=False)]
+
+    def fill(self, descriptor: int, limit: int) -> int:
+        """Let the kernel write into the slots; returns into how many.
+
+        Raises:
+            OSError: as ``receive``.
+        """
+        self._headers[:] = self._fresh
+        count: int = _recvmmsg(descriptor, self._pointer, limit, _MSG_DONTWAIT, None)
+        if count >= 0:
+            return count
+        number = ctypes.get_errno()
+        if number == errno.EAGAIN:
+            return 0
+        raise OSError(number, os.strerror(number))
+
+    def origin(self, envelope: bytes, port: int) -> Origin | None:
+        """What the envelope of a datagram to this port of ours says; None if it does not name our address."""
+        key = envelope, port
+        try:
+            return self._origins[key]
+        except KeyError:
+            if len(self._origins) >= MAX_REMEMBERED:
+                self._origins.clear()
+            origin = self._origins[key] = _read(envelope, port)
+            return origin
+
+
+def _arrival(result: tuple[int, int, int], slot: tuple[memoryview, memoryview]) -> Arrival:
+    length, flags, size = result
+    envelope, data = slot
+    return envelope[: _NAME_BYTES + length].tobytes(), data[: 0 if flags & _MSG_TRUNC else size]
+
+
+def _address_of(memory: bytearray) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+def _read(envelope: bytes, port: int) -> Origin | None:
+    local: IPAddress | None = None
+    segment = tos = 0
+    for level, kind, data in _control_messages(envelope, _NAME_BYTES):
+        if level == socket.IPPROTO_UDP and kind == UDP_GRO:
+            (segment,) = _INT.unpack_from(data)
+        elif level == socket.IPPROTO_IP and kind == IP_PKTINFO:
+            local = IPv4Address(data[8:12])
+        elif level == socket.IPPROTO_IP and kind == socket.IP_TOS:
+            tos = data[0]
+        elif level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
+            local = _unmapped(data[:16])
+        elif level == socket.IPPROTO_IPV6 and kind == socket.IPV6_TCLASS:
+            (tos,) = _INT.unpack_from(data)
+    return None if local is None else Origin(Endpoint(local, port), _remote(envelope), segment, tos)
+
+
+def _remote(envelope: bytes) -> Endpoint:
+    (family,) = _FAMILY.unpack_from(envelope)
+    if family == socket.AF_INET:
+        port, packed = _IPV4.unpack_from(envelope)
+        return Endpoint(IPv4Address(packed), port)
+    port, packed = _IPV6.unpack_from(envelope)
+    return Endpoint(_unmapped(packed), port)
+
+
+def _control_messages(envelope: bytes, offset: int) -> Iterator[tuple[int, int, bytes]]:
+    """Level, type and data of each."""
+    while offset + _CONTROL.size <= len(envelope):
+        length, level, kind = _CONTROL.unpack_from(envelope, offset)
+        yield level, kind, envelope[offset + _CONTROL.size : offset + length]
+        offset += length + -length % _CONTROL_ALIGNMENT
+
+
+def _unmapped(packed: bytes) -> IPAddress:
+    """An IPv4 address that is written as an IPv6 one is an IPv4 address."""
+    address = IPv6Address(packed)
+    return address.ipv4_mapped or address

@@ -1,0 +1,122 @@
+"""Single datagrams of live channels, from one socket to another without a step between.
+
+Most of what one datagram costs is finding out whose it is and what to do with it. Both were answered for the datagram
+before: as long as the same bytes stand around it (``connectivity.io.receive_buffer``) and the core says of the channel
+that it relays, the answer is the same. So the first datagram goes through the core, and its way is remembered; runs of
+many go through the core always, where they cost one decision each.
+
+What is remembered is a channel of the core's, which tells with every datagram whether it may pass: nothing has to be
+forgotten when it ends. What cannot go at once (a full socket, an error) takes the way through the core.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from connectivity.clock import Instant
+from connectivity.io.receive_buffer import Arrival
+from connectivity.io.udp import UdpSocket
+from connectivity.io.udp_options import ControlMessages
+from connectivity.run import Received, Transmit
+from connectivity.turn.channel_data import HEADER_BYTES
+from relay.core import Channel, DataPath, FiveTuple
+from relay.core.channel_runs import MOST_PADDING
+from relay.driver.sockets import RelaySockets
+
+# Ways that are remembered in each direction; past this the memory is emptied, not grown.
+MOST_WAYS: Final = 16_384
+_HEADER: Final = struct.Struct("!HH")  # of ChannelData: number, length
+
+
+class _Way(NamedTuple):
+    """What to send by, to whom, and with which control messages."""
+
+    channel: Channel
+    by: UdpSocket
+    address: tuple[Any, ...]
+    control: ControlMessages
+
+
+class Direct:
+    """The ways of one relay's datagrams."""
+
+    def __init__(self, data_path: DataPath, sockets: RelaySockets) -> None:
+        self._data_path = data_path
+        self._sockets = sockets
+        # Looked up once: each datagram asks for them.
+        self._relays = data_path.relays_datagrams
+        self._count_to_peer = data_path.count_to_peer
+        self._count_to_client = data_path.count_to_client
+        self._to_peer: dict[tuple[bytes, int], _Way] = {}  # by envelope and channel number
+        self._to_client: dict[tuple[bytes, int], _Way] = {}  # by envelope and relayed port
+
+    def to_peers(self, arrivals: Sequence[Arrival], begin: int, now: Instant) -> int:
+        """Relay what clients sent, from number ``begin`` on, up to the first that has to go through the core.
+
+        Returns:
+            The number of that one.
+        """
+        ways, relays, count = self._to_peer, self._relays, self._count_to_peer
+        for index in range(begin, len(arrivals)):
+            envelope, data = arrivals[index]
+            size = len(data) - HEADER_BYTES
+            if size <= 0:
+                return index
+            number, length = _HEADER.unpack_from(data)
+            way = ways.get((envelope, number))
+            if way is None or not 0 < length <= size <= length + MOST_PADDING:
+                return index
+            channel, by, address, control = way
+            payload = data[HEADER_BYTES : HEADER_BYTES + length]
+            if not relays(channel, now) or not by.pass_on((payload,), address, control):
+                return index
+            count(channel.allocation, 1, length)
+        return len(arrivals)
+
+    def to_client(self, port: int, arrivals: Sequence[Arrival], begin: int, now: Instant) -> int:
+        """Relay what came to a relayed port, in the same manner."""
+        for index in range(begin, len(arrivals)):
+            envelope, data = arrivals[index]
+            way, length = self._to_client.get((envelope, port)), len(data)
+            if way is None or not length:
+                return index
+            channel, by, address, control = way
+            message = _HEADER.pack(channel.binding.number, length), data
+            if not self._relays(channel, now) or not by.pass_on(message, address, control):
+                return index
+            self._count_to_client(channel.allocation, 1, length)
+        return len(arrivals)
+
+    def learn_to_peer(self, envelope: bytes, received: Received, now: Instant) -> None:
+        """What came alone in this envelope has gone through the core; remember the way if it is a channel's."""
+        data = received.run.data
+        if len(data) < HEADER_BYTES:
+            return
+        number, _ = _HEADER.unpack_from(data)
+        channel = self._data_path.channel_to_peer(FiveTuple(received.remote, received.local), number)
+        if channel is None or not self._relays(channel, now):
+            return
+        allocation, peer = channel.allocation, channel.binding.peer
+        by = self._sockets.relayed(allocation.port, peer.ip.version)
+        source = allocation.sources.get(peer.ip.version)
+        like = Transmit(source, peer, received.run, received.tos)
+        _remember(self._to_peer, (envelope, number), channel, by, like)
+
+    def learn_to_client(self, port: int, envelope: bytes, received: Received, now: Instant) -> None:
+        """The same for what came to a relayed port."""
+        channel = self._data_path.channel_to_client(port, received.remote)
+        if channel is None or not self._relays(channel, now):
+            return
+        allocation = channel.allocation
+        like = Transmit(allocation.server, allocation.client, received.run, received.tos)
+        _remember(self._to_client, (envelope, port), channel, self._sockets.listening(allocation.server), like)
+
+
+def _remember(
+    ways: dict[tuple[bytes, int], _Way], key: tuple[bytes, int], channel: Channel, by: UdpSocket | None, like: Transmit
+) -> None:
+    if by is None:
+        return
+    if len(ways) >= MOST_WAYS:
+        ways.clear()
+    ways[key] = _Way(channel, by, *by.prepared(like))

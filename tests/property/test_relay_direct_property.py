@@ -1,0 +1,302 @@
+"""The direct way of single datagrams does what the core does: the same packets, counters and drops, whatever happens.
+
+Two relays live through the same story: one is the core alone, the other the driver's own code with the core behind it,
+over sockets that are scripts. Whatever is put on a wire, in which order and from which socket, has to be equal.
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connectivity.endpoint import Endpoint
+from connectivity.io.udp import UdpSocket
+from connectivity.io.udp_options import IP_PKTINFO, UDP_GRO, control_messages
+from connectivity.run import Run, Transmit
+from connectivity.stun import (
+    AddressFamily,
+    ChannelNumber,
+    Lifetime,
+    Method,
+    RequestedAddressFamily,
+    XorPeerAddress,
+)
+from relay.core import Output, Quotas, Relayed, ToClient, ToPeer
+from relay.driver import service as service_module
+from relay.driver.service import RelayService
+from tests.unit.connectivity.test_io_udp import ScriptedSocket, opened
+from tests.unit.relay.playbook import PEER4, SERVER4, Client, RelayUnderTest, channel_message
+
+CLIENT = Endpoint.parse("203.0.113.5:51000")
+STRANGER = Endpoint.parse("198.51.100.99:9")
+OTHER_PEER = Endpoint.parse("198.51.100.8:5")
+
+
+class Sent(NamedTuple):
+    """One system call: from which port, what, with which control messages, whither."""
+
+    port: int
+    data: bytes
+    control: Any
+    to: tuple[str, int]
+
+
+def sent_of(output: Relayed | Output) -> Iterator[Sent]:
+    """What a driver without any short cut makes of an output."""
+    if not isinstance(output, ToClient | ToPeer):
+        return
+    source, destination, (data, segment), tos = output.transmit
+    port = SERVER4.port if isinstance(output, ToClient) else output.relayed_port
+    control = control_messages(4, source, tos, segment if len(data) > segment else 0)
+    yield Sent(port, bytes(data), control, (str(destination.ip), destination.port))
+
+
+class Datagram(NamedTuple):
+    """What arrives at a port of the relay; as a run of segments if they have a size."""
+
+    sender: Endpoint
+    data: bytes
+    segment: int = 0
+    tos: int = 0
+
+    @property
+    def incoming(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, tuple[str, int]]:
+        """As a kernel tells it."""
+        control = [(socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=i4s4s", 1, bytes(4), SERVER4.ip.packed))]
+        if self.tos:
+            control.append((socket.IPPROTO_IP, socket.IP_TOS, bytes((self.tos,))))
+        if self.segment:
+            control.append((socket.IPPROTO_UDP, UDP_GRO, struct.pack("=i", self.segment)))
+        return self.data, control, 0, (str(self.sender.ip), self.sender.port)
+
+    @property
+    def run(self) -> Run:
+        """As the core takes it."""
+        return Run(memoryview(self.data), self.segment or len(self.data))
+
+
+class Wire(ScriptedSocket):
+    """The socket of one port, which writes into the log of all."""
+
+    def __init__(self, port: int, log: list[Sent]) -> None:
+        super().__init__()
+        self.port, self.log = port, log
+        self._descriptor = os.eventfd(0)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def getsockname(self) -> tuple[str, int]:
+        return "0.0.0.0", self.port
+
+    def sendmsg(self, data: Any, control: Any, _: int, to: Any) -> int:
+        self.log.append(Sent(self.port, b"".join(map(bytes, data)), control, to))
+        return len(self.log[-1].data)
+
+    def sendto(self, data: Any, to: Any) -> int:
+        return self.sendmsg((data,), (), 0, to)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+@dataclass
+class PlainRelay(RelayUnderTest):
+    """The core alone."""
+
+    log: list[Sent] = field(default_factory=list)
+
+    def from_client(
+        self, client: Endpoint, data: bytes | Run, *, tos: int = 0, server: Endpoint | None = None
+    ) -> list[Relayed | Output]:
+        outputs = super().from_client(client, data, tos=tos, server=server)
+        self.log += [sent for output in outputs for sent in sent_of(output)]
+        return outputs
+
+    def feed(self, port: int, batch: list[Datagram]) -> None:
+        """Datagrams that lie in the socket of a port."""
+        for datagram in batch:
+            if port == SERVER4.port:
+                self.from_client(datagram.sender, datagram.run, tos=datagram.tos)
+            else:
+                outputs = self.from_peer(port, datagram.sender, datagram.run, tos=datagram.tos)
+                self.log += [sent for output in outputs for sent in sent_of(output)]
+
+
+@dataclass
+class DrivenRelay(RelayUnderTest):
+    """The relay's driver with the core behind it."""
+
+    log: list[Sent] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.loop = asyncio.new_event_loop()
+        self.service = RelayService(self.server, self.loop)
+        self.service.sockets.listen([SERVER4])
+
+    def from_client(
+        self, client: Endpoint, data: bytes | Run, *, tos: int = 0, server: Endpoint | None = None
+    ) -> list[Relayed | Output]:
+        assert isinstance(data, bytes)
+        assert server is None
+        before = len(self.log)
+        self.feed(SERVER4.port, [Datagram(client, data, tos=tos)])
+        answers = [(sent.to, sent.data) for sent in self.log[before:] if sent.port == SERVER4.port]
+        return [
+            ToClient(Transmit(SERVER4, Endpoint.parse(f"{ip}:{port}"), Run.single(data)))
+            for (ip, port), data in answers
+        ]
+
+    def feed(self, port: int, batch: list[Datagram]) -> None:
+        """Datagrams that lie in the socket of a port."""
+        sockets = self.service.sockets
+        readable = sockets.listening(SERVER4) if port == SERVER4.port else sockets.relayed(port, 4)
+        assert readable is not None
+        wire: Any = readable._socket
+        wire.incoming += [datagram.incoming for datagram in batch]
+        if port == SERVER4.port:
+            self.service._read_listen(readable)
+        else:
+            self.service._read_relayed([(port, readable)])
+        assert not wire.incoming
+        assert not self.service.failed.done()
+
+    def drain(self) -> list[Output]:
+        self.service.settle(self.now)
+        return []
+
+    def close(self) -> None:
+        self.service.close()
+        self.loop.close()
+
+
+@contextmanager
+def twins() -> Iterator[tuple[PlainRelay, DrivenRelay]]:
+    """Two relays in the same state; the clock of both is the test's."""
+    log: list[Sent] = []
+    driven: DrivenRelay
+
+    class Clock:
+        monotonic_ns = staticmethod(lambda: driven.now)
+        time_ns = staticmethod(lambda: driven.wall_now)
+
+    with (
+        patch.object(service_module, "time", Clock),
+        patch.object(UdpSocket, "bind", lambda _, port, **__: opened(Wire(port, log))),
+    ):
+        driven = DrivenRelay(log=log)
+        try:
+            yield PlainRelay(), driven
+        finally:
+            driven.close()
+
+
+payloads = st.integers(0, 12).map(lambda size: bytes(range(size)))
+tos = st.sampled_from((0, 0, 0x2D))
+numbers = st.sampled_from((0x4000, 0x4000, 0x4001, 0x4002))
+channel_data = st.builds(
+    lambda number, payload, wrong, padding: (
+        struct.pack("!HH", number, max(0, len(payload) + wrong)) + payload + padding
+    ),
+    numbers,
+    payloads,
+    st.sampled_from((0, 0, 0, 0, 1, -1, 4, -4)),
+    st.sampled_from((0, 0, 0, 1, 2, 3, 4, 5)).map(bytes),
+)
+from_client = st.builds(
+    Datagram, st.sampled_from((CLIENT, CLIENT, STRANGER)), channel_data | payloads.filter(len), st.just(0), tos
+)
+runs = st.builds(
+    lambda number, count, payload, tos: Datagram(
+        CLIENT, channel_message(number, payload) * count, 4 + len(payload), tos
+    ),
+    numbers,
+    st.integers(1, 5),
+    payloads.filter(len),
+    tos,
+)
+from_peer = st.builds(
+    Datagram, st.sampled_from((PEER4, PEER4, OTHER_PEER, STRANGER)), payloads.filter(len), st.just(0), tos
+)
+traffic = st.one_of(
+    st.tuples(st.just("client"), st.lists(from_client | from_client | runs, min_size=1, max_size=8)),
+    st.tuples(st.just("peer"), st.lists(from_peer, min_size=1, max_size=8)),
+)
+changes = st.one_of(
+    st.tuples(st.just("wait"), st.sampled_from((1, 299, 301, 500))),
+    st.tuples(st.just("bind"), st.sampled_from(((0x4000, PEER4), (0x4001, OTHER_PEER)))),
+    st.tuples(st.just("deny"), st.sampled_from(((), (str(PEER4.ip),)))),
+    st.tuples(st.just("meter"), st.booleans()),
+    st.tuples(st.just("refresh"), st.sampled_from((600, 0))),
+)
+FIRST = Datagram(CLIENT, channel_message(0x4000, b"first"))
+
+
+@settings(max_examples=100)
+@given(story=st.lists(traffic | traffic | changes, min_size=1, max_size=12))
+def test_the_direct_way_is_the_cores(story: list[tuple[str, Any]]) -> None:
+    with twins() as (plain, driven):
+        lives = [(relay, Client(relay, str(CLIENT))) for relay in (plain, driven)]
+        ports = [client.allocate(RequestedAddressFamily(AddressFamily.IPV4)) for _, client in lives]
+        for (_, client), port in zip(lives, ports, strict=True):
+            assert port == ports[0]
+            client.bind(0x4000, PEER4)
+        for kind, what in [("client", [FIRST]), *story]:
+            for relay, client in lives:
+                live(relay, client, ports[0], kind, what)
+            assert driven.log == plain.log
+            assert driven.server.statistics() == plain.server.statistics()
+
+
+def live(relay: PlainRelay | DrivenRelay, client: Client, port: int, kind: str, what: Any) -> None:
+    """One step of the story."""
+    match kind:
+        case "client":
+            relay.feed(SERVER4.port, what)
+        case "peer" if relay.server.allocation(port) is not None:
+            relay.feed(port, what)
+        case "wait":
+            relay.advance(what)
+        case "bind":
+            number, peer = what
+            client.send(client.request(Method.CHANNEL_BIND, XorPeerAddress(peer), ChannelNumber(number)))
+        case "deny":
+            relay.deny = what
+            relay.reconfigure()
+        case "meter":
+            relay.quotas = Quotas(bandwidth=8 * 40 if what else None)
+            relay.reconfigure()
+        case "refresh":
+            client.send(client.request(Method.REFRESH, Lifetime(what)))
+        case _:
+            assert kind == "peer", "nobody has the port any more"
+
+
+def test_the_second_datagram_goes_directly() -> None:
+    """Or else nothing would be tested above."""
+    with twins() as (_, driven):
+        client = Client(driven, str(CLIENT))
+        port = client.allocate(RequestedAddressFamily(AddressFamily.IPV4))
+        client.bind(0x4000, PEER4)
+        message = Datagram(CLIENT, channel_message(0x4000, b"to the peer"))
+        answer = Datagram(PEER4, b"to the client")
+        driven.feed(SERVER4.port, [message])
+        driven.feed(port, [answer])
+        with patch.object(driven.server, "handle_client"), patch.object(driven.server, "handle_peer"):
+            driven.feed(SERVER4.port, [message, message])
+            driven.feed(port, [answer, answer])
+        view = driven.server.allocation(port)
+        assert view is not None
+        assert (view.to_peer_packets, view.to_client_packets) == (3, 3)
+        assert [sent.data for sent in driven.log[-4:]] == [b"to the peer"] * 2 + [
+            channel_message(0x4000, b"to the client")
+        ] * 2
