@@ -185,26 +185,30 @@ class DataPath:
         yield ToClient(transmit, allocation.transport)
 
     def channel_to_peer(self, five_tuple: FiveTuple, number: int) -> Channel | None:
-        """The channel with this number of a client over UDP, for whoever moves single datagrams by it."""
+        """What single datagrams of a client over UDP go by, if they leave this relay."""
         allocation = self._table.get(five_tuple)
         binding = None if allocation is None else allocation.channels.get(number)
-        return None if allocation is None or binding is None else Channel(allocation, binding)
+        if allocation is None or binding is None or binding.is_hairpin:
+            return None
+        return Channel(allocation, binding)
 
     def channel_to_client(self, port: int, peer: Endpoint) -> Channel | None:
-        """The channel by which what this peer sends to a relayed port goes to a client over UDP."""
+        """What single datagrams from a peer to a relayed port go by, if the client is one over UDP."""
         allocation = self._table.by_port.get(port)
         if allocation is None or allocation.transport is not Transport.UDP:
             return None
         binding = allocation.channels_by_peer.get(peer)
         return None if binding is None else Channel(allocation, binding)
 
-    def relays_datagrams(self, channel: Channel, now: Instant) -> bool:
-        """Whether a datagram may go by this channel, now, with nothing to be done but to count it.
+    def lets_pass(self, channel: Channel, direction: Direction, size: int, now: Instant) -> bool:
+        """Whether a datagram may go by this channel, now; if so, its tokens are taken, and it is still to be counted.
 
-        What no longer lives, what stays inside this relay and what is metered has to come here.
+        If not (the channel has ended, is between two of our clients now, or has no tokens), it has to come here.
         """
-        binding = channel.binding
-        return binding.relays_until > now and not binding.is_hairpin and not self._accounts.is_metered
+        binding, accounts = channel.binding, self._accounts
+        if binding.relays_until <= now or binding.is_hairpin:
+            return False
+        return not accounts.is_metered or accounts.spends(channel.allocation.account, direction, size, now)
 
     def count_to_peer(self, allocation: Allocation, packets: int, size: int) -> None:
         """So many bytes have gone in so many packets."""

@@ -162,6 +162,17 @@ class Accounts:
                 bucket.spend(len(data), now)
         return Run(data, size)
 
+    def spends(self, account: Account, direction: Direction, size: int, now: Instant) -> bool:
+        """Take the tokens of one datagram if both budgets have room for it; if not, nothing happens."""
+        buckets = [
+            bucket for bucket in (account.buckets.get(direction), self._whole.get(direction)) if bucket is not None
+        ]
+        if not all(bucket.room(size, now) for bucket in buckets):
+            return False
+        for bucket in buckets:
+            bucket.spend(size, now)
+        return True
+
     def _set_whole(self) -> None:
         rate = _bytes_per_second(self._quotas.bandwidth)
         if rate or self._whole:

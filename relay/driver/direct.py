@@ -6,7 +6,7 @@ that it relays, the answer is the same. So the first datagram goes through the c
 many go through the core always, where they cost one decision each.
 
 What is remembered is a channel of the core's, which tells with every datagram whether it may pass: nothing has to be
-forgotten when it ends. What cannot go at once (a full socket, an error) takes the way through the core.
+forgotten when it ends. What cannot go at once (a full socket, an error, no tokens) takes the way through the core.
 """
 
 import struct
@@ -19,7 +19,7 @@ from connectivity.io.udp import UdpSocket
 from connectivity.io.udp_options import ControlMessages
 from connectivity.run import Received, Transmit
 from connectivity.turn.channel_data import HEADER_BYTES
-from relay.core import Channel, DataPath, FiveTuple
+from relay.core import Channel, DataPath, Direction, FiveTuple
 from relay.core.channel_runs import MOST_PADDING
 from relay.driver.sockets import RelaySockets
 
@@ -44,7 +44,7 @@ class Direct:
         self._data_path = data_path
         self._sockets = sockets
         # Looked up once: each datagram asks for them.
-        self._relays = data_path.relays_datagrams
+        self._lets_pass = data_path.lets_pass
         self._count_to_peer = data_path.count_to_peer
         self._count_to_client = data_path.count_to_client
         self._to_peer: dict[tuple[bytes, int], _Way] = {}  # by envelope and channel number
@@ -56,7 +56,7 @@ class Direct:
         Returns:
             The number of that one.
         """
-        ways, relays, count = self._to_peer, self._relays, self._count_to_peer
+        ways, lets_pass, count = self._to_peer, self._lets_pass, self._count_to_peer
         for index in range(begin, len(arrivals)):
             envelope, data = arrivals[index]
             size = len(data) - HEADER_BYTES
@@ -68,7 +68,7 @@ class Direct:
                 return index
             channel, by, address, control = way
             payload = data[HEADER_BYTES : HEADER_BYTES + length]
-            if not relays(channel, now) or not by.pass_on((payload,), address, control):
+            if not lets_pass(channel, Direction.TO_PEER, length, now) or not by.pass_on((payload,), address, control):
                 return index
             count(channel.allocation, 1, length)
         return len(arrivals)
@@ -82,19 +82,21 @@ class Direct:
                 return index
             channel, by, address, control = way
             message = _HEADER.pack(channel.binding.number, length), data
-            if not self._relays(channel, now) or not by.pass_on(message, address, control):
+            if not self._lets_pass(channel, Direction.TO_CLIENT, length, now):
+                return index
+            if not by.pass_on(message, address, control):
                 return index
             self._count_to_client(channel.allocation, 1, length)
         return len(arrivals)
 
-    def learn_to_peer(self, envelope: bytes, received: Received, now: Instant) -> None:
+    def learn_to_peer(self, envelope: bytes, received: Received) -> None:
         """What came alone in this envelope has gone through the core; remember the way if it is a channel's."""
         data = received.run.data
         if len(data) < HEADER_BYTES:
             return
         number, _ = _HEADER.unpack_from(data)
         channel = self._data_path.channel_to_peer(FiveTuple(received.remote, received.local), number)
-        if channel is None or not self._relays(channel, now):
+        if channel is None:
             return
         allocation, peer = channel.allocation, channel.binding.peer
         by = self._sockets.relayed(allocation.port, peer.ip.version)
@@ -102,10 +104,10 @@ class Direct:
         like = Transmit(source, peer, received.run, received.tos)
         _remember(self._to_peer, (envelope, number), channel, by, like)
 
-    def learn_to_client(self, port: int, envelope: bytes, received: Received, now: Instant) -> None:
+    def learn_to_client(self, port: int, envelope: bytes, received: Received) -> None:
         """The same for what came to a relayed port."""
         channel = self._data_path.channel_to_client(port, received.remote)
-        if channel is None or not self._relays(channel, now):
+        if channel is None:
             return
         allocation = channel.allocation
         like = Transmit(allocation.server, allocation.client, received.run, received.tos)

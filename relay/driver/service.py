@@ -123,7 +123,7 @@ class RelayService:
         self._drain(now)
         envelope, _ = arrival
         if readable.is_single(envelope):
-            self._direct.learn_to_peer(envelope, received, now)
+            self._direct.learn_to_peer(envelope, received)
 
     def _read_stream(self, five_tuple: FiveTuple, data: memoryview) -> None:
         with self._failing():
@@ -162,7 +162,7 @@ class RelayService:
             self._send(relayed)
         envelope, _ = arrival
         if readable.is_single(envelope):
-            self._direct.learn_to_client(port, envelope, received, now)
+            self._direct.learn_to_client(port, envelope, received)
 
     def _wake(self) -> None:
         self._timer = None

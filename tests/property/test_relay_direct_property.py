@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -281,9 +282,12 @@ def live(relay: PlainRelay | DrivenRelay, client: Client, port: int, kind: str, 
             assert kind == "peer", "nobody has the port any more"
 
 
-def test_the_second_datagram_goes_directly() -> None:
+@pytest.mark.parametrize("quotas", [Quotas(), Quotas(bandwidth=8_000, bandwidth_per_user=8_000)])
+def test_the_second_datagram_goes_directly(quotas: Quotas) -> None:
     """Or else nothing would be tested above."""
     with twins() as (_, driven):
+        driven.quotas = quotas
+        driven.reconfigure()
         client = Client(driven, str(CLIENT))
         port = client.allocate(RequestedAddressFamily(AddressFamily.IPV4))
         client.bind(0x4000, PEER4)
