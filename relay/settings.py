@@ -15,7 +15,7 @@ from typing import Final, cast
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError
 from connectivity.io import logs
-from connectivity.io.exporters import OTLP_PACKAGE, is_installed, read_collector
+from connectivity.io.exporters import read_collector
 from connectivity.phoenix import parse_api_url
 from connectivity.settings import SettingsError, SettingsReader, integer, one_of, text_value, token_or_file
 from relay import config_file
@@ -26,7 +26,6 @@ from relay.core.peers import PeerRule, parse_rule
 DEFAULT_DRAIN_SECONDS: Final = 60
 LONGEST_DRAIN_SECONDS: Final = 24 * 60 * 60
 DEFAULT_ADMIN_SOCKET: Final = Path("/run/postern/relay.sock")
-OTLP_MODULE: Final = "opentelemetry.exporter.otlp.proto.grpc"
 _ANY: Final[dict[int, IPAddress]] = {4: IPv4Address(0), 6: IPv6Address(0)}
 _NO_RULES: Final[tuple[PeerRule, ...]] = ()
 _ATTACH_MODES: Final[dict[str, OffloadMode]] = {"driver": "native", "generic": "generic"}
@@ -203,18 +202,19 @@ def _token_argument(reader: SettingsReader, word: str) -> str:
 
 
 def _read_telemetry(reader: SettingsReader) -> TelemetrySettings:
-    """A collector's address alone turns both on, as in Firezone's relay."""
+    """A collector's address alone turns both on, as in Firezone's relay, whoever names the variable."""
     endpoint = reader.optional(
         "OTLP_GRPC_ENDPOINT", "--otlp-grpc-endpoint", read_collector, None, "host:port of a collector, without TLS"
     )
-    default = "none" if endpoint is None else "otlp"
+    text = "URL of a collector, in OpenTelemetry's words"
+    url = reader.optional("OTEL_EXPORTER_OTLP_ENDPOINT", None, text_value, None, text)
+    # The exporters have no other; said here, because they would not say it.
+    reader.optional("OTEL_EXPORTER_OTLP_PROTOCOL", None, one_of("grpc"), "grpc", "the only protocol there is")
+    default = "none" if endpoint is None and url is None else "otlp"
     words = one_of("otlp", "console", "none")
-    text = "otlp, console or none; otlp with OTLP_GRPC_ENDPOINT, else none"
+    text = "otlp, console or none; otlp with a collector's address, else none"
     metrics = reader.optional("OTEL_METRICS_EXPORTER", None, words, default, text)
     traces = reader.optional("OTEL_TRACES_EXPORTER", None, words, default, text)
-    if "otlp" in {metrics, traces} and not is_installed(OTLP_MODULE):
-        name = "OTLP_GRPC_ENDPOINT" if endpoint is not None else "an exporter"
-        reader.problem(f"{name} is set: expected the Python package {OTLP_PACKAGE}, which is not installed")
     return TelemetrySettings(metrics, traces, endpoint)
 
 

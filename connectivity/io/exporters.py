@@ -1,24 +1,12 @@
 """What all that export by OpenTelemetry have in common; OpenTelemetry itself is imported only by those that do."""
 
-import importlib.util
 import logging
 from collections.abc import Callable
 from threading import Thread
-from typing import Final
 
 from connectivity.errors import chain
 
-OTLP_PACKAGE: Final = "opentelemetry-exporter-otlp-proto-grpc"
-
 log = logging.getLogger("connectivity.io")
-
-
-def is_installed(module: str) -> bool:
-    """Whether a module could be imported."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False  # not even the package that it would be in
 
 
 def read_collector(text: str) -> str:

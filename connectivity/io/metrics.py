@@ -16,7 +16,6 @@ OpenTelemetry is imported only when metrics are on: a tenth of a second that eve
 """
 
 import asyncio
-import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,7 +24,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from connectivity.errors import FatalError
-from connectivity.io.exporters import OTLP_PACKAGE, installed_version, is_installed, read_collector, shut_down
+from connectivity.io.exporters import installed_version, read_collector, shut_down
 from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
 from connectivity.node import Statistics
@@ -51,7 +50,6 @@ ERRORS: Final = "system.network.errors"
 DROPPED: Final = "network.packet.dropped"
 QUEUES: Final = "system.queue.length"
 
-_OTLP_MODULE: Final = "opentelemetry.exporter.otlp.proto.grpc.metric_exporter"
 _RECEIVE: Final = {"network.io.direction": "receive"}
 _TRANSMIT: Final = {"network.io.direction": "transmit"}
 _UNSENT: Final = frozenset({DropReason.QUEUE_FULL, DropReason.EXPIRED_TUNNEL})
@@ -231,8 +229,6 @@ def _drop_attributes(reason: DropReason) -> dict[str, str]:
 def _exporter(text: str) -> str:
     if text not in {STDOUT, COLLECTOR}:
         raise ValueError(f"expected {STDOUT} or {COLLECTOR}")
-    if text == COLLECTOR and not is_installed(_OTLP_MODULE):
-        raise ValueError(f"the Python package {OTLP_PACKAGE} is not installed")
     return text
 
 
@@ -241,7 +237,7 @@ def _make_exporter(settings: MetricsSettings) -> "MetricExporter":
         from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
 
         return ConsoleMetricExporter(sys.stdout, lambda data: data.to_json(indent=None) + "\n")
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+
     endpoint = None if settings.endpoint is None else f"http://{settings.endpoint}"
-    module: Any = importlib.import_module(_OTLP_MODULE)
-    exporter: MetricExporter = module.OTLPMetricExporter(endpoint=endpoint, insecure=True)
-    return exporter
+    return OTLPMetricExporter(endpoint=endpoint, insecure=True)

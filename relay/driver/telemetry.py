@@ -4,7 +4,6 @@ The metrics are those of ``/metrics``, named ``postern.relay.packets`` where tha
 Intervals, resource attributes and the rest are OpenTelemetry's own variables.
 """
 
-import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from connectivity.errors import FatalError
 from connectivity.io.exporters import installed_version, shut_down
 from relay.driver.metrics import Metric
 from relay.driver.tracing import Tracing
-from relay.settings import OTLP_MODULE, TelemetrySettings
+from relay.settings import TelemetrySettings
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
@@ -95,7 +94,9 @@ class Telemetry:
 
         exporter: MetricExporter
         if settings.metrics == "otlp":
-            exporter = _otlp("metric_exporter", "OTLPMetricExporter", settings.endpoint)
+            from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+
+            exporter = OTLPMetricExporter(**_collector(settings))
         else:
             exporter = ConsoleMetricExporter(sys.stdout, lambda data: data.to_json(indent=None) + "\n")
         return self.provide(PeriodicExportingMetricReader(exporter), _resource())
@@ -106,7 +107,9 @@ class Telemetry:
 
         exporter: SpanExporter
         if settings.traces == "otlp":
-            exporter = _otlp("trace_exporter", "OTLPSpanExporter", settings.endpoint)
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+            exporter = OTLPSpanExporter(**_collector(settings))
         else:
             exporter = ConsoleSpanExporter(out=sys.stdout, formatter=lambda span: span.to_json(indent=None) + "\n")
         provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
@@ -115,15 +118,14 @@ class Telemetry:
         return provider.shutdown
 
 
-def _otlp(module: str, name: str, endpoint: str | None) -> Any:
-    """An exporter of the optional package; without our endpoint it finds its own (``OTEL_EXPORTER_OTLP_ENDPOINT``)."""
-    exporter = getattr(importlib.import_module(f"{OTLP_MODULE}.{module}"), name)
-    return exporter() if endpoint is None else exporter(endpoint=f"http://{endpoint}", insecure=True)
+def _collector(settings: TelemetrySettings) -> dict[str, Any]:
+    """Where an exporter sends to; without our address it finds its own (``OTEL_EXPORTER_OTLP_ENDPOINT``)."""
+    return {} if settings.endpoint is None else {"endpoint": f"http://{settings.endpoint}", "insecure": True}
 
 
 def _resource() -> "Resource":
-    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
-    # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say is taken before this.
     ours = {"service.name": "postern-relay", "service.version": installed_version(), "os.type": "linux"}
-    return Resource(ours).merge(Resource.create({}))
+    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES know better; ``create`` would let ours win.
+    return Resource.create(ours).merge(OTELResourceDetector().detect())

@@ -196,3 +196,25 @@ def test_a_list_of_addresses_fills_the_families_that_have_none() -> None:
     assert "POSTERN_PUBLIC_ADDRESSES is '192.0.2': expected IP addresses separated by commas" in problems(
         POSTERN_PUBLIC_ADDRESSES="192.0.2"
     )
+
+
+@pytest.mark.parametrize(
+    ("environment", "exporters", "endpoint"),
+    [
+        ({}, ("none", "none"), None),
+        ({"OTLP_GRPC_ENDPOINT": "otel:4317"}, ("otlp", "otlp"), "otel:4317"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://otel.example.org:4317"}, ("otlp", "otlp"), None),
+        ({"OTLP_GRPC_ENDPOINT": "otel:4317", "OTEL_TRACES_EXPORTER": "none"}, ("otlp", "none"), "otel:4317"),
+        ({"OTEL_METRICS_EXPORTER": "console"}, ("console", "none"), None),
+    ],
+)
+def test_a_collectors_address_alone_turns_telemetry_on(
+    environment: dict[str, str], exporters: tuple[str, str], endpoint: str | None
+) -> None:
+    telemetry = read(**environment).telemetry
+    assert ((telemetry.metrics, telemetry.traces), telemetry.endpoint) == (exporters, endpoint)
+
+
+def test_a_collector_that_speaks_only_http_is_told_apart() -> None:
+    text = problems(OTEL_EXPORTER_OTLP_ENDPOINT="http://otel:4318", OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf")
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/protobuf': expected one of grpc" in text
