@@ -26,7 +26,7 @@ IPV6_PMTUDISC_PROBE: Final = 3
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
 IP_RECVERR: Final = 11
-IP_PMTUDISC_DONT: Final = 0
+IP_PMTUDISC_OMIT: Final = 5
 IPV6_RECVERR: Final = 25
 IPV6_PMTUDISC_DONT: Final = 0
 
@@ -97,9 +97,13 @@ def control_messages(version: int, source: Endpoint | None, tos: int, segment: i
 
 
 def set_dont_fragment(bound: socket.socket, version: int, wanted: bool) -> None:
-    """Whether datagrams may be fragmented, by this host and (IPv4) on their way."""
+    """Whether datagrams may be fragmented, by this host and (IPv4) on their way.
+
+    IPv4: IP_PMTUDISC_DONT would say the same of each datagram, but then the kernel keeps what routers say of those that
+    went before with the bit set. IPv6: with IPV6_PMTUDISC_OMIT nothing would heed the path's MTU.
+    """
     if version == 4:
-        bound.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE if wanted else IP_PMTUDISC_DONT)
+        bound.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE if wanted else IP_PMTUDISC_OMIT)
     else:
         bound.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE if wanted else IPV6_PMTUDISC_DONT)
         bound.setsockopt(socket.IPPROTO_IPV6, IPV6_DONTFRAG, int(wanted))

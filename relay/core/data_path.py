@@ -32,7 +32,7 @@ from relay.core.icmp import IcmpError, attribute_of, is_relayed
 from relay.core.outputs import FiveTuple, Relayed, ToClient, ToPeer, Transport
 from relay.core.quotas import Accounts
 from relay.core.reach import Reach
-from relay.core.statistics import Direction, DropReason, Statistics
+from relay.core.statistics import Direction, DropReason, IcmpFate, Statistics
 from relay.core.table import AllocationTable
 
 # XOR-PEER-ADDRESS and DATA leave this much of the largest datagram for the payload.
@@ -133,10 +133,15 @@ class DataPath:
     def relay_icmp(self, port: int, icmp: IcmpError, now: Instant) -> Iterator[Relayed]:
         """An ICMP error about a datagram that we sent from a relayed address (RFC 8656 §11.5)."""
         allocation = self._table.by_port.get(port)
-        if allocation is None or not is_relayed(icmp):
+        if (
+            allocation is None
+            or not is_relayed(icmp)
+            or self._refuse_indications(allocation, icmp.peer, now) is not None
+        ):
+            self._statistics.icmp_errors[IcmpFate.DROPPED] += 1
             return
-        if self._refuse_indications(allocation, icmp.peer, now) is None:
-            yield from self._indicate(allocation, icmp.peer, attribute_of(icmp), 0)
+        self._statistics.icmp_errors[IcmpFate.RELAYED] += 1
+        yield from self._indicate(allocation, icmp.peer, attribute_of(icmp), 0)
 
     def _hairpin(self, sender: Allocation, peer: Endpoint, run: Run, tos: int, now: Instant) -> Iterator[Relayed]:
         """Hand data from one client to another as if it had come in at the other's relayed address."""

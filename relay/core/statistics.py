@@ -45,6 +45,13 @@ class QuotaKind(Enum):
     REQUESTS_PER_SOURCE = "requests_per_source"
 
 
+class IcmpFate(Enum):
+    """What became of an ICMP error about a datagram that left from a relayed port."""
+
+    RELAYED = "relayed"
+    DROPPED = "dropped"  # of no kind that clients are told, or about a peer that the client may not reach
+
+
 ResponseKey: TypeAlias = tuple[str, str, int]  # class ("success" or "error"), method, error code or 0
 
 
@@ -57,6 +64,7 @@ class Snapshot:
     drops: dict[DropReason, int]
     responses: dict[ResponseKey, int]
     quota_refusals: dict[QuotaKind, int]
+    icmp_errors: dict[IcmpFate, int]
     consumed: int
     allocations: int
     channels: int
@@ -68,6 +76,7 @@ class Statistics:
     __slots__ = (
         "consumed",
         "drops",
+        "icmp_errors",
         "quota_refusals",
         "responses",
         "to_client_bytes",
@@ -85,6 +94,7 @@ class Statistics:
         self.drops: Counter[DropReason] = Counter()
         self.responses: Counter[ResponseKey] = Counter()
         self.quota_refusals: Counter[QuotaKind] = Counter()
+        self.icmp_errors: Counter[IcmpFate] = Counter()
 
     def snapshot(self, *, allocations: int, channels: int) -> Snapshot:
         """An independent copy."""
@@ -94,6 +104,7 @@ class Statistics:
             drops=dict(self.drops),
             responses=dict(self.responses),
             quota_refusals=dict(self.quota_refusals),
+            icmp_errors=dict(self.icmp_errors),
             consumed=self.consumed,
             allocations=allocations,
             channels=channels,

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 from connectivity.io.udp import UdpCounters
 from relay.core import Direction, Snapshot
-from relay.core.statistics import QuotaKind
+from relay.core.statistics import IcmpFate, QuotaKind
 from relay.driver.offload import Offload
 from relay.driver.streams import StreamCounters
 
@@ -53,6 +53,7 @@ def collect(snapshot: Snapshot, sources: Sources) -> list[Metric]:
         Metric("channels", "gauge", "Bound channels", (({}, snapshot.channels),)),
         Metric("responses_total", "counter", "STUN and TURN answers", tuple(_responses(snapshot))),
         Metric("quota_refusals_total", "counter", "What ran into a quota", tuple(_quota_refusals(snapshot))),
+        Metric("icmp_errors_total", "counter", "ICMP errors about relayed datagrams", tuple(_icmp_errors(snapshot))),
         Metric("streams", "gauge", "Open connections over TCP and TLS", (({}, sources.open_streams),)),
         Metric("stream_events_total", "counter", "What became of connections", tuple(_streams(sources.streams))),
         Metric("socket_errors_total", "counter", "Errors of the relay's sockets", tuple(_sockets(sources.sockets))),
@@ -116,6 +117,11 @@ def _responses(snapshot: Snapshot) -> Iterator[Row]:
 def _quota_refusals(snapshot: Snapshot) -> Iterator[Row]:
     for kind in QuotaKind:
         yield {"quota": kind.value}, snapshot.quota_refusals.get(kind, 0)
+
+
+def _icmp_errors(snapshot: Snapshot) -> Iterator[Row]:
+    for fate in IcmpFate:
+        yield {"fate": fate.value}, snapshot.icmp_errors.get(fate, 0)
 
 
 def _streams(counters: StreamCounters) -> Iterator[Row]:

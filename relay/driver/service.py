@@ -148,7 +148,7 @@ class RelayService:
                     self._handle_peer(port, readable, arrivals[at], now)
                     at += 1
                 if not arrivals:  # readable without data: something is in the error queue
-                    for error in readable.icmp_errors(_ERRORS_PER_TURN):
+                    for error in self.sockets.icmp_errors(readable, _ERRORS_PER_TURN):
                         for relayed in self.server.handle_icmp(port, IcmpError(*error), now):
                             self._send(relayed)
                     self._note_errors(readable)

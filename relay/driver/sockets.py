@@ -10,7 +10,8 @@ import logging
 import resource
 import select
 import socket
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
@@ -18,11 +19,12 @@ from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError
 from connectivity.io.receive_buffer import ReceiveBuffer
 from connectivity.io.udp import UdpCounters, UdpSocket
-from connectivity.io.udp_options import MAX_REMEMBERED
+from connectivity.io.udp_options import MAX_REMEMBERED, PassedOn
 from connectivity.run import Transmit
 from connectivity.stun import AddressFamily
 
 HOP_LIMIT: Final = 64  # on both data paths (RFC 8656 §13, alternate behaviour)
+_MOST_TOO_LONG: Final = 32  # of one port, that nobody was told about yet
 # What a relayed port asks the kernel for. A limit, not a reservation: idle ports cost nothing.
 RELAYED_RECEIVE_BYTES: Final = 16 << 20
 RELAYED_SEND_BYTES: Final = 4 << 20
@@ -59,6 +61,7 @@ class RelaySockets:
         self._epoll = select.epoll()
         self._by_descriptor: dict[int, tuple[int, UdpSocket]] = {}
         self._flushing: set[int] = set()
+        self._too_long: dict[int, deque[Endpoint]] = {}
 
     def listen(self, addresses: Iterable[Endpoint]) -> None:
         """Bind the listen sockets. They are read only after ``start``.
@@ -141,8 +144,23 @@ class RelaySockets:
             self._send(by, transmit)
             return
         by.set_dont_fragment(True)
-        self._send(by, transmit)
+        error = self._send(by, transmit)
         by.set_dont_fragment(False)
+        if error is not None and error.errno == errno.EMSGSIZE:
+            self._too_long.setdefault(by.fileno(), deque(maxlen=_MOST_TOO_LONG)).append(transmit.destination)
+
+    def icmp_errors(self, by: UdpSocket, limit: int) -> Iterator[PassedOn]:
+        """What came since the last call. Of IPv4 datagrams that this host finds too long the kernel tells no port."""
+        too_long = self._too_long.pop(by.fileno(), None) or deque()
+        for error in by.icmp_errors(limit):
+            if error.destination.port:
+                yield error
+                continue
+            while too_long:  # in the same order
+                meant = too_long.popleft()
+                if meant.ip == error.destination.ip:
+                    yield error._replace(destination=meant)
+                    break
 
     def close(self) -> None:
         """Close everything."""
@@ -166,13 +184,14 @@ class RelaySockets:
         self._by_source[source] = found
         return found
 
-    def _send(self, by: UdpSocket | None, transmit: Transmit) -> None:
+    def _send(self, by: UdpSocket | None, transmit: Transmit) -> OSError | None:
         if by is None:
-            return
-        by.send(transmit)
+            return None
+        error = by.send(transmit)
         if by.backlogged and by.fileno() not in self._flushing:
             self._flushing.add(by.fileno())
             self._loop.add_writer(by.fileno(), self._flush, by)
+        return error
 
     def _flush(self, by: UdpSocket) -> None:
         if by.flush():
@@ -183,6 +202,7 @@ class RelaySockets:
         self._loop.remove_reader(opened.fileno())
         self._loop.remove_writer(opened.fileno())
         self._flushing.discard(opened.fileno())
+        self._too_long.pop(opened.fileno(), None)
         opened.close()
 
 

@@ -30,7 +30,7 @@ from connectivity.stun import (
 from lab.processes import wait_until
 from relay.core import Transport
 from tests.documented import claimed
-from tests.netns.plain_pair import entered, namespaces
+from tests.netns.plain_pair import entered, ip, namespaces
 from tests.netns.relay_stage import COMMAND, FAR, RELAY, fetch, running
 from tests.netns.turn_wire import TurnWire
 from tests.unit.relay.playbook import attribute_of, error_code
@@ -58,13 +58,16 @@ class StandAlone:
         folder: Path,
         environment: Mapping[str, str] = MappingProxyType({}),
         *,
+        file: str = FILE,
         limit: int | None = None,
     ) -> None:
         self.here, self.there = stack.enter_context(namespaces())
         self.stack, self.folder, self.file = stack, folder, folder / "relay.yaml"
         make_certificate(folder, "first.example.org")
-        self.file.write_text(FILE)
+        self.file.write_text(file)
         self.file.chmod(0o600)
+        # A veth takes frames from XDP only if its far end does GRO or has a program too.
+        ip("netns", "exec", self.there, "ethtool", "-K", "veth0", "gro", "on")
         self.errors = (folder / "errors").open("w+")
         stack.callback(self.errors.close)
         self.admin_socket = folder / "admin.sock"

@@ -19,6 +19,7 @@ from connectivity.stun import (
     encode,
 )
 from relay.core import Direction, IcmpError, Output, Relayed, RemoveChannel, ToClient, ToPeer
+from relay.core.statistics import IcmpFate
 from tests.unit.relay.playbook import (
     INTERNAL,
     PEER4,
@@ -268,6 +269,7 @@ def test_icmp_errors_reach_the_client_where_it_may_send(
     outputs = relay.icmp(port, error)
     if expected is None:
         assert outputs == []
+        assert relay.server.statistics().icmp_errors == {IcmpFate.DROPPED: 2}
         return
     message = only_answer(outputs, client.endpoint)
     assert (message.method, message.message_class) == (Method.DATA, MessageClass.INDICATION)
@@ -275,6 +277,7 @@ def test_icmp_errors_reach_the_client_where_it_may_send(
     relay.advance(300)
     assert relay.icmp(port, error) == []
     assert relay.icmp(port + 1, error) == []
+    assert relay.server.statistics().icmp_errors == {IcmpFate.DROPPED: 3, IcmpFate.RELAYED: 1}
 
 
 def test_icmp_errors_are_nothing_to_firezones_peers(relay: RelayUnderTest) -> None:
