@@ -100,8 +100,10 @@ class Authenticator:
         credential = next(iter(self._source.lookup(username)), None)
         return None if credential is None else Signature(self._key(credential, _MD5))
 
-    def authenticate(self, message: Message, client: Endpoint, now: Instant, wall_now: WallTime) -> User | Refusal:
-        """The sender of a request, or how to refuse it."""
+    def authenticate(
+        self, message: Message, client: Endpoint, now: Instant, wall_now: WallTime, *, holder: str | None = None
+    ) -> User | Refusal:
+        """The sender of a request, or how to refuse it. ``holder``: the username of the allocation that it is about."""
         username, userhash, nonce = message.get(Username), message.get(Userhash), message.get(Nonce)
         signature = self.signature_for(None if username is None else username.value)
         if not message.has_integrity and not message.has_integrity_sha256:
@@ -119,7 +121,9 @@ class Authenticator:
             return Refusal(ErrorCode.BAD_REQUEST, signature=signature)
         for credential in self._candidates(username, userhash):
             proof = Signature(self._key(credential, algorithm), message.has_integrity_sha256)
-            if proof.is_of(message) and credential is not _NOBODY and not credential.is_expired(wall_now):
+            keeps = credential.keeps and credential.username == holder
+            is_over = credential.is_expired(wall_now) and not keeps
+            if proof.is_of(message) and credential is not _NOBODY and not is_over:
                 return User(credential.username, credential.user, proof)
         return self._challenge(ErrorCode.UNAUTHENTICATED, signature, client, now)
 

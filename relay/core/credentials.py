@@ -21,15 +21,19 @@ _LONGEST_TIMESTAMP: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What we know about a username. ``expires_at`` is in Unix seconds; ``user`` is whom quotas count."""
+    """What we know about a username. ``expires_at`` is in Unix seconds; ``user`` is whom quotas count.
+
+    ``keeps`` says that an allocation made in time may be kept beyond it.
+    """
 
     username: str
     password: str
     expires_at: int | None
     user: str
+    keeps: bool = False
 
     def is_expired(self, wall_now: WallTime) -> bool:
-        """Whether it may no longer be used."""
+        """Whether its time is over."""
         return self.expires_at is not None and self.expires_at * SECOND < wall_now
 
     def __repr__(self) -> str:
@@ -79,7 +83,8 @@ class StampSecretCredentials:
 class RestCredentials:
     """Time-limited names, ``<Unix seconds>:<user>`` or ``<Unix seconds>``; the password is an HMAC of the name.
 
-    The issuer and we share a secret, and more than one while it is being replaced.
+    The issuer and we share a secret, and more than one while it is being replaced. The time says until when something
+    may be begun: a call may last longer, and applications give no new name to one that goes on.
     """
 
     signs_unverified: Final = False
@@ -96,7 +101,7 @@ class RestCredentials:
         name = username.encode()
         passwords = (b64encode(hmac.digest(secret, name, hashlib.sha1)).decode() for secret in self._secrets)
         # Without a part after the colon, all that tells users apart is the name.
-        return tuple(Credential(username, password, int(digits), user or username) for password in passwords)
+        return tuple(Credential(username, password, int(digits), user or username, True) for password in passwords)
 
     def by_userhash(self, value: bytes, realm: str) -> None:
         """Nobody: names are not stored."""

@@ -12,6 +12,7 @@ from connectivity.stun import AddressFamily, ChannelNumber, ErrorCode, Lifetime,
 from connectivity.turn.channel_data import MAX_NUMBER, MIN_NUMBER
 from relay.core.allocate import Allocator, Answer, lifetime_seconds
 from relay.core.allocation import MOST_CHANNELS, MOST_PERMISSIONS, Allocation
+from relay.core.outputs import FiveTuple
 from relay.core.peers import PeerClass
 from relay.core.reach import Reach
 from relay.core.refusal import Refusal
@@ -28,6 +29,11 @@ class Handlers:
         self._table = table
         self._reach = reach
         self._allocator = allocator
+
+    def holder(self, five_tuple: FiveTuple) -> str | None:
+        """Whose allocation a client's address has, if it has one."""
+        allocation = self._table.get(five_tuple)
+        return None if allocation is None else allocation.username
 
     # RFC 8656 §8.2: Refresh.
 

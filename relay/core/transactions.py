@@ -54,7 +54,8 @@ class Transactions:
             signature = self._authenticator.signature_for(None if username is None else username.value)
             self._respond(five_tuple, message, Refusal(ErrorCode.BAD_REQUEST), signature)
             return
-        user = self._authenticator.authenticate(message, five_tuple.client, now, wall_now)
+        holder = self._handlers.holder(five_tuple)
+        user = self._authenticator.authenticate(message, five_tuple.client, now, wall_now, holder=holder)
         if isinstance(user, Refusal):
             self._respond(five_tuple, message, user, user.signature)
             return

@@ -8,6 +8,7 @@ import pytest
 from connectivity.clock import SECOND
 from connectivity.stun import (
     ErrorCodeAttribute,
+    Lifetime,
     Message,
     MessageClass,
     Method,
@@ -19,6 +20,7 @@ from connectivity.stun import (
     Software,
     Userhash,
     Username,
+    XorPeerAddress,
     XorRelayedAddress,
     decode,
     encode,
@@ -26,7 +28,7 @@ from connectivity.stun import (
     long_term_key_sha256,
 )
 from relay.core import CombinedCredentials, RestCredentials, StaticCredentials
-from tests.unit.relay.playbook import RelayUnderTest, attribute_of, error_code, only_answer
+from tests.unit.relay.playbook import PEER4, RelayUnderTest, attribute_of, error_code, only_answer
 from tests.unit.relay.standard import StandardClient, standalone
 
 UDP = RequestedTransport(17)
@@ -219,6 +221,40 @@ def test_time_limited_names_end_and_secrets_may_be_replaced() -> None:
     (password, *_) = (credential.password for credential in source.lookup(f"{now + 10}:bob"))
     late = StandardClient(relay, "203.0.113.5:6000", username=f"{now + 10}:bob", password=password)
     assert error_code(late.call(Method.ALLOCATE, UDP)) == 401
+
+
+def test_a_call_may_last_longer_than_the_name_that_began_it() -> None:
+    source = RestCredentials(["secret"])
+    name, other = "1700000010:bob", "1700000011:bob"
+    passwords = [source.lookup(found)[0].password for found in (name, other)]
+    relay = standalone(source=source, wall_now=1_700_000_000 * SECOND, allow=("198.51.100.0/24",))
+    client = StandardClient(relay, username=name, password=passwords[0])
+    assert error_code(client.call(Method.ALLOCATE, UDP)) == 0
+    for _ in range(10):
+        relay.advance(500)
+        answer = client.call(Method.REFRESH)
+        if error_code(answer) == 438:  # once an hour
+            client.learn(answer)
+            answer = client.call(Method.REFRESH)
+        assert error_code(answer) == 0
+        assert error_code(client.call(Method.CREATE_PERMISSION, XorPeerAddress(PEER4))) == 0
+        assert error_code(client.bind(0x4000, PEER4)) == 0
+    # Neither another name that is over, nor a wrong password, nor anything new.
+    for username, password in ((other, passwords[1]), (name, "wrong")):
+        thief = StandardClient(relay, username=username, password=password)
+        assert error_code(thief.call(Method.REFRESH)) == 401
+    elsewhere = StandardClient(relay, "203.0.113.5:6000", username=name, password=passwords[0])
+    assert error_code(elsewhere.call(Method.REFRESH)) == 401
+    assert error_code(elsewhere.call(Method.ALLOCATE, UDP)) == 401
+    # Whose secret is taken back may keep nothing.
+    relay.source = RestCredentials(["another"])
+    relay.reconfigure()
+    assert error_code(client.call(Method.REFRESH)) == 401
+    relay.source = source
+    relay.reconfigure()
+    assert error_code(client.call(Method.REFRESH, Lifetime(0))) == 0
+    for method in (Method.REFRESH, Method.ALLOCATE):
+        assert error_code(client.call(method, UDP)) == 401
 
 
 def test_listed_users_and_time_limited_names_may_be_mixed() -> None:
