@@ -56,6 +56,8 @@ RUNS: Final = {
     "tls": Run((*ALICE, *OVER_TLS, *TO_PEER)),
     "tls, Send method": Run((*ALICE, *OVER_TLS, *BY_SENDING, *TO_PEER)),
     "tls, two clients": Run((*ALICE, *OVER_TLS, *CLIENTS), sessions=4),
+    "tls, IPv6": Run((*ALICE, *OVER_TLS, *TO_PEER6), server=RELAY6),
+    "tls, IPv6 to IPv4": Run((*ALICE, *OVER_TLS, "-X", *TO_PEER), server=RELAY6),
     "udp, long": Run((*ALICE, *TO_PEER, "-m", "6", "-l", "1200", "-z", "10"), sessions=6, messages=1000),
     "udp, two clients, long": Run((*ALICE, *CLIENTS, "-m", "8", "-z", "10"), sessions=8, messages=1000),
     "tcp, long": Run((*ALICE, *OVER_TCP, *TO_PEER, "-m", "6", "-l", "1200", "-z", "10"), sessions=6, messages=1000),

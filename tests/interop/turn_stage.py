@@ -26,7 +26,7 @@ _FILE: Final = f"""
 realm: example.org
 listen: ["198.51.100.1:3478", "[2001:db8::1]:3478"]
 public: {{ipv4: 198.51.100.1, ipv6: "2001:db8::1"}}
-tls: {{certificate: cert.pem, key: key.pem, listen: ["198.51.100.1:{TLS_PORT}"]}}
+tls: {{certificate: cert.pem, key: key.pem, listen: ["198.51.100.1:{TLS_PORT}", "[2001:db8::1]:{TLS_PORT}"]}}
 users: {{{USER}: {PASSWORD}}}
 rest_secrets: [{SECRET}]
 peers: {{allow: [198.51.100.0/24, "2001:db8::/64"]}}
