@@ -7,6 +7,7 @@ a destination answers, may end the process: errors of data are counted by the so
 import asyncio
 import errno
 import logging
+import os
 import resource
 import select
 import socket
@@ -33,6 +34,7 @@ _SO_RCVBUFFORCE: Final = 33
 # Relayed ports that are read before others get their turn.
 _MOST_READY: Final = 256
 _ANY: Final[dict[int, IPAddress]] = {4: IPv4Address(0), 6: IPv6Address(0)}
+_KEPT_FREE: Final = 32  # descriptors
 # Any other port would meet these too.
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAFNOSUPPORT})
 
@@ -101,6 +103,7 @@ class RelaySockets:
                     counters=self.counters,
                 )
                 opened.append((family.version, relayed))
+                keep_some_free(relayed.fileno())
                 _set_hop_limit(relayed, family.version)
                 _size_buffers(relayed)
                 relayed.set_dont_fragment(False)
@@ -218,6 +221,17 @@ def raise_descriptor_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def keep_some_free(descriptor: int) -> None:
+    """To be asked about each descriptor that is a client's: the last ones are for health checks and for the operator.
+
+    Raises:
+        OSError: this is one of the last, as if there were none.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit - min(_KEPT_FREE, limit // 4) <= descriptor:  # the kernel gives out the lowest that is free
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def _set_hop_limit(opened: UdpSocket, version: int) -> None:

@@ -21,7 +21,7 @@ from connectivity.clock import SECOND, Instant
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError, chain
 from relay.core import FiveTuple, Transport
-from relay.driver.sockets import describe
+from relay.driver.sockets import describe, keep_some_free
 
 # Implementation constants.
 IDLE: Final = 30 * SECOND  # without an allocation
@@ -124,6 +124,7 @@ class Streams:
         self._starting: set[asyncio.Future[Any]] = set()
         self._written: set[Stream] = set()
         self._pauses: set[asyncio.TimerHandle] = set()
+        self._is_exhausted = False  # and it was said
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -223,11 +224,16 @@ class Streams:
 
     def _accept(self, listener: socket.socket, transport: Transport) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
+            accepted = None
             try:
                 accepted, _ = listener.accept()
+                keep_some_free(accepted.fileno())
             except BlockingIOError:
+                self._is_exhausted = False
                 return
             except OSError as error:
+                if accepted is not None:
+                    accepted.close()
                 if error.errno in _EXHAUSTED:
                     self._pause(listener, transport, error)
                     return
@@ -259,7 +265,8 @@ class Streams:
     def _pause(self, listener: socket.socket, transport: Transport, error: OSError) -> None:
         """Out of descriptors: asking again at once would only burn the processor."""
         self.counters.refused += 1
-        if not self._pauses:
+        if not self._is_exhausted:
+            self._is_exhausted = True
             _log.warning("Cannot accept connections for now", extra={"fields": {"error": chain(error)}})
         self._loop.remove_reader(listener.fileno())
 

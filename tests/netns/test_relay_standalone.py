@@ -294,25 +294,6 @@ def test_a_drain_with_streams_and_its_end(stack: ExitStack, tmp_path: Path) -> N
     assert not relay.admin_socket.exists()
 
 
-def test_a_relay_out_of_descriptors_goes_on_for_those_it_has(stack: ExitStack, tmp_path: Path) -> None:
-    relay = StandAlone(stack, tmp_path, limit=40)
-    client = relay.client(Transport.TCP)
-    peer, address = relay.peer()
-    allocate(client)
-    client.bind(CHANNEL, address)
-    crowd = [relay.client(Transport.TCP) for _ in range(40)]
-    wait_until(lambda: "WARN relay: Cannot accept connections for now error=Too many open files" in relay.log(), "full")
-    client.send_data(CHANNEL, b"as ever")
-    assert peer.recv(100) == b"as ever"
-    assert error_code(relay.client().call(Method.ALLOCATE, RequestedTransport(17))) == 508
-    for one in crowd:
-        one.socket.close()
-    newcomer = relay.client(Transport.TCP)
-    allocate(newcomer)
-    assert relay.process.poll() is None
-    assert "ERROR" not in relay.log()
-
-
 def test_a_client_that_does_not_read_loses_data_and_nobody_else_does(stack: ExitStack, tmp_path: Path) -> None:
     relay = StandAlone(stack, tmp_path)
     lazy, other = relay.client(Transport.TCP), relay.client(Transport.TCP)

@@ -1,0 +1,192 @@
+"""Faults under a relay as a process: full queues, links and addresses that go, no descriptors, SIGKILL."""
+
+import os
+import select
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from connectivity.stun import Method, RequestedTransport
+from lab.processes import wait_until
+from relay.core import Transport
+from tests.netns.plain_pair import ip
+from tests.netns.relay_stage import RELAY, fetch, running
+from tests.netns.test_relay_standalone import CHANNEL, FILE, StandAlone, allocate
+from tests.netns.turn_wire import TurnWire
+from tests.unit.relay.playbook import error_code
+
+pytestmark = pytest.mark.root
+
+PAYLOAD_BYTES = 1000
+OFFLOADED = FILE + "ebpf: {interfaces: [veth0], mode: native}\n"
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as opened:
+        yield opened
+
+
+def queue(relay: StandAlone, *discipline: str) -> None:
+    """Give the relay's interface this queue."""
+    subprocess.run(["tc", "-n", relay.here, "qdisc", "replace", "dev", "veth0", "root", *discipline], check=True)
+
+
+def bound_client(relay: StandAlone, transport: Transport = Transport.UDP) -> tuple[TurnWire, int, socket.socket]:
+    """A client with a channel, its port, and its peer."""
+    client = relay.client(transport)
+    peer, address = relay.peer()
+    peer.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+    port = allocate(client)
+    assert error_code(client.bind(CHANNEL, address)) == 0
+    return client, port, peer
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def drain(by: socket.socket) -> list[bytes]:
+    """What comes until nothing more does."""
+    found = []
+    while select.select([by], [], [], 0.5)[0]:
+        found.append(by.recv(2000))
+    return found
+
+
+class Sequence:
+    """Numbered datagrams from a client to its peer."""
+
+    def __init__(self, client: TurnWire, peer: socket.socket) -> None:
+        self._client, self._peer = client, peer
+        self.sent = 0
+
+    def send(self, count: int) -> None:
+        for number in range(self.sent, self.sent + count):
+            self._client.send_data(CHANNEL, number.to_bytes(4, "big") + bytes(PAYLOAD_BYTES - 4))
+        self.sent += count
+
+    def arrived(self) -> list[int]:
+        """What comes until nothing more does."""
+        return [int.from_bytes(datagram[:4], "big") for datagram in drain(self._peer)]
+
+
+def assert_works(client: TurnWire, port: int, peer: socket.socket) -> None:
+    """Data goes both ways, and requests are answered."""
+    client.send_data(CHANNEL, b"as ever")
+    assert peer.recv(100) == b"as ever"
+    peer.sendto(b"both ways", (str(RELAY[4]), port))
+    assert client.read_data() == (CHANNEL, b"both ways")
+    assert error_code(client.call(Method.REFRESH)) == 0
+
+
+def test_a_devices_full_queue_costs_datagrams_and_nothing_else(stack: ExitStack, tmp_path: Path) -> None:
+    relay = StandAlone(stack, tmp_path)
+    client, port, peer = bound_client(relay)
+    data = Sequence(client, peer)
+    queue(relay, "tbf", "rate", "1mbit", "burst", "4k", "limit", "4k")
+    while not relay.metric('socket_errors_total{kind="send"}'):  # ENOBUFS
+        data.send(200)
+    queue(relay, "pfifo")
+    arrived = data.arrived()
+    assert arrived == sorted(set(arrived))
+    assert len(arrived) < data.sent
+    assert_works(client, port, peer)
+
+
+def test_a_full_socket_makes_datagrams_wait_and_the_relay_does_not_spin(stack: ExitStack, tmp_path: Path) -> None:
+    relay = StandAlone(stack, tmp_path)
+    client, port, peer = bound_client(relay)
+    data = Sequence(client, peer)
+    queue(relay, "tbf", "rate", "40mbit", "burst", "64k", "limit", "100m")
+    while not relay.metric('socket_errors_total{kind="backlog"}'):  # EAGAIN, and what may wait is bounded
+        data.send(500)
+    used, began = cpu_seconds(relay.process.pid), time.monotonic()
+    arrived = data.arrived()
+    used, taken = cpu_seconds(relay.process.pid) - used, time.monotonic() - began
+    assert arrived == sorted(set(arrived))
+    assert data.sent > len(arrived) > 4000  # what the socket holds, and as much that waited
+    assert used < 0.5 * taken
+    queue(relay, "pfifo")
+    assert_works(client, port, peer)
+
+
+def test_a_link_and_an_address_may_go_and_come_back(stack: ExitStack, tmp_path: Path) -> None:
+    relay = StandAlone(stack, tmp_path)
+    client, port, peer = bound_client(relay)
+    for away, back in (
+        (("link", "set", "veth0", "down"), ("link", "set", "veth0", "up")),
+        (("address", "delete", f"{RELAY[4]}/24", "dev", "veth0"), ("address", "add", f"{RELAY[4]}/24", "dev", "veth0")),
+    ):
+        ip("-n", relay.here, *away)
+        for _ in range(10):
+            client.send_data(CHANNEL, b"lost")
+            peer.sendto(b"lost", (str(RELAY[4]), port))
+        ip("-n", relay.here, *back)
+        # The neighbours find each other anew, and what was sent meanwhile may come late.
+        wait_until(lambda: _is_relayed(client, peer), "data goes again")
+        drain(client.socket)
+        drain(peer)
+        assert_works(client, port, peer)
+    assert "ERROR" not in relay.log()
+
+
+@pytest.mark.parametrize("transport", [Transport.UDP, Transport.TCP])
+def test_a_relay_out_of_descriptors_goes_on_for_those_it_has(
+    stack: ExitStack, tmp_path: Path, transport: Transport
+) -> None:
+    relay = StandAlone(stack, tmp_path, limit=60)
+    client, port, peer = bound_client(relay, transport)
+    crowd = [relay.client(Transport.TCP) for _ in range(60)]
+    warning = "WARN relay: Cannot accept connections for now error=Too many open files"
+    wait_until(lambda: warning in relay.log(), "it is full")
+    assert error_code(relay.client().call(Method.ALLOCATE, RequestedTransport(17))) == 508
+    used, began = cpu_seconds(relay.process.pid), time.monotonic()
+    peer.settimeout(3)
+    with pytest.raises(TimeoutError):
+        peer.recv(100)  # nothing happens for so long
+    assert cpu_seconds(relay.process.pid) - used < 0.2 * (time.monotonic() - began)
+    assert relay.log().count("WARN") == 1
+    assert_works(client, port, peer)
+    assert fetch(relay.here, "healthz")[0] == 200
+    assert str(port) in relay.admin("list").stdout
+    for one in crowd:
+        one.socket.close()
+    allocate(relay.client(Transport.TCP))
+    allocate(relay.client())
+    assert "ERROR" not in relay.log()
+
+
+def test_nothing_forwards_for_a_relay_that_was_killed_and_the_next_one_starts(stack: ExitStack, tmp_path: Path) -> None:
+    relay = StandAlone(stack, tmp_path, file=OFFLOADED)
+    client, port, peer = bound_client(relay)
+    assert_works(client, port, peer)
+    assert relay.metric('packets_total{path="xdp",direction="to_peer"}') == 1
+    relay.process.kill()
+    relay.process.wait()
+    wait_until(lambda: "xdp" not in ip("-n", relay.here, "link", "show", "veth0"), "the program goes")
+    client.send_data(CHANNEL, b"nobody there")
+    with pytest.raises(ConnectionRefusedError):
+        client.read()
+    assert drain(peer) == []
+    environment = {"HEALTH_CHECK_ADDR": "127.0.0.1:8080", "POSTERN_ADMIN_SOCKET": str(relay.admin_socket)}
+    stack.enter_context(running(relay.here, environment, "--config", str(relay.file)))
+    wait_until(lambda: fetch(relay.here, "readyz")[0] == 200, "the next relay is ready")
+    assert '"mode": "native"' in fetch(relay.here, "readyz")[1]
+    client.send_data(CHANNEL, b"of the former life")
+    assert drain(peer) == []
+    assert '{path="python",reason="no_allocation"} 1' in fetch(relay.here, "metrics")[1]
+    assert relay.admin("list").returncode == 0
+
+
+def _is_relayed(client: TurnWire, peer: socket.socket) -> bool:
+    client.send_data(CHANNEL, b"?")
+    return bool(select.select([peer], [], [], 0.2)[0])
