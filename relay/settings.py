@@ -110,7 +110,10 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
     configuration = _read_configuration(reader, from_peer)
     portal = _read_portal(reader, words, is_required=file is None)
     if file is not None:
-        for name in [*reader.given[process:], *(("the token argument",) if words else ())]:
+        given = reader.given[process:]
+        given += ["the token argument"] if words else []
+        given += ["POSTERN_EBPF_GENERIC_FROM_PEER"] if from_peer else []
+        for name in given:
             reader.problem(f"{name} is set together with a file for the relay: expected only one of the two")
         configuration = _load(reader, file) or configuration
     settings = RelaySettings(

@@ -24,18 +24,28 @@ def namespaces() -> Iterator[tuple[str, str]]:
     try:
         for name in names:
             ip("netns", "add", name)
-        ip("-n", names[0], "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", names[1])
-        for host, name in enumerate(names, 1):
-            ip("-n", name, "address", "add", f"198.51.100.{host}/24", "dev", "veth0")
-            ip("-n", name, "address", "add", f"2001:db8::{host}/64", "dev", "veth0", "nodad")
-            ip("-n", name, "link", "set", "veth0", "up")
             ip("-n", name, "link", "set", "lo", "up")
-        for far in ("198.51.100.2", "2001:db8::2"):  # else a burst meets an unresolved neighbour, whose queue is short
-            ip("netns", "exec", names[0], "ping", "-c", "1", "-W", "5", far)
+        join(*names)
         yield names
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def join(*names: str) -> None:
+    """The wire between the two, with its addresses."""
+    ip("-n", names[0], "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", names[1])
+    for host, name in enumerate(names, 1):
+        ip("-n", name, "address", "add", f"198.51.100.{host}/24", "dev", "veth0")
+        ip("-n", name, "address", "add", f"2001:db8::{host}/64", "dev", "veth0", "nodad")
+        ip("-n", name, "link", "set", "veth0", "up")
+    for far in ("198.51.100.2", "2001:db8::2"):  # else a burst meets an unresolved neighbour, whose queue is short
+        ip("netns", "exec", names[0], "ping", "-c", "1", "-W", "5", far)
+
+
+def let_through(far: str) -> None:
+    """A veth takes frames from XDP only if its far end does GRO or has a program too."""
+    ip("netns", "exec", far, "ethtool", "-K", "veth0", "gro", "on")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 from connectivity.stun import Method, RequestedTransport
 from lab.processes import wait_until
 from relay.core import Transport
-from tests.netns.plain_pair import ip
+from tests.netns.plain_pair import ip, join, let_through
 from tests.netns.relay_stage import RELAY, fetch, running
 from tests.netns.test_relay_standalone import CHANNEL, FILE, StandAlone, allocate
 from tests.netns.turn_wire import TurnWire
@@ -46,6 +46,11 @@ def bound_client(relay: StandAlone, transport: Transport = Transport.UDP) -> tup
     port = allocate(client)
     assert error_code(client.bind(CHANNEL, address)) == 0
     return client, port, peer
+
+
+def carried_by_xdp(relay: StandAlone) -> int:
+    """Datagrams of both directions."""
+    return sum(relay.metric(f'packets_total{{path="xdp",direction="{to}"}}') for to in ("to_peer", "to_client"))
 
 
 def cpu_seconds(pid: int) -> float:
@@ -136,6 +141,22 @@ def test_a_link_and_an_address_may_go_and_come_back(stack: ExitStack, tmp_path: 
         drain(client.socket)
         drain(peer)
         assert_works(client, port, peer)
+    assert "ERROR" not in relay.log()
+
+
+def test_an_offloaded_interface_may_vanish_and_come_back(stack: ExitStack, tmp_path: Path) -> None:
+    relay = StandAlone(stack, tmp_path, file=OFFLOADED)
+    client, port, peer = bound_client(relay)
+    assert_works(client, port, peer)
+    before = carried_by_xdp(relay)
+    assert before == 2
+    ip("-n", relay.here, "link", "delete", "veth0")
+    wait_until(lambda: '"veth0": "absent"' in fetch(relay.here, "readyz")[1], "it is missed")
+    join(relay.here, relay.there)
+    let_through(relay.there)
+    wait_until(lambda: '"veth0": "verified"' in fetch(relay.here, "readyz")[1], "it is found")
+    assert_works(client, port, peer)  # the same allocation
+    assert carried_by_xdp(relay) == before + 2
     assert "ERROR" not in relay.log()
 
 

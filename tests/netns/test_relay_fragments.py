@@ -120,9 +120,11 @@ def test_what_is_too_long_for_the_link_is_fragmented_or_told(relay: StandAlone, 
         assert capture.flags(port) == ["was", "was"]
 
 
-@pytest.mark.parametrize("version", [4, 6])
-def test_routers_errors_reach_the_client_though_other_data_follows(relay: StandAlone, version: int) -> None:
-    client = relay.client(version=version)
+@pytest.mark.parametrize(("transport", "version"), [(Transport.UDP, 4), (Transport.UDP, 6), (Transport.TCP, 4)])
+def test_routers_errors_reach_the_client_though_other_data_follows(
+    relay: StandAlone, transport: Transport, version: int
+) -> None:
+    client = relay.client(transport, version)
     port = allocate(client, version)
     peer, address = permitted(relay, client, version)
     client.bind(CHANNEL, address)

@@ -30,7 +30,7 @@ from connectivity.stun import (
 from lab.processes import wait_until
 from relay.core import Transport
 from tests.documented import claimed
-from tests.netns.plain_pair import entered, ip, namespaces
+from tests.netns.plain_pair import entered, let_through, namespaces
 from tests.netns.relay_stage import COMMAND, FAR, RELAY, fetch, running
 from tests.netns.turn_wire import TurnWire
 from tests.unit.relay.playbook import attribute_of, error_code
@@ -66,8 +66,7 @@ class StandAlone:
         make_certificate(folder, "first.example.org")
         self.file.write_text(file)
         self.file.chmod(0o600)
-        # A veth takes frames from XDP only if its far end does GRO or has a program too.
-        ip("netns", "exec", self.there, "ethtool", "-K", "veth0", "gro", "on")
+        let_through(self.there)
         self.errors = (folder / "errors").open("w+")
         stack.callback(self.errors.close)
         self.admin_socket = folder / "admin.sock"
@@ -292,6 +291,27 @@ def test_a_drain_with_streams_and_its_end(stack: ExitStack, tmp_path: Path) -> N
     client.socket.close()
     assert relay.process.wait(5) == 0
     assert not relay.admin_socket.exists()
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_generic_mode_offloads_towards_clients_where_the_file_says_so(
+    stack: ExitStack, tmp_path: Path, wanted: bool
+) -> None:
+    offload = f"ebpf: {{interfaces: [veth0], mode: generic, generic_from_peer: {str(wanted).lower()}}}\n"
+    relay = StandAlone(stack, tmp_path, file=FILE + offload)
+    client = relay.client()
+    peer, address = relay.peer()
+    port = allocate(client)
+    client.bind(CHANNEL, address)
+    client.send_data(CHANNEL, b"there")
+    assert peer.recv(10) == b"there"
+    peer.sendto(b"and back", (str(RELAY[4]), port))
+    assert client.read_data() == (CHANNEL, b"and back")
+    assert relay.metric('packets_total{path="xdp",direction="to_peer"}') == 1
+    carried = {
+        path: relay.metric(f'packets_total{{path="{path}",direction="to_client"}}') for path in ("xdp", "python")
+    }
+    assert carried == ({"xdp": 1, "python": 0} if wanted else {"xdp": 0, "python": 1})
 
 
 def test_a_client_that_does_not_read_loses_data_and_nobody_else_does(stack: ExitStack, tmp_path: Path) -> None:

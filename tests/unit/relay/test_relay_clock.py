@@ -19,8 +19,9 @@ from connectivity.stun import (
     XorPeerAddress,
     encode,
 )
-from relay.core import CloseRelayedPort, Direction, Quotas, RemoveChannel
-from tests.unit.relay.playbook import PEER4, PUBLIC, Client, RelayUnderTest, channel_message, error_code
+from relay.core import CloseRelayedPort, Direction, Quotas, RemoveChannel, RestCredentials
+from tests.unit.relay.playbook import PEER4, PUBLIC, WALL, Client, RelayUnderTest, channel_message, error_code
+from tests.unit.relay.standard import StandardClient, standalone
 
 UDP = RequestedTransport(17)
 STANDARD = "a browser"
@@ -102,7 +103,25 @@ def test_setting_the_wall_clock_ends_no_allocation(relay: RelayUnderTest) -> Non
         relay.wall_now = wall_now
         assert len(client.send(channel_message(0x4000, b"x"))) == 1
         assert len(relay.installed) == 1
-    # The credentials' time is over by that clock; the next refresh fails, and nothing else.
+    # The credentials' time is over by that clock; the next refresh fails, and nothing else: nonces have another clock.
     assert error_code(client.call(Method.REFRESH, Lifetime(600))) == 401
     relay.wall_now = 0
     assert error_code(client.call(Method.REFRESH, Lifetime(600))) == 0
+
+
+def test_a_wall_clock_that_is_set_ends_no_call_with_a_rest_name() -> None:
+    source = RestCredentials(["secret"])
+    name = "1700000100:bob"
+    (credential,) = source.lookup(name)
+    relay = standalone(source=source, wall_now=1_700_000_000 * SECOND, allow=("198.51.100.0/24",))
+    clients = [
+        StandardClient(relay, f"203.0.113.5:{port}", username=name, password=credential.password) for port in (1, 2)
+    ]
+    assert error_code(clients[0].call(Method.ALLOCATE, UDP)) == 0
+    for wall_now, is_in_time in ((2**62, False), (0, True), (1_700_000_101 * SECOND, False), (WALL, True)):
+        relay.wall_now = wall_now
+        assert error_code(clients[0].call(Method.REFRESH)) == 0
+        assert error_code(clients[0].bind(0x4000, PEER4)) == 0
+        assert error_code(clients[1].call(Method.ALLOCATE, UDP)) == (0 if is_in_time else 401)
+        clients[1].call(Method.REFRESH, Lifetime(0))
+    assert relay.installed

@@ -189,10 +189,11 @@ def test_a_file_and_a_portal_exclude_each_other_and_the_files_mistakes_come_with
     path = folder / "relay.yaml"
     path.write_text("realm: example.org\n")
     environ = {"FIREZONE_API_URL": "wss://x", "FIREZONE_TOKEN": "t", "LISTEN_PORT": "3479", "RUST_LOG": "loud"}
+    environ["POSTERN_EBPF_GENERIC_FROM_PEER"] = "true"
     with pytest.raises(SettingsError) as caught:
         read_settings(["--config", str(path)], environ)
     found = caught.value.problems
-    for name in ("FIREZONE_API_URL", "FIREZONE_TOKEN", "LISTEN_PORT"):
+    for name in ("FIREZONE_API_URL", "FIREZONE_TOKEN", "LISTEN_PORT", "POSTERN_EBPF_GENERIC_FROM_PEER"):
         assert f"{name} is set together with a file for the relay: expected only one of the two" in found
     assert f"{path}: public has no address: expected ipv4, ipv6 or both" in found
     assert any(problem.startswith("RUST_LOG") for problem in found)
