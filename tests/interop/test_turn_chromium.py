@@ -1,4 +1,4 @@
-"""Chromium's WebRTC through a stand-alone relay: two peers in one page, relayed candidates only.
+"""Chromium's WebRTC through a stand-alone relay: two peers in one page, data and video, relayed candidates only.
 
 Both have their allocation on the same relay, as browsers in one meeting do.
 """
@@ -22,11 +22,12 @@ WAYS: Final = {
     "udp over IPv6": "turn:[2001:db8::1]:3478?transport=udp",
     "tcp": "turn:198.51.100.1:3478?transport=tcp",
     "tls": f"turns:198.51.100.1:{TLS_PORT}?transport=tcp",
+    "tls over IPv6": f"turns:[2001:db8::1]:{TLS_PORT}?transport=tcp",
 }
 # The relay's certificate is its own, and nothing but the relay is in reach.
 FLAGS: Final = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--ignore-certificate-errors")
 
-# Returns what the peers of a page got, per channel end, and which candidates carried it.
+# Returns what the peers of a page got, per channel end, how much of a video came over, and which candidates carried it.
 MEETING: Final = """
 async ({server, sizes}) => {
   const configuration = {iceServers: [server], iceTransportPolicy: "relay"};
@@ -56,11 +57,26 @@ async ({server, sizes}) => {
   const second = new Promise(resolve => {
     peers[1].ondatachannel = event => resolve(exchange(event.channel, got[1]));
   });
+  // A picture that changes: there is no camera, and none is needed.
+  const canvas = document.createElement("canvas");
+  const picture = canvas.getContext("2d");
+  const drawing = setInterval(() => picture.fillRect(Math.random() * 300, Math.random() * 150, 20, 20), 20);
+  const stream = canvas.captureStream();
+  peers[0].addTrack(stream.getVideoTracks()[0], stream);
+  const film = async () => {
+    for (;;) {
+      const stats = [...(await peers[1].getStats()).values()];
+      const inbound = stats.find(entry => entry.type === "inbound-rtp");
+      if (inbound?.packetsReceived >= 20 && inbound.framesDecoded >= 5) return inbound.kind;
+      await new Promise(resolve => setTimeout(resolve, 50));
+    }
+  };
   await peers[0].setLocalDescription();
   await peers[1].setRemoteDescription(peers[0].localDescription);
   await peers[1].setLocalDescription();
   await peers[0].setRemoteDescription(peers[1].localDescription);
-  await Promise.race([Promise.all([first, second]), late]);
+  const [kind] = await Promise.race([Promise.all([film(), first, second]), late]);
+  clearInterval(drawing);
 
   const selected = await Promise.all(peers.map(async peer => {
     const stats = await peer.getStats();
@@ -70,7 +86,7 @@ async ({server, sizes}) => {
     return [local.candidateType, remote.candidateType, local.relayProtocol, local.url];
   }));
   peers.forEach(peer => peer.close());
-  return {got, selected};
+  return {got, kind, selected};
 }
 """
 
@@ -100,6 +116,7 @@ def test_peers_of_a_page_meet_through_the_relay(mode: str) -> None:
             before = stage.packets("xdp")
             found = stage.meet(url)
             assert found["got"] == [list(SIZES), list(SIZES)], way
+            assert found["kind"] == "video", way
             assert found["selected"] == [["relay", "relay", way.split()[0], url]] * 2, way
             # Channel data of clients that both use UDP is the kernel's.
             assert (stage.packets("xdp") > before) == (mode == "native" and way.startswith("udp")), way
