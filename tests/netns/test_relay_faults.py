@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import socket
 import subprocess
 import time
@@ -184,6 +185,24 @@ def test_a_relay_out_of_descriptors_goes_on_for_those_it_has(
     allocate(relay.client(Transport.TCP))
     allocate(relay.client())
     assert "ERROR" not in relay.log()
+
+
+def test_a_relay_that_slept_goes_on_where_it_was(stack: ExitStack, tmp_path: Path) -> None:
+    relay = StandAlone(stack, tmp_path)
+    client, port, peer = bound_client(relay)
+    relay.process.send_signal(signal.SIGSTOP)
+    wait_until(
+        lambda: Path(f"/proc/{relay.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T",
+        "it is stopped",
+    )
+    data = Sequence(client, peer)
+    data.send(50)
+    crowd = [relay.client(Transport.TCP) for _ in range(10)]
+    relay.process.send_signal(signal.SIGCONT)
+    assert data.arrived() == list(range(50))
+    assert_works(client, port, peer)
+    for one in crowd:
+        allocate(one)
 
 
 def test_nothing_forwards_for_a_relay_that_was_killed_and_the_next_one_starts(stack: ExitStack, tmp_path: Path) -> None:
