@@ -216,6 +216,8 @@ def test_a_port_that_another_program_holds_is_not_given_out() -> None:
         answer = first.call(Method.ALLOCATE, RequestedTransport(17), AdditionalAddressFamily(AddressFamily.IPV6))
         assert {attribute.endpoint.port for attribute in answer.get_all(XorRelayedAddress)} == {50_001}
         assert error_code(second.call(Method.ALLOCATE, RequestedTransport(17))) == 508
+        first.call(Method.REFRESH, Lifetime(0))
+        assert error_code(second.call(Method.ALLOCATE, RequestedTransport(17))) == 0
 
 
 def test_what_a_relay_cannot_start_with_is_said_in_one_line() -> None:
