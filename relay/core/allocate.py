@@ -47,6 +47,8 @@ LONGEST_LIFETIME_SECONDS: Final = 3600
 RESERVATION_LIFETIME: Final[Duration] = 30 * SECOND
 UDP: Final = 17
 _TOKEN_BYTES: Final = 8
+# Ports that one request may find taken by other programs: looking for more would hold everybody up.
+_MOST_UNUSABLE: Final = 256
 
 Answer: TypeAlias = tuple[Attribute, ...] | Refusal | None
 
@@ -165,6 +167,7 @@ class Allocator:
         if port != opening.port:
             self._outputs.append(CloseRelayedPort(opening.port, opening.families))
         opening.unusable += [opening.port, opening.port + 1] if opening.reserves else [opening.port]
+        may_retry = may_retry and len(opening.unusable) < _MOST_UNUSABLE
         answer = self._try_port(opening) if may_retry else self._give_up(opening)
         return opening.request, answer
 

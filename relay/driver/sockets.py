@@ -35,8 +35,8 @@ _SO_RCVBUFFORCE: Final = 33
 _MOST_READY: Final = 256
 _ANY: Final[dict[int, IPAddress]] = {4: IPv4Address(0), 6: IPv6Address(0)}
 _KEPT_FREE: Final = 32  # descriptors
-# Any other port would meet these too.
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAFNOSUPPORT})
+# Another port may be free where this one is not; all else would happen to any port.
+_OF_THE_PORT: Final = frozenset({errno.EADDRINUSE, errno.EACCES})
 
 _log = logging.getLogger("relay")
 
@@ -93,6 +93,7 @@ class RelaySockets:
         """
         opened: list[tuple[int, UdpSocket]] = []
         try:
+            keep_some_free(self._epoll.fileno())
             for family in families:
                 relayed = UdpSocket.bind(
                     _ANY[family.version],
@@ -103,20 +104,19 @@ class RelaySockets:
                     counters=self.counters,
                 )
                 opened.append((family.version, relayed))
-                keep_some_free(relayed.fileno())
                 _set_hop_limit(relayed, family.version)
                 _size_buffers(relayed)
                 relayed.set_dont_fragment(False)
                 relayed.collect_icmp()
+                self._epoll.register(relayed.fileno(), select.EPOLLIN)
         except OSError as error:
             for _, relayed in opened:
                 relayed.close()
             _log.debug("Cannot open relayed port", extra={"fields": {"port": port, "error": error}})
-            return None if error.errno in _EXHAUSTED else False
+            return False if error.errno in _OF_THE_PORT else None
         for version, relayed in opened:
             self._relayed[port, version] = relayed
             self._by_descriptor[relayed.fileno()] = port, relayed
-            self._epoll.register(relayed.fileno(), select.EPOLLIN)
         return True
 
     def close_relayed(self, port: int, families: Iterable[AddressFamily]) -> None:
@@ -192,8 +192,12 @@ class RelaySockets:
             return None
         error = by.send(transmit)
         if by.backlogged and by.fileno() not in self._flushing:
+            try:
+                self._loop.add_writer(by.fileno(), self._flush, by)
+            except OSError as refused:  # no memory, or no more watches: the next datagram asks again
+                _log.debug("Cannot wait for a socket", extra={"fields": {"error": refused}})
+                return error
             self._flushing.add(by.fileno())
-            self._loop.add_writer(by.fileno(), self._flush, by)
         return error
 
     def _flush(self, by: UdpSocket) -> None:
@@ -223,14 +227,16 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def keep_some_free(descriptor: int) -> None:
-    """To be asked about each descriptor that is a client's: the last ones are for health checks and for the operator.
+def keep_some_free(any_descriptor: int) -> None:
+    """To be asked before a client gets a descriptor: the last ones are for health checks and for the operator.
 
     Raises:
-        OSError: this is one of the last, as if there were none.
+        OSError: only those are left, as if there were none.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit - min(_KEPT_FREE, limit // 4) <= descriptor:  # the kernel gives out the lowest that is free
+    lowest_free = os.dup(any_descriptor)
+    os.close(lowest_free)
+    if limit - min(_KEPT_FREE, limit // 4) <= lowest_free:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 

@@ -224,16 +224,13 @@ class Streams:
 
     def _accept(self, listener: socket.socket, transport: Transport) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
-            accepted = None
             try:
+                keep_some_free(listener.fileno())
                 accepted, _ = listener.accept()
-                keep_some_free(accepted.fileno())
             except BlockingIOError:
                 self._is_exhausted = False
                 return
             except OSError as error:
-                if accepted is not None:
-                    accepted.close()
                 if error.errno in _EXHAUSTED:
                     self._pause(listener, transport, error)
                     return
@@ -243,7 +240,6 @@ class Streams:
                 accepted.close()
                 continue
             accepted.setblocking(False)
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.counters.accepted += 1
             starting = asyncio.ensure_future(self._begin(accepted, transport))
             self._starting.add(starting)
@@ -254,6 +250,7 @@ class Streams:
         context = self._context if transport is Transport.TLS else None
         timeout = None if context is None else _HANDSHAKE_SECONDS
         try:
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(
                 lambda: Stream(self, transport), accepted, ssl=context, ssl_handshake_timeout=timeout
             )

@@ -230,6 +230,14 @@ def test_out_of_descriptors_is_refused_at_once(relay: RelayUnderTest, client: Cl
     assert relay.open_attempts == 1
 
 
+def test_the_search_for_a_port_that_nobody_else_has_is_bounded() -> None:
+    relay = RelayUnderTest(unbindable=set(range(49152, 65536)))
+    assert error_code(Client(relay).call(Method.ALLOCATE, UDP)) == 508
+    assert relay.open_attempts == 256
+    relay.unbindable = set()
+    Client(relay, "203.0.113.5:51001").allocate()
+
+
 def test_the_listen_port_is_never_a_relayed_port() -> None:
     relay = RelayUnderTest(lowest_port=3478, highest_port=3479)
     assert Client(relay).allocate() == 3479
