@@ -21,6 +21,9 @@ _TEXT_LONGEST: Final = 762
 _MOST_ALGORITHMS: Final = 32
 _FAMILIES: Final = frozenset(AddressFamily)
 _COOKIE: Final = MAGIC_COOKIE.to_bytes(4, "big")
+# How an address begins: a reserved byte and the family.
+_IPV4_HEAD: Final = bytes((0, AddressFamily.IPV4))
+_IPV6_HEAD: Final = bytes((0, AddressFamily.IPV6))
 
 Read = Callable[[bytes, bytes], Any]
 Write = Callable[[Any, bytes], bytes]
@@ -146,13 +149,14 @@ def _address(number: int, kind: Callable[[Endpoint], Any], *, masked: bool) -> R
         return kind(Endpoint(address, int.from_bytes(port, "big")))
 
     def write(attribute: Any, transaction_id: bytes) -> bytes:
-        endpoint: Endpoint = attribute.endpoint
-        ip, port = endpoint.ip.packed, _number(endpoint.port, 2)
+        ip, port = attribute.endpoint
+        is_ipv4 = ip.version == 4
+        value = int(ip)
         if masked:
-            mask = _COOKIE + transaction_id
-            port, ip = _xor(port, mask), _xor(ip, mask)
-        family = AddressFamily.IPV4 if endpoint.ip.version == 4 else AddressFamily.IPV6
-        return bytes((0, family)) + port + ip
+            port ^= MAGIC_COOKIE >> 16
+            value ^= MAGIC_COOKIE if is_ipv4 else int.from_bytes(_COOKIE + transaction_id, "big")
+        head, size = (_IPV4_HEAD, 4) if is_ipv4 else (_IPV6_HEAD, 16)
+        return head + _number(port, 2) + value.to_bytes(size, "big")
 
     return Row(number, _kind(kind), read, write)
 

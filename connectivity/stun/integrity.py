@@ -37,17 +37,17 @@ def userhash(username: str, realm: str) -> bytes:
     return hashlib.sha256(f"{username}:{realm}".encode()).digest()
 
 
-def integrity_sha1(message: bytes, offset: int, key: bytes) -> bytes:
+def integrity_sha1(message: bytes | bytearray, offset: int, key: bytes) -> bytes:
     """The value of a MESSAGE-INTEGRITY attribute whose header stands (or will stand) at ``offset``."""
     return hmac.digest(key, _adjusted(message, offset, SHA1_BYTES), "sha1")
 
 
-def integrity_sha256(message: bytes, offset: int, key: bytes, length: int = SHA256_BYTES) -> bytes:
+def integrity_sha256(message: bytes | bytearray, offset: int, key: bytes, length: int = SHA256_BYTES) -> bytes:
     """The value of a MESSAGE-INTEGRITY-SHA256 attribute of ``length`` bytes at ``offset``."""
     return hmac.digest(key, _adjusted(message, offset, length), "sha256")[:length]
 
 
-def fingerprint(message: bytes, offset: int) -> bytes:
+def fingerprint(message: bytes | bytearray, offset: int) -> bytes:
     """The value of a FINGERPRINT attribute at ``offset``."""
     checksum = zlib.crc32(_adjusted(message, offset, FINGERPRINT_BYTES)) ^ _FINGERPRINT_XOR
     return checksum.to_bytes(FINGERPRINT_BYTES, "big")
@@ -58,7 +58,7 @@ def equal(left: bytes, right: bytes) -> bool:
     return hmac.compare_digest(left, right)
 
 
-def _adjusted(message: bytes, offset: int, value_bytes: int) -> bytes:
+def _adjusted(message: bytes | bytearray, offset: int, value_bytes: int) -> bytes | bytearray:
     length = offset + _ATTRIBUTE_HEADER_BYTES + value_bytes - HEADER_BYTES
     if length > 0xFFFF:
         raise ValueError(f"a message of {length} bytes does not fit into its length field")

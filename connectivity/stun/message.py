@@ -11,9 +11,10 @@ What the decoder promises:
 - Integrity and fingerprint are computed over the received bytes, not over a re-encoding.
 """
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from connectivity.stun import integrity
 from connectivity.stun.attribute_table import ROW_BY_KIND, ROW_BY_TYPE
@@ -27,15 +28,17 @@ _MESSAGE_INTEGRITY: Final = 0x0008
 _MESSAGE_INTEGRITY_SHA256: Final = 0x001C
 _FINGERPRINT: Final = 0x8028
 _FIRST_OPTIONAL_TYPE: Final = 0x8000
-_COOKIE: Final = MAGIC_COOKIE.to_bytes(4, "big")
+_HEADER: Final = struct.Struct(f">HHI{TRANSACTION_ID_BYTES}s")
+_ATTRIBUTE_HEADER: Final = struct.Struct(">HH")
+_PADDING: Final = (b"", bytes(3), bytes(2), bytes(1))  # behind a value, by its length modulo four
+_CLASSES: Final = tuple(MessageClass)
 _METHOD_LIMIT: Final = 1 << 12
 # Implementation constant: reading takes a fixed time for each, and whoever sends a message need not be known.
 MOST_ATTRIBUTES: Final = 256
 _ABSENT: Final = 0  # no attribute stands at offset 0: the header does
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
+class _Layout(NamedTuple):
     """Where the attributes stand that depend on the bytes before them; ``_ABSENT`` where there is none."""
 
     sha1: int = _ABSENT
@@ -43,6 +46,9 @@ class _Layout:
     sha256_bytes: int = 0
     fingerprint: int = _ABSENT
     fingerprint_is_last: bool = False
+
+
+_PLAIN: Final = _Layout()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class Message:
     attributes: tuple[Attribute, ...]
     unknown_required: tuple[int, ...] = ()
     _raw: bytes = field(default=b"", compare=False, repr=False)
-    _layout: _Layout = field(default_factory=_Layout, compare=False, repr=False)
+    _layout: _Layout = field(default=_PLAIN, compare=False, repr=False)
 
     @property
     def has_integrity(self) -> bool:
@@ -148,18 +154,21 @@ def encode(
         raise ValueError(f"method {method} does not fit into 12 bits")
     if len(transaction_id) != TRANSACTION_ID_BYTES:
         raise ValueError(f"a transaction id has {TRANSACTION_ID_BYTES} bytes, not {len(transaction_id)}")
-    raw = bytearray(_message_type(method, message_class).to_bytes(2, "big") + bytes(2) + _COOKIE + transaction_id)
+    parts: list[bytes] = []
     for attribute in attributes:
         row = ROW_BY_KIND[type(attribute)]
-        _append(raw, row.number, row.write(attribute, transaction_id))
+        value = row.write(attribute, transaction_id)
+        size = _fitting(len(value))
+        parts += _ATTRIBUTE_HEADER.pack(row.number, size), value, _PADDING[size % 4]
+    body = b"".join(parts)
+    header = _HEADER.pack(_message_type(method, message_class), _fitting(len(body)), MAGIC_COOKIE, transaction_id)
+    raw = bytearray(header + body)
     if integrity_key is not None:
-        _append(raw, _MESSAGE_INTEGRITY, integrity.integrity_sha1(bytes(raw), len(raw), integrity_key))
+        _append(raw, _MESSAGE_INTEGRITY, integrity.integrity_sha1(raw, len(raw), integrity_key))
     if integrity_sha256_key is not None:
-        value = integrity.integrity_sha256(bytes(raw), len(raw), integrity_sha256_key)
-        _append(raw, _MESSAGE_INTEGRITY_SHA256, value)
+        _append(raw, _MESSAGE_INTEGRITY_SHA256, integrity.integrity_sha256(raw, len(raw), integrity_sha256_key))
     if fingerprint:
-        _append(raw, _FINGERPRINT, integrity.fingerprint(bytes(raw), len(raw)))
-    raw[2:4] = _length(len(raw) - HEADER_BYTES)
+        _append(raw, _FINGERPRINT, integrity.fingerprint(raw, len(raw)))
     return bytes(raw)
 
 
@@ -169,27 +178,28 @@ def _message_type(method: int, message_class: MessageClass) -> int:
     return spread | (message_class & 2) << 7 | (message_class & 1) << 4
 
 
-def _length(value: int) -> bytes:
-    if value > 0xFFFF:
-        raise ValueError(f"{value} bytes do not fit into a 16-bit length field")
-    return value.to_bytes(2, "big")
+def _fitting(size: int) -> int:
+    if size > 0xFFFF:
+        raise ValueError(f"{size} bytes do not fit into a 16-bit length field")
+    return size
 
 
 def _append(raw: bytearray, number: int, value: bytes) -> None:
-    raw += number.to_bytes(2, "big") + _length(len(value)) + value + bytes(-len(value) % 4)
+    """One of the last attributes, none of which needs padding; the header's length follows."""
+    raw += _ATTRIBUTE_HEADER.pack(number, len(value)) + value
+    raw[2:4] = _fitting(len(raw) - HEADER_BYTES).to_bytes(2, "big")
 
 
 def _decode_header(raw: bytes) -> tuple[int, MessageClass, bytes]:
     if len(raw) < HEADER_BYTES:
         raise DecodeError(DecodeReason.TOO_SHORT, len(raw))
-    if raw[0] & 0xC0 or raw[4:8] != _COOKIE:
-        raise DecodeError(DecodeReason.NOT_STUN, 0 if raw[0] & 0xC0 else 4)
-    length = int.from_bytes(raw[2:4], "big")
+    number, length, cookie, transaction_id = _HEADER.unpack_from(raw)
+    if number & 0xC000 or cookie != MAGIC_COOKIE:
+        raise DecodeError(DecodeReason.NOT_STUN, 0 if number & 0xC000 else 4)
     if length % 4 or length != len(raw) - HEADER_BYTES:
         raise DecodeError(DecodeReason.LENGTH, 2)
-    number = int.from_bytes(raw[:2], "big")
     method = (number & 0x3E00) >> 2 | (number & 0x00E0) >> 1 | number & 0x000F
-    return method, MessageClass((number >> 7 & 2) | (number >> 4 & 1)), raw[8:HEADER_BYTES]
+    return method, _CLASSES[(number >> 7 & 2) | (number >> 4 & 1)], transaction_id
 
 
 def _decode_attributes(raw: bytes, method: int, message_class: MessageClass, transaction_id: bytes) -> Message:
@@ -201,12 +211,17 @@ def _decode_attributes(raw: bytes, method: int, message_class: MessageClass, tra
         if at >= end:
             break
         # The message is a multiple of four bytes, so a whole attribute header is here.
-        number = int.from_bytes(raw[at : at + 2], "big")
-        size = int.from_bytes(raw[at + 2 : at + 4], "big")
+        number, size = _ATTRIBUTE_HEADER.unpack_from(raw, at)
         start, following = at + 4, at + 4 + size + -size % 4
         if following > end:
             raise DecodeError(DecodeReason.TRUNCATED_ATTRIBUTE, at)
-        if fingerprint:
+        if (row := ROW_BY_TYPE.get(number)) is not None:
+            if not (sha1 or sha256 or fingerprint):
+                try:
+                    attributes.append(row.read(raw[start : start + size], transaction_id))
+                except DecodeError as error:
+                    raise DecodeError(error.reason, start + error.offset) from error
+        elif fingerprint:
             pass  # nothing may follow FINGERPRINT; ``fingerprint_is_last`` tells
         elif number == _FINGERPRINT:
             _expect(size == integrity.FINGERPRINT_BYTES, at)
@@ -221,11 +236,6 @@ def _decode_attributes(raw: bytes, method: int, message_class: MessageClass, tra
         elif number == _MESSAGE_INTEGRITY:
             _expect(size == integrity.SHA1_BYTES, at)
             sha1 = at
-        elif (row := ROW_BY_TYPE.get(number)) is not None:
-            try:
-                attributes.append(row.read(raw[start : start + size], transaction_id))
-            except DecodeError as error:
-                raise DecodeError(error.reason, start + error.offset) from error
         elif number < _FIRST_OPTIONAL_TYPE:
             unknown[number] = None
         at = following
