@@ -17,4 +17,8 @@ SECOND: Final = 1_000_000_000
 
 def earliest(*deadlines: Instant | None) -> Instant | None:
     """The first of several deadlines; None entries do not count."""
-    return min((deadline for deadline in deadlines if deadline is not None), default=None)
+    first: Instant | None = None
+    for deadline in deadlines:
+        if deadline is not None and (first is None or deadline < first):
+            first = deadline
+    return first

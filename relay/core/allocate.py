@@ -183,7 +183,7 @@ class Allocator:
 
     def next_deadline(self) -> Instant | None:
         """When ``handle_timeout`` wants to be called."""
-        return next((reservation.expires_at for reservation in self._reservations.values()), None)
+        return next(iter(self._reservations.values())).expires_at if self._reservations else None
 
     def handle_timeout(self, now: Instant) -> None:
         """Close the ports whose tokens nobody has brought."""

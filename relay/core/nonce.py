@@ -1,6 +1,6 @@
 """Nonces that carry their own proof (RFC 8489 §9.2, and RFC 8656 §21 on denial of service).
 
-A nonce is ``<age stamp><HMAC over stamp and client address>`` in hexadecimal. The server remembers nothing, so a sender
+A nonce is ``<age stamp><MAC over stamp and client address>`` in hexadecimal; the MAC is keyed BLAKE2s (RFC 7693). The server remembers nothing, so a sender
 that never authenticates cannot make it grow; a nonce is good for one client address and one hour, for any number of
 requests.
 """
@@ -47,4 +47,4 @@ class NonceMint:
 
     def _mac(self, stamp: bytes, client: Endpoint) -> bytes:
         bound = stamp + client.port.to_bytes(2, "big") + client.ip.packed
-        return hmac.digest(self._secret, bound, hashlib.sha256)[:_MAC_BYTES]
+        return hashlib.blake2s(bound, key=self._secret, digest_size=_MAC_BYTES).digest()

@@ -239,13 +239,11 @@ class SourceLimiter:
             return True
         named = source.packed if source.version == 4 else source.packed[:_NETWORK_BYTES]
         digest = int.from_bytes(hashlib.blake2s(named, key=self._secret, digest_size=4).digest(), "big")
-        slots = digest & _SLOT_MASK, digest >> _SOURCE_BITS & _SLOT_MASK
-        spent = [max(row[slot], now - BUCKET_DEPTH) for row, slot in zip(self._rows, slots, strict=True)]
-        least = min(spent)
-        if least + self._cost > now:
+        (one, other), i, j = self._rows, digest & _SLOT_MASK, digest >> _SOURCE_BITS & _SLOT_MASK
+        spent_until = max(min(one[i], other[j]), now - BUCKET_DEPTH) + self._cost
+        if spent_until > now:
             return False
-        for row, slot, spent_until in zip(self._rows, slots, spent, strict=True):
-            row[slot] = max(spent_until, least + self._cost)
+        one[i], other[j] = max(one[i], spent_until), max(other[j], spent_until)
         return True
 
 
