@@ -4,6 +4,7 @@ Only answers to authenticated requests are kept, so nobody without credentials c
 count, oldest first.
 """
 
+from collections import OrderedDict
 from typing import Final
 
 from connectivity.clock import MILLISECOND, Duration, Instant
@@ -19,7 +20,9 @@ class AnswerMemory:
     """Answers by five-tuple, method and transaction id."""
 
     def __init__(self) -> None:
-        self._answers: dict[tuple[FiveTuple, int, bytes], tuple[Instant, bytes]] = {}
+        # The order of insertion is the order of expiry. A plain dict finds its first entry behind the gaps of all those
+        # that were deleted before it, one by one.
+        self._answers: OrderedDict[tuple[FiveTuple, int, bytes], tuple[Instant, bytes]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -31,17 +34,14 @@ class AnswerMemory:
 
     def remember(self, five_tuple: FiveTuple, method: int, transaction_id: bytes, answer: bytes, now: Instant) -> None:
         """Keep an answer for as long as copies of the request may come."""
+        self.forget_expired(now)
         key = (five_tuple, method, transaction_id)
-        self._answers.pop(key, None)  # the order of insertion is the order of expiry
+        self._answers.pop(key, None)
         self._answers[key] = (now + ANSWER_LIFETIME, answer)
         if len(self._answers) > MOST_ANSWERS:
-            del self._answers[next(iter(self._answers))]
-        self.forget_expired(now)
+            self._answers.popitem(last=False)
 
     def forget_expired(self, now: Instant) -> None:
         """Drop what nobody will ask for again."""
-        while self._answers:
-            oldest = next(iter(self._answers))
-            if self._answers[oldest][0] > now:
-                return
-            del self._answers[oldest]
+        while self._answers and next(iter(self._answers.values()))[0] <= now:
+            self._answers.popitem(last=False)
