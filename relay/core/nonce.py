@@ -1,8 +1,8 @@
 """Nonces that carry their own proof (RFC 8489 §9.2, and RFC 8656 §21 on denial of service).
 
-A nonce is ``<age stamp><MAC over stamp and client address>`` in hexadecimal; the MAC is keyed BLAKE2s (RFC 7693). The server remembers nothing, so a sender
-that never authenticates cannot make it grow; a nonce is good for one client address and one hour, for any number of
-requests.
+A nonce is ``<age stamp><MAC over stamp and client address>`` in hexadecimal; the MAC is keyed BLAKE2s (RFC 7693). The
+server remembers nothing, so a sender that never authenticates cannot make it grow; a nonce is good for one client
+address and one hour, for any number of requests.
 """
 
 import hashlib
