@@ -5,7 +5,7 @@ once more as single datagrams; if that works, segmentation stays off until the s
 §6.3). A full socket queues copies up to a bound; ``flush`` sends them when the socket is writable. Errors of sending
 are collected, never raised: one bad destination must not stop the rest of a batch.
 
-Fragmentation is forbidden: the path MTU is probed, not remembered.
+Fragmentation is forbidden unless asked for: the path MTU is probed, not remembered.
 """
 
 import errno
@@ -93,10 +93,10 @@ class UdpSocket:
         buffer: ReceiveBuffer | None = None,
         counters: UdpCounters | None = None,
         max_backlog_bytes: int = 4 << 20,
+        dont_fragment: bool = True,
     ) -> None:
-        """Take over a bound socket; most callers want ``bind``."""
+        """Take over a bound, non-blocking socket; most callers want ``bind``."""
         self._socket = bound
-        bound.setblocking(False)
         self._version = 4 if bound.family == socket.AF_INET else 6
         self._port: int = bound.getsockname()[1]
         self._buffer = buffer or ReceiveBuffer()
@@ -105,9 +105,10 @@ class UdpSocket:
         self._backlog: deque[Transmit] = deque()
         self._backlog_bytes = 0
         self._max_backlog_bytes = max_backlog_bytes
-        self._dont_fragment = True
+        self._dont_fragment = dont_fragment
         self._wants_errors = False
         request_metadata(bound, self._version)
+        set_dont_fragment(bound, self._version, dont_fragment)
         self.gso = gso and probe(bound, UDP_SEGMENT, 0)
         self.gro = gro and probe(bound, UDP_GRO, 1)
         self._segments = MAX_SEGMENTS if self.gso else 1
@@ -127,6 +128,7 @@ class UdpSocket:
         buffer: ReceiveBuffer | None = None,
         counters: UdpCounters | None = None,
         max_backlog_bytes: int = 4 << 20,
+        dont_fragment: bool = True,
     ) -> "UdpSocket":
         """Bind and set everything up.
 
@@ -141,13 +143,14 @@ class UdpSocket:
             buffer: shared among sockets that are read in turn.
             counters: shared likewise.
             max_backlog_bytes: how much may wait for a full socket.
+            dont_fragment: as ``set_dont_fragment``, from the start.
 
         Raises:
             OSError: the family does not exist, the port is taken, or the mark is not permitted.
         """
         ip = ip_address(address) if isinstance(address, str) else address
         family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
-        bound = socket.socket(family, socket.SOCK_DGRAM)
+        bound = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -161,7 +164,15 @@ class UdpSocket:
                 bound.bind((str(address), 0))
             if send_buffer_bytes is not None or receive_buffer_bytes is not None:
                 size_buffers(bound, send_buffer_bytes, receive_buffer_bytes)
-            return cls(bound, gso=gso, gro=gro, buffer=buffer, counters=counters, max_backlog_bytes=max_backlog_bytes)
+            return cls(
+                bound,
+                gso=gso,
+                gro=gro,
+                buffer=buffer,
+                counters=counters,
+                max_backlog_bytes=max_backlog_bytes,
+                dont_fragment=dont_fragment,
+            )
         except BaseException:
             bound.close()
             raise
@@ -210,7 +221,7 @@ class UdpSocket:
         return read_error_queue(self._socket, self._version, limit)
 
     def set_dont_fragment(self, wanted: bool) -> None:
-        """Whether datagrams sent from now on may not be fragmented on their way; at first they may not."""
+        """Whether datagrams sent from now on may not be fragmented on their way."""
         if wanted != self._dont_fragment:
             set_dont_fragment(self._socket, self._version, wanted)
             self._dont_fragment = wanted

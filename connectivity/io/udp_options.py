@@ -60,16 +60,13 @@ def probe(bound: socket.socket, option: int, value: int) -> bool:
 
 
 def request_metadata(bound: socket.socket, version: int) -> None:
-    """Destination address and TOS with each datagram; no fragmentation."""
+    """Destination address and TOS with each datagram."""
     if version == 4:
         bound.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         bound.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
-        bound.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
     else:
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-        bound.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE)
-        bound.setsockopt(socket.IPPROTO_IPV6, IPV6_DONTFRAG, 1)
 
 
 @lru_cache(MAX_REMEMBERED)

@@ -102,11 +102,11 @@ class RelaySockets:
                     receive_buffer_bytes=None,
                     buffer=self._buffer,
                     counters=self.counters,
+                    dont_fragment=False,
                 )
                 opened.append((family.version, relayed))
                 _set_hop_limit(relayed, family.version)
                 _size_buffers(relayed)
-                relayed.set_dont_fragment(False)
                 relayed.collect_icmp()
                 self._epoll.register(relayed.fileno(), select.EPOLLIN)
         except OSError as error:
