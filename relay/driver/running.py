@@ -9,6 +9,7 @@ the last one is gone or the time for it has passed. SIGINT, or a second SIGTERM,
 """
 
 import asyncio
+import gc
 import logging
 import signal
 from contextlib import AsyncExitStack
@@ -67,6 +68,9 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
         service.offload = Offload.load(configuration.offload, configuration.public, configuration.listen[0].port)
         stack.enter_context(telemetry.exporting(settings.telemetry))
         service.tracing = telemetry.tracing
+        # What is there now stays: no collection shall look at it again, least of all while packets wait.
+        gc.collect()
+        gc.freeze()
         service.start()
         health.serving = True
         _log.info("Serving", extra={"fields": {"listen": ",".join(map(str, configuration.listen))}})
