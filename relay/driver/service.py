@@ -60,6 +60,7 @@ class RelayService:
         self.offload = Offload(None, "not loaded yet")
         self.tracing: Tracing | None = None
         self.failed: asyncio.Future[None] = loop.create_future()
+        self._answers: list[ToClient] = []
         self._idle: asyncio.Event | None = None
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
@@ -80,7 +81,7 @@ class RelayService:
     def settle(self, now: Instant) -> None:
         """Do all that the core asks for, then set the one timer; to be called after each change to the core."""
         self._drain(now)
-        self.streams.flush()
+        self._flush()
         self._arm()
 
     async def maintain(self) -> None:
@@ -109,9 +110,9 @@ class RelayService:
                 while (at := self._direct.to_peers(arrivals, at, now)) < len(arrivals):
                     self._handle_client(readable, arrivals[at], now, wall_now)
                     at += 1
+                self._flush()
                 if len(arrivals) < SLOTS:
                     break
-            self.streams.flush()
             self._note_errors(readable)
 
     def _handle_client(self, readable: UdpSocket, arrival: Arrival, now: Instant, wall_now: WallTime) -> None:
@@ -131,7 +132,7 @@ class RelayService:
             for relayed in self.server.handle_stream(five_tuple, data, now, wall_now):
                 self._send(relayed)
             self._drain(now)
-            self.streams.flush()
+            self._flush()
 
     def _stream_closed(self, five_tuple: FiveTuple) -> None:
         with self._failing():
@@ -172,11 +173,13 @@ class RelayService:
             self.settle(now)
 
     def _drain(self, now: Instant) -> None:
-        """Do all that the core asks for, then set the one timer."""
+        """Do all that the core asks for, then set the one timer. Answers over UDP wait for ``_flush``."""
         if (output := self.server.poll_output()) is None:
             return
         while output is not None:
             match output:
+                case ToClient(_, Transport.UDP):
+                    self._answers.append(output)
                 case ToClient():
                     self._send(output)
                 case CloseStream(five_tuple):
@@ -237,6 +240,13 @@ class RelayService:
             self.sockets.send_to_client(transmit)
         elif transmit.source is not None:
             self.streams.send(FiveTuple(transmit.destination, transmit.source, transport), transmit.run.data)
+
+    def _flush(self) -> None:
+        """Send the answers of a turn in one go: whoever each of them wakes would get the processor in between."""
+        for answer in self._answers:
+            self._send(answer)
+        self._answers.clear()
+        self.streams.flush()
 
     def _note_errors(self, used: UdpSocket) -> None:
         for error in used.take_errors():
