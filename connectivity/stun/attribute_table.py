@@ -208,8 +208,9 @@ def _read_algorithms(value: bytes) -> tuple[a.PasswordAlgorithm, ...]:
 
 
 def _write_algorithm(algorithm: a.PasswordAlgorithm) -> bytes:
-    size = len(algorithm.parameters)
-    return _number(algorithm.algorithm, 2) + _number(size, 2) + algorithm.parameters + bytes(-size % 4)
+    parameters = algorithm.parameters
+    size = len(parameters)
+    return _number(algorithm.algorithm << 16 | size, 4) + parameters + bytes(-size % 4)
 
 
 def _read_algorithm(value: bytes, _: bytes) -> a.PasswordAlgorithm:

@@ -33,6 +33,7 @@ _ATTRIBUTE_HEADER: Final = struct.Struct(">HH")
 _PADDING: Final = (b"", bytes(3), bytes(2), bytes(1))  # behind a value, by its length modulo four
 _CLASSES: Final = tuple(MessageClass)
 _METHOD_LIMIT: Final = 1 << 12
+_LONGEST: Final = 0xFFFF  # what a length field holds
 # Implementation constant: reading takes a fixed time for each, and whoever sends a message need not be known.
 MOST_ATTRIBUTES: Final = 256
 _ABSENT: Final = 0  # no attribute stands at offset 0: the header does
@@ -155,13 +156,17 @@ def encode(
     if len(transaction_id) != TRANSACTION_ID_BYTES:
         raise ValueError(f"a transaction id has {TRANSACTION_ID_BYTES} bytes, not {len(transaction_id)}")
     parts: list[bytes] = []
+    pack = _ATTRIBUTE_HEADER.pack
     for attribute in attributes:
-        row = ROW_BY_KIND[type(attribute)]
-        value = row.write(attribute, transaction_id)
-        size = _fitting(len(value))
-        parts += _ATTRIBUTE_HEADER.pack(row.number, size), value, _PADDING[size % 4]
+        number, _, _, write = ROW_BY_KIND[type(attribute)]
+        value = write(attribute, transaction_id)
+        if (size := len(value)) > _LONGEST:
+            raise _too_long(size)
+        parts += pack(number, size), value, _PADDING[size % 4]
     body = b"".join(parts)
-    header = _HEADER.pack(_message_type(method, message_class), _fitting(len(body)), MAGIC_COOKIE, transaction_id)
+    if len(body) > _LONGEST:
+        raise _too_long(len(body))
+    header = _HEADER.pack(_message_type(method, message_class), len(body), MAGIC_COOKIE, transaction_id)
     raw = bytearray(header + body)
     if integrity_key is not None:
         _append(raw, _MESSAGE_INTEGRITY, integrity.integrity_sha1(raw, len(raw), integrity_key))
@@ -178,16 +183,16 @@ def _message_type(method: int, message_class: MessageClass) -> int:
     return spread | (message_class & 2) << 7 | (message_class & 1) << 4
 
 
-def _fitting(size: int) -> int:
-    if size > 0xFFFF:
-        raise ValueError(f"{size} bytes do not fit into a 16-bit length field")
-    return size
+def _too_long(size: int) -> ValueError:
+    return ValueError(f"{size} bytes do not fit into a 16-bit length field")
 
 
 def _append(raw: bytearray, number: int, value: bytes) -> None:
     """One of the last attributes, none of which needs padding; the header's length follows."""
     raw += _ATTRIBUTE_HEADER.pack(number, len(value)) + value
-    raw[2:4] = _fitting(len(raw) - HEADER_BYTES).to_bytes(2, "big")
+    if (size := len(raw) - HEADER_BYTES) > _LONGEST:
+        raise _too_long(size)
+    raw[2:4] = size.to_bytes(2, "big")
 
 
 def _decode_header(raw: bytes) -> tuple[int, MessageClass, bytes]:

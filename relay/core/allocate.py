@@ -34,7 +34,7 @@ from connectivity.stun import (
 )
 from relay.core.allocation import Allocation
 from relay.core.configuration import ServerSettings
-from relay.core.outputs import CloseRelayedPort, FiveTuple, OpenRelayedPort, Output
+from relay.core.outputs import CloseRelayedPort, OpenRelayedPort, Output
 from relay.core.ports import PortPool
 from relay.core.quotas import Account, Accounts
 from relay.core.refusal import REASONS, Refusal
@@ -57,7 +57,7 @@ _log = logging.getLogger("relay")
 
 @dataclass(slots=True)
 class Opening:
-    """An Allocate that waits for the driver to open ``awaited``: its ``port``, or the one above.
+    """An Allocate that waits for the driver to open its ``port``, or the one above.
 
     ``unusable`` ports go back to the pool once it is settled.
     """
@@ -68,7 +68,6 @@ class Opening:
     is_even: bool = False
     reserves: bool = False
     port: int = 0
-    awaited: int = 0
     unusable: list[int] = field(default_factory=list)
 
 
@@ -101,14 +100,15 @@ class Allocator:
         self._outputs = outputs
         self._rng = rng
         self._ports = PortPool(settings.lowest_port, settings.highest_port, settings.listen_ports, rng)
-        self._openings: dict[FiveTuple, Opening] = {}
+        # By the port awaited. Drivers answer at once, so there is hardly ever one that another request could see.
+        self._openings: dict[int, Opening] = {}
         self._reservations: dict[bytes, Reservation] = {}  # the order of insertion is the order of expiry
 
     def allocate(self, request: Request) -> Answer:
         """Start giving the client a relayed address; None while its port is not open yet."""
         if self._table.get(request.five_tuple) is not None:
             return Refusal(ErrorCode.ALLOCATION_MISMATCH)
-        if request.five_tuple in self._openings:
+        if any(opening.request.five_tuple == request.five_tuple for opening in self._openings.values()):
             return None
         message = request.message
         transport, even = message.get(RequestedTransport), message.get(EvenPort)
@@ -141,14 +141,14 @@ class Allocator:
 
     def port_opened(self, port: int, now: Instant) -> tuple[Request, Answer] | None:
         """The driver has bound a port of an opening; with the last one, the allocation exists."""
-        opening = self._opening_of(port)
+        opening = self._openings.pop(port, None)
         if opening is None:
             return None
         if opening.reserves and port == opening.port:
             self._open(opening, port + 1)
             return None
         request = opening.request
-        self._settle(opening)
+        self._give_back_unusable(opening)
         answer = self._create(request, opening.port, opening.families, self._accounts.open(request.user), now)
         if opening.reserves:
             token = self._rng(_TOKEN_BYTES)
@@ -161,7 +161,7 @@ class Allocator:
 
     def port_failed(self, port: int, *, may_retry: bool) -> tuple[Request, Answer] | None:
         """The driver could not bind the port: try another one, or refuse."""
-        opening = self._opening_of(port)
+        opening = self._openings.pop(port, None)
         if opening is None:
             return None
         if port != opening.port:
@@ -234,27 +234,21 @@ class Allocator:
         if port is None:
             return self._give_up(opening)
         opening.port = port
-        self._openings[opening.request.five_tuple] = opening
         self._open(opening, port)
         return None
 
     def _open(self, opening: Opening, port: int) -> None:
-        opening.awaited = port
+        self._openings[port] = opening
         self._outputs.append(OpenRelayedPort(port, opening.families))
 
     def _give_up(self, opening: Opening) -> Refusal:
-        self._settle(opening)
+        self._give_back_unusable(opening)
         _log.debug("No relayed port could be opened", extra={"fields": {"tried": len(opening.unusable)}})
         return self._refuse_full(opening.request)
 
-    def _settle(self, opening: Opening) -> None:
-        self._openings.pop(opening.request.five_tuple, None)
+    def _give_back_unusable(self, opening: Opening) -> None:
         for port in opening.unusable:
             self._ports.give_back(port)
-
-    def _opening_of(self, port: int) -> Opening | None:
-        # At most one per client that asks right now; drivers answer at once, so in practice there is one.
-        return next((opening for opening in self._openings.values() if opening.awaited == port), None)
 
     def _refuse_full(self, request: Request) -> Refusal:
         """Send the client to the server that stands in for us, if there is one (RFC 8489 §10)."""

@@ -33,11 +33,9 @@ class AnswerMemory:
         return answer if expires_at > now else None
 
     def remember(self, five_tuple: FiveTuple, method: int, transaction_id: bytes, answer: bytes, now: Instant) -> None:
-        """Keep an answer for as long as copies of the request may come."""
+        """Keep an answer that ``recall`` did not know for as long as copies of the request may come."""
         self.forget_expired(now)
-        key = (five_tuple, method, transaction_id)
-        self._answers.pop(key, None)
-        self._answers[key] = (now + ANSWER_LIFETIME, answer)
+        self._answers[five_tuple, method, transaction_id] = (now + ANSWER_LIFETIME, answer)
         if len(self._answers) > MOST_ANSWERS:
             self._answers.popitem(last=False)
 
