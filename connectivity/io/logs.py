@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Final, TextIO
 
 from connectivity.settings import one_of
 
@@ -46,7 +46,7 @@ def configure(directives: str, form: str = HUMAN) -> None:
     Raises:
         ValueError: a directive that is neither a level nor ``target=level``.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_Formatter() if form == HUMAN else _JsonFormatter())
     logging.addLevelName(TRACE, "TRACE")
     # No line shows where it was written and by which thread; finding out would take a third of the time of writing.
@@ -86,6 +86,16 @@ def parse_filter(directives: str) -> tuple[int, dict[str, int]]:
         else:
             default = _LEVELS[level.lower()]
     return default, targets
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes each line in one piece; standard error flushes by itself at its end."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.stream.write(self.format(record) + "\n")
+        except Exception:  # noqa: BLE001 - as in the base class: logging never ends what it tells of
+            self.handleError(record)
 
 
 class _JsonFormatter(logging.Formatter):

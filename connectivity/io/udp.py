@@ -97,8 +97,9 @@ class UdpSocket:
     ) -> None:
         """Take over a bound, non-blocking socket; most callers want ``bind``."""
         self._socket = bound
-        self._version = 4 if bound.family == socket.AF_INET else 6
-        self._port: int = bound.getsockname()[1]
+        name = bound.getsockname()
+        self._version = 4 if len(name) == 2 else 6  # an IPv6 address has a flow label and a scope, too
+        self._port: int = name[1]
         self._buffer = buffer or ReceiveBuffer()
         self.counters = counters or UdpCounters()
         self._errors: list[OSError] = []
