@@ -68,9 +68,7 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
         service.offload = Offload.load(configuration.offload, configuration.public, configuration.listen[0].port)
         stack.enter_context(telemetry.exporting(settings.telemetry))
         service.tracing = telemetry.tracing
-        # What is there now stays: no collection shall look at it again, least of all while packets wait.
-        gc.collect()
-        gc.freeze()
+        _spare_the_collector()
         service.start()
         health.serving = True
         _log.info("Serving", extra={"fields": {"listen": ",".join(map(str, configuration.listen))}})
@@ -104,6 +102,17 @@ def _listen(service: RelayService, configuration: Configuration) -> None:
 def _collect(service: RelayService) -> list[Metric]:
     sources = Sources(service.offload, service.sockets.counters, service.streams.counters, len(service.streams))
     return collect(service.server.statistics(), sources)
+
+
+def _spare_the_collector() -> None:
+    """What is there now stays, and allocations end without a collector: it shall not look at them while packets wait.
+
+    A collection of all of 15,000 allocations takes 0.1 s, and Python's own thresholds have five of them until so many
+    are made. With these one comes when 700,000 objects are new, those of 40,000 allocations.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(700, 10, 100)
 
 
 async def _drain(
