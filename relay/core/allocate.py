@@ -49,6 +49,8 @@ UDP: Final = 17
 _TOKEN_BYTES: Final = 8
 # Ports that one request may find taken by other programs: looking for more would hold everybody up.
 _MOST_UNUSABLE: Final = 256
+# Allocations keep what they are given; all of one kind keep the same.
+_ALONE: Final[dict[int, tuple[AddressFamily, ...]]] = {family: (family,) for family in AddressFamily}
 
 Answer: TypeAlias = tuple[Attribute, ...] | Refusal | None
 
@@ -122,17 +124,13 @@ class Allocator:
         wanted = _wanted_families(request)
         if isinstance(wanted, Refusal):
             return wanted
-        families = tuple(family for family in wanted if self.settings.serves(family))
+        families, partial = self._split_by_service(wanted)
         if not families:
             return Refusal(ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED)
         if not self.takes_allocations:
             return self._refuse_full(request)
-        code = ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED
-        partial = tuple(
-            AddressErrorCode(family, code, REASONS[code])
-            for family in wanted
-            if family not in families and not request.is_firezone
-        )
+        if request.is_firezone:
+            partial = ()
         reserves = even is not None and even.reserve
         quota = self._accounts.refuse_allocation(request.user, 2 if reserves else 1)
         if quota is not None:
@@ -193,6 +191,17 @@ class Allocator:
             self._ports.give_back(reservation.port)
             self._accounts.close(reservation.account)
 
+    def _split_by_service(
+        self, wanted: tuple[AddressFamily, ...]
+    ) -> tuple[tuple[AddressFamily, ...], tuple[AddressErrorCode, ...]]:
+        """The families that can be given, and what to say of the others."""
+        if all(map(self.settings.serves, wanted)):
+            return wanted, ()
+        code = ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED
+        families = tuple(family for family in wanted if self.settings.serves(family))
+        others = (family for family in wanted if family not in families)
+        return families, tuple(AddressErrorCode(family, code, REASONS[code]) for family in others)
+
     def _redeem(self, request: Request, token: ReservationToken) -> Answer:
         """Give the reserved port. Its families are those that were reserved, so none can be asked for."""
         message = request.message
@@ -219,14 +228,14 @@ class Allocator:
             account=account,
             channels_only=request.is_firezone,
             expires_at=now + lifetime * SECOND,
-            sources={version: Endpoint(ip, port) for version, ip in self.settings.sources.items()},
+            sources=self.settings.sources,
         )
         self._table.add(allocation)
         fields = {"port": port, "families": len(families), "lifetime": lifetime}
         _log.info("Created allocation", extra={"fields": fields})
         _log.debug("Allocation belongs to", extra={"fields": {"port": port, "client": request.five_tuple.client}})
-        public = (self.settings.public[family.version] for family in families)
-        relayed = (XorRelayedAddress(Endpoint(ip, port)) for ip in public)
+        public = self.settings.public
+        relayed = [XorRelayedAddress(Endpoint(public[family.version], port)) for family in families]
         return (*relayed, XorMappedAddress(request.five_tuple.client), Lifetime(lifetime))
 
     def _try_port(self, opening: Opening) -> Answer:
@@ -270,9 +279,7 @@ def _wanted_families(request: Request) -> tuple[AddressFamily, ...] | Refusal:
     requested, additional = message.get(RequestedAddressFamily), message.get(AdditionalAddressFamily)
     if additional is None:
         family = AddressFamily.IPV4 if requested is None else requested.family
-        if isinstance(family, AddressFamily):
-            return (family,)
-        return Refusal(ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED)
+        return _ALONE.get(family) or Refusal(ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED)
     even = message.get(EvenPort)
     reserves = even is not None and even.reserve
     if requested is not None or reserves or additional.family is not AddressFamily.IPV6:

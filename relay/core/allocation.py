@@ -9,6 +9,7 @@ Invariants: within an allocation, channel numbers and peers map to each other on
 ``ChannelBinding.relays_until`` is never later than the binding, the permission of its peer or the allocation.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from connectivity.clock import SECOND, Duration, Instant
@@ -100,7 +101,7 @@ class Allocation:
         account: Account,
         channels_only: bool,
         expires_at: Instant,
-        sources: dict[int, Endpoint] | None = None,
+        sources: Mapping[int, Endpoint] | None = None,
     ) -> None:
         self.five_tuple = five_tuple
         self.client, self.server, self.transport = five_tuple
@@ -111,7 +112,7 @@ class Allocation:
         self.channels_only = channels_only
         self.expires_at = expires_at
         # By IP version: the address to send from where that is not the kernel's choice.
-        self.sources = sources or {}
+        self.sources = {} if sources is None else sources
         self.permissions: dict[IPAddress, Instant] = {}
         self.channels: dict[int, ChannelBinding] = {}
         self.channels_by_peer: dict[Endpoint, ChannelBinding] = {}

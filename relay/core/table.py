@@ -18,8 +18,8 @@ from relay.core.outputs import CloseRelayedPort, FiveTuple, InstallChannel, Outp
 from relay.core.quotas import Accounts
 from relay.core.timers import DeadlineQueue
 
-# The allocation itself, one of its permissions, one of its channels.
-Subject: TypeAlias = tuple[Allocation, IPAddress | ChannelBinding | None]
+# The allocation itself, or one of its permissions or channels.
+Subject: TypeAlias = Allocation | tuple[Allocation, IPAddress | ChannelBinding]
 
 
 class AllocationTable:
@@ -52,12 +52,12 @@ class AllocationTable:
         """Enter a new allocation; its five-tuple and its port must be free."""
         self.by_port[allocation.port] = allocation
         self._by_client.setdefault(allocation.client, []).append(allocation)
-        self._deadlines.schedule((allocation, None), allocation.expires_at)
+        self._deadlines.schedule(allocation, allocation.expires_at)
 
     def refresh(self, allocation: Allocation, expires_at: Instant) -> None:
         """Move the end of an allocation; its channels may relay longer by it."""
         allocation.expires_at = expires_at
-        self._deadlines.schedule((allocation, None), expires_at)
+        self._deadlines.schedule(allocation, expires_at)
         self._project_channels(allocation)
 
     def free(self, allocation: Allocation) -> None:
@@ -66,7 +66,7 @@ class AllocationTable:
             self._delete(allocation, binding)
         for ip in list(allocation.permissions):
             self.withdraw(allocation, ip)
-        self._deadlines.cancel((allocation, None))
+        self._deadlines.cancel(allocation)
         self._accounts.close(allocation.account)
         del self.by_port[allocation.port]
         siblings = self._by_client[allocation.client]
@@ -135,16 +135,18 @@ class AllocationTable:
     def handle_timeout(self, now: Instant) -> list[Allocation]:
         """Expire what is due; returns the allocations that ended."""
         ended: list[Allocation] = []
-        for allocation, subject in self._deadlines.pop_due(now):
-            if subject is None:
-                self.free(allocation)
-                ended.append(allocation)
-            elif not isinstance(subject, ChannelBinding):
-                del allocation.permissions[subject]
-            elif subject.is_bound:
-                self.revoke(allocation, subject)
+        for subject in self._deadlines.pop_due(now):
+            if isinstance(subject, Allocation):
+                self.free(subject)
+                ended.append(subject)
+                continue
+            allocation, held = subject
+            if not isinstance(held, ChannelBinding):
+                del allocation.permissions[held]
+            elif held.is_bound:
+                self.revoke(allocation, held)
             else:
-                allocation.remove_binding(subject)
+                allocation.remove_binding(held)
         return ended
 
     def _delete(self, allocation: Allocation, binding: ChannelBinding) -> None:

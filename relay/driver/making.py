@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from connectivity.endpoint import IPAddress
+from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.phoenix import COMPONENT_VERSIONS
 from relay.configuration import Configuration
 from relay.core import (
@@ -31,7 +31,7 @@ def server_settings(
         listen_ports=frozenset(endpoint.port for endpoint in (*configuration.listen, *configuration.tls_listen)),
         lowest_port=configuration.lowest_port,
         highest_port=configuration.highest_port,
-        sources={version: ip for version, ip in configuration.public.items() if ip in on_host},
+        sources={version: Endpoint(ip, 0) for version, ip in configuration.public.items() if ip in on_host},
         quotas=configuration.quotas,
         alternate=configuration.alternate,
         is_standalone=is_standalone,

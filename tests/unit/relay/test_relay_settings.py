@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
 from connectivity.settings import SettingsError
 from relay.configuration import OffloadWish
@@ -179,7 +180,7 @@ def test_what_the_core_is_told() -> None:
     assert core.policy.allow == (parse_rule("127.0.0.0/8:53"), parse_rule("::1/128"))
     assert core.policy.deny == (parse_rule("10.0.0.0/8"),)
     assert core.policy.under_portal
-    assert core.sources == {6: ip_address("2001:db8::10")}
+    assert core.sources == {6: Endpoint(ip_address("2001:db8::10"), 0)}
 
 
 def test_the_time_to_drain() -> None:
