@@ -1,5 +1,6 @@
 """The STUN codec over all values and over all bytes."""
 
+import hmac
 import struct
 from ipaddress import IPv4Address, IPv6Address
 
@@ -47,6 +48,7 @@ from connectivity.stun import (
     encode,
 )
 from connectivity.stun.attribute_table import ROWS
+from connectivity.stun.integrity import integrity_sha1, integrity_sha256
 
 U16, U32, U64 = (st.integers(0, (1 << bits) - 1) for bits in (16, 32, 64))
 ENDPOINT = st.builds(
@@ -145,6 +147,15 @@ def test_any_attributes_give_a_message_or_a_decode_error(
     for verdict in (message.verify_integrity(b"k"), message.verify_integrity_sha256(b"k")):
         assert not verdict
     message.verify_fingerprint()
+
+
+@given(st.binary(max_size=200), st.binary(min_size=20, max_size=200))
+@example(bytes(64), bytes(20))
+@example(bytes(65), bytes(20))
+def test_integrity_is_an_hmac_over_the_message_with_the_length_of_its_end(key: bytes, message: bytes) -> None:
+    for name, size, compute in (("sha1", 20, integrity_sha1), ("sha256", 32, integrity_sha256)):
+        covered = message[:2] + (len(message) - 20 + 4 + size).to_bytes(2, "big") + message[4:]
+        assert compute(message, len(message), key) == hmac.digest(key, covered, name)
 
 
 def _decode_or_refuse(data: bytes) -> Message | None:
