@@ -14,7 +14,15 @@ from connectivity.endpoint import Endpoint
 from connectivity.io import buffers
 from connectivity.io.receive_buffer import ReceiveBuffer
 from connectivity.io.udp import UdpSocket
-from connectivity.io.udp_options import MAX_REMEMBERED, UDP_GRO, UDP_SEGMENT, ControlMessages
+from connectivity.io.udp_options import (
+    IP_MTU_DISCOVER,
+    IP_PMTUDISC_OMIT,
+    IP_PMTUDISC_PROBE,
+    MAX_REMEMBERED,
+    UDP_GRO,
+    UDP_SEGMENT,
+    ControlMessages,
+)
 from connectivity.run import Run, Transmit
 
 TO = Endpoint(ip_address("192.0.2.2"), 9)
@@ -31,10 +39,8 @@ class ScriptedSocket:
         self.answers = answers or []  # 0: taken; else the errno to raise
         self.incoming: list[Any] = []
         self.missing = missing
+        self.options: list[tuple[int, int, int]] = []
         self.closed = False
-
-    def setblocking(self, flag: bool) -> None:
-        assert not flag
 
     def getsockname(self) -> tuple[str, int]:
         return "0.0.0.0", 52625
@@ -42,6 +48,7 @@ class ScriptedSocket:
     def setsockopt(self, level: int, option: int, value: int) -> None:
         if level == socket.IPPROTO_UDP and option in self.missing:
             raise OSError(errno.ENOPROTOOPT, f"no option {option} for {value}")
+        self.options.append((level, option, value))
 
     def sendmsg(self, data: tuple[memoryview], ancillary: ControlMessages, flags: int, to: Any) -> int:
         code = self.answers.pop(0) if self.answers else flags
@@ -253,6 +260,18 @@ def test_unusable_datagrams_and_errors_do_not_stop_the_next() -> None:
     assert [bytes(received.run.data) for received in receiver.receive()] == [b"good"]
     assert (receiver.counters.received_unusable, receiver.counters.receive_errors) == (4, 1)
     assert [error.errno for error in receiver.take_errors()] == [errno.ECONNREFUSED]
+
+
+def test_fragmentation_is_as_asked_for_from_the_start() -> None:
+    for wanted in (True, False):
+        script = ScriptedSocket()
+        udp = opened(script, dont_fragment=wanted)
+        mode = IP_PMTUDISC_PROBE if wanted else IP_PMTUDISC_OMIT
+        chosen = [option for option in script.options if option[1] == IP_MTU_DISCOVER]
+        assert chosen == [(socket.IPPROTO_IP, IP_MTU_DISCOVER, mode)]
+        before = len(script.options)
+        udp.set_dont_fragment(wanted)
+        assert len(script.options) == before
 
 
 def test_no_more_is_read_than_asked_for() -> None:

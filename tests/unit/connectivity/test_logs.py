@@ -2,10 +2,11 @@
 
 import json
 import logging
+from io import StringIO
 
 import pytest
 
-from connectivity.io.logs import TRACE, _Formatter, _JsonFormatter, parse_filter, set_filter
+from connectivity.io.logs import TRACE, _Formatter, _Handler, _JsonFormatter, parse_filter, set_filter
 
 
 def test_a_line_has_time_level_target_message_and_fields() -> None:
@@ -20,6 +21,26 @@ def test_nothing_breaks_a_line_in_two() -> None:
     record = logging.LogRecord("x", logging.WARNING, "f", 1, "first\nsecond", None, None)
     assert "\n" not in _Formatter().format(record)
     assert " WARN x: " in _Formatter().format(record)
+
+
+def test_a_line_is_written_in_one_piece_and_what_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    class Pipe(StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            if len(written) > 1:
+                raise BlockingIOError
+            return len(text)
+
+    handler = _Handler(Pipe())
+    handler.setFormatter(_Formatter())
+    failed: list[logging.LogRecord] = []
+    monkeypatch.setattr(handler, "handleError", failed.append)
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "said", None, None)
+    handler.handle(record)
+    handler.handle(record)
+    assert (len(written), written[0], failed) == (2, _Formatter().format(record) + "\n", [record])
 
 
 def test_what_a_peer_says_moves_no_cursor() -> None:
