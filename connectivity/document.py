@@ -94,6 +94,10 @@ class Section:
         """Whether the key is given, and not as null."""
         return self._values.get(key) is not None
 
+    def is_mapping(self, key: str) -> bool:
+        """Whether the key is given, and as a mapping."""
+        return isinstance(self._values.get(key), dict)
+
     def required(self, key: str, parse: Callable[[Any], T], expectation: str) -> T | None:
         """A value that must be there; None stands for a problem that is already noted."""
         self._known.append(key)

@@ -48,8 +48,8 @@ def advise(path: Path, configuration: Configuration) -> None:
     if short:
         fields = {"secrets": len(short), "characters": _SHORT_SECRET}
         _log.warning("Short rest_secrets can be guessed", extra={"fields": fields})
-    if configuration.rest_secrets and path.stat().st_mode & stat.S_IROTH:
-        _log.warning("Others may read rest_secrets", extra={"fields": {"file": path}})
+    if configuration.is_confidential and path.stat().st_mode & stat.S_IROTH:
+        _log.warning("Others may read users or rest_secrets", extra={"fields": {"file": path}})
 
 
 def parse(content: str, *, base: Path, label: str = "relay.yaml") -> Configuration:
@@ -79,10 +79,13 @@ class _Reader:
             if endpoint in listen:
                 top.problem("tls.listen", str(endpoint), "expected an address that listen does not have")
         internal = tuple(self._addresses(top, "internal").values())
+        before = len(self._problems)
         users = self._users(top)
         secrets = tuple(top.each("rest_secrets", document.text, "secrets"))
         if not top.has("users") and not top.has("rest_secrets"):
             self._problems.append("users and rest_secrets are missing: expected one of them, or nobody could use it")
+        elif not users and not secrets and len(self._problems) == before:
+            self._problems.append("users and rest_secrets are empty: expected somebody who can use it")
         offload = self._offload(top, internal)
         lowest, highest = self._ports(top, offload is not None)
         allow, deny = self._peers(top)
@@ -95,6 +98,7 @@ class _Reader:
             realm=realm or "",
             users=users,
             rest_secrets=secrets,
+            is_confidential=bool(secrets) or top.is_mapping("users"),
             lowest_port=lowest,
             highest_port=highest,
             peers_allow=allow,
@@ -112,11 +116,14 @@ class _Reader:
         return None if value is None else Section(top.at(key), value, self._problems)
 
     def _endpoints(self, section: Section, key: str, default: tuple[str, ...] = ()) -> tuple[Endpoint, ...]:
+        before = len(self._problems)
         given = section.each(key, _endpoint, "addresses with ports")
         if not section.has(key):
             if not default:
                 section.required(key, _endpoint, 'a list of addresses such as "0.0.0.0:5349"')
             given = [Endpoint.parse(entry) for entry in default]
+        elif not given and len(self._problems) == before:
+            section.problem(key, [], "expected at least one address with a port")
         for twice in document.duplicates([str(endpoint) for endpoint in given]):
             section.problem(key, twice, "expected each address once")
         return tuple(given)

@@ -18,7 +18,7 @@ OffloadMode: TypeAlias = Literal["auto", "native", "generic"]
 LOWEST_OFFLOADED_PORT: Final = 32_768
 # What counts from the next request on when the file is read again. The rest would need other sockets or programs.
 _CHANGEABLE: Final = frozenset(
-    {"users", "rest_secrets", "peers_allow", "peers_deny", "quotas", "alternate", "certificate"}
+    {"users", "rest_secrets", "is_confidential", "peers_allow", "peers_deny", "quotas", "alternate", "certificate"}
 )
 
 
@@ -53,7 +53,10 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """All of it, checked. ``listen`` is for UDP, with ``serves_tcp`` for TCP too; ``internal`` lies behind 1:1 NAT."""
+    """All of it, checked. ``listen`` is for UDP, with ``serves_tcp`` for TCP too; ``internal`` lies behind 1:1 NAT.
+
+    ``is_confidential``: passwords stand in the file itself.
+    """
 
     public: Mapping[int, IPAddress]
     listen: tuple[Endpoint, ...]
@@ -63,6 +66,7 @@ class Configuration:
     realm: str = REALM
     users: Mapping[str, str] = field(default_factory=dict, repr=False)
     rest_secrets: tuple[str, ...] = field(default=(), repr=False)
+    is_confidential: bool = False
     lowest_port: int = LOWEST_RELAYED_PORT
     highest_port: int = HIGHEST_RELAYED_PORT
     peers_allow: tuple[PeerRule, ...] = ()

@@ -109,7 +109,10 @@ def test_defaults(folder: Path) -> None:
         ({"listen": '["0.0.0.0:0"]'}, "expected a port from 1 to 65535"),
         ({"listen": '["0.0.0.0:1", "0.0.0.0:1"]'}, "listen is '0.0.0.0:1': expected each address once"),
         ({"listen": "3478"}, "listen is 3478: expected a list of addresses with ports"),
+        ({"listen": "[]"}, "listen is []: expected at least one address with a port"),
         ({"users": ""}, "users and rest_secrets are missing: expected one of them"),
+        ({"users": "{}"}, "users and rest_secrets are empty: expected somebody who can use it"),
+        ({"users": "", "rest_secrets": "[]"}, "users and rest_secrets are empty"),
         ({"users": "{alice: 1234}"}, "users.'alice' is (hidden): expected texts"),
         ({"users": '{alice: ""}'}, "user 'alice': expected at least one character"),
         ({"users": "[alice]"}, "users is (hidden): expected a mapping of names to passwords"),
@@ -133,6 +136,7 @@ def test_defaults(folder: Path) -> None:
         ({"tls": "{certificate: key.pem, key: key.pem}"}, "expected a PEM certificate and the key that belongs to it"),
         ({"tls": "{certificate: cert.pem}"}, "tls.key is missing: expected the path of a PEM file"),
         ({"tls": "{certificate: cert.pem, key: key.pem}"}, "tls.listen is missing: expected a list of addresses"),
+        ({"tls": "{certificate: cert.pem, key: key.pem, listen: []}"}, "tls.listen is []: expected at least one"),
         (
             {"tls": '{certificate: cert.pem, key: key.pem, listen: ["0.0.0.0:3478"]}'},
             "tls.listen is '0.0.0.0:3478': expected an address that listen does not have",
@@ -171,6 +175,26 @@ def test_users_may_be_in_a_file_of_their_own_that_others_cannot_read(folder: Pat
     path.chmod(0o600)
     path.write_text("alice: 5\n")
     assert "users.yaml.'alice' is (hidden)" in problems(folder, users="users.yaml")[0]
+
+
+@pytest.mark.parametrize("key", ["users", "rest_secrets"])
+def test_a_file_with_secrets_that_others_can_read_is_told(
+    folder: Path, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    path = folder / "relay.yaml"
+    for entries, mode, warnings in (
+        ({key: {"users": "{alice: hush}", "rest_secrets": "[0123456789abcdef]"}[key]}, 0o644, 1),
+        ({key: {"users": "{alice: hush}", "rest_secrets": "[0123456789abcdef]"}[key]}, 0o640, 0),
+        ({"users": "users.yaml"}, 0o644, 0),
+    ):
+        (folder / "users.yaml").write_text("alice: hush\n")
+        (folder / "users.yaml").chmod(0o600)
+        path.write_text("\n".join(f"{name}: {value}" for name, value in {**LEAST, "users": "", **entries}.items()))
+        path.chmod(mode)
+        caplog.clear()
+        config_file.advise(path, config_file.load(path))
+        said = [record.getMessage() for record in caplog.records]
+        assert said == ["Others may read users or rest_secrets"] * warnings
 
 
 def test_only_some_of_it_changes_while_running(folder: Path) -> None:
