@@ -1,12 +1,13 @@
 """Clients over TCP and TLS: accepts, reads in large pieces, writes what the core yields in one go, gives nothing away.
 
 Bounds: a client that does not read loses datagrams instead of growing our memory; a connection without an allocation is
-closed after half a minute, and earlier, the oldest first, where there are too many of them; accepting pauses when the
-process is out of file descriptors.
+closed after half a minute, and earlier, the oldest first, where there are too many of them, and so is one that has not
+finished its handshake; accepting pauses when the process is out of file descriptors.
 """
 
 import asyncio
 import errno
+import functools
 import logging
 import os
 import socket
@@ -121,7 +122,7 @@ class Streams:
         self._context: ssl.SSLContext | None = None
         self._streams: dict[FiveTuple, Stream] = {}
         self._waiting: dict[FiveTuple, Stream] = {}  # not known to have an allocation, oldest first
-        self._starting: set[asyncio.Future[Any]] = set()
+        self._starting: dict[asyncio.Future[Any], None] = {}  # oldest first
         self._written: set[Stream] = set()
         self._pauses: set[asyncio.TimerHandle] = set()
         self._is_exhausted = False  # and it was said
@@ -193,7 +194,7 @@ class Streams:
         for listener, _ in self._listening:
             self._loop.remove_reader(listener.fileno())
             listener.close()
-        for starting in self._starting:
+        for starting in list(self._starting):
             starting.cancel()
         for stream in list(self._streams.values()):
             _abort(stream)
@@ -235,15 +236,30 @@ class Streams:
                     self._pause(listener, transport, error)
                     return
                 continue  # that one connection has gone
-            if len(self._streams) >= MOST_STREAMS or len(self._starting) >= MOST_WITHOUT_ALLOCATION:
+            if len(self._streams) >= MOST_STREAMS:
                 self.counters.refused += 1
                 accepted.close()
                 continue
+            if len(self._starting) >= MOST_WITHOUT_ALLOCATION:
+                self._forget_oldest_start()
             accepted.setblocking(False)
             self.counters.accepted += 1
             starting = asyncio.ensure_future(self._begin(accepted, transport))
-            self._starting.add(starting)
-            starting.add_done_callback(self._starting.discard)
+            self._starting[starting] = None
+            starting.add_done_callback(functools.partial(self._started, accepted))
+
+    def _forget_oldest_start(self) -> None:
+        """Whoever begins handshakes and leaves them there keeps nobody else out."""
+        self.counters.refused += 1
+        oldest = next(iter(self._starting))
+        del self._starting[oldest]
+        oldest.cancel()
+
+    def _started(self, accepted: socket.socket, starting: asyncio.Future[Any]) -> None:
+        """A connection can be used, or not, or was cut off on the way."""
+        self._starting.pop(starting, None)
+        if starting.cancelled():
+            accepted.close()
 
     async def _begin(self, accepted: socket.socket, transport: Transport) -> None:
         """Make a connection usable, which with TLS takes a handshake."""

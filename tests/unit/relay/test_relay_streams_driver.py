@@ -1,8 +1,11 @@
 """Connections of clients over TCP and TLS: how many there may be, for how long, and who goes first."""
 
 import asyncio
+import socket
+import ssl
 from collections.abc import Iterable
 from typing import Any, cast
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -94,6 +97,44 @@ def test_of_too_many_the_oldest_without_an_allocation_goes_first(monkeypatch: py
     assert table.closed == [2, 3]
     assert table.streams.counters.refused == 2
     assert len(table.streams) == 4
+
+
+class Waiting:
+    """A listener with connections that wait, and an event loop with which no handshake ends."""
+
+    def __init__(self, count: int) -> None:
+        self.sockets = [MagicMock(spec=socket.socket) for _ in range(count)]
+        self.listener = MagicMock(spec=socket.socket)
+        waiting = [(accepted, None) for accepted in self.sockets]
+        self.listener.accept.side_effect = [*waiting, BlockingIOError]
+        self.loop = MagicMock(spec=asyncio.AbstractEventLoop)
+        self.loop.connect_accepted_socket = lambda *_, **__: asyncio.get_running_loop().create_future()
+
+    def closed(self) -> list[bool]:
+        return [accepted.close.called for accepted in self.sockets]
+
+
+def test_unfinished_handshakes_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MOST_WITHOUT_ALLOCATION", 3)
+
+    async def crowd() -> None:
+        waiting = Waiting(5)
+        monkeypatch.setattr(socket, "create_server", lambda *_, **__: waiting.listener)
+        crowded = Streams(
+            waiting.loop, on_data=lambda *_: None, on_closed=lambda _: None, has_allocation=lambda _: False
+        )
+        crowded.listen([Endpoint.parse("198.51.100.1:5349")], Transport.TLS)
+        crowded.use_certificate(MagicMock(spec=ssl.SSLContext))
+        crowded.start()
+        _, accept, *arguments = waiting.loop.add_reader.call_args.args
+        accept(*arguments)
+        begun = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.wait(begun, timeout=1, return_when=asyncio.FIRST_COMPLETED)
+        assert waiting.closed() == [True, True, False, False, False]
+        assert (crowded.counters.accepted, crowded.counters.refused) == (5, 2)
+        crowded.close()
+
+    asyncio.run(crowd())
 
 
 def test_what_is_yielded_together_is_written_together() -> None:
