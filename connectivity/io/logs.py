@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, TextIO
 
+from connectivity.endpoint import Endpoint
 from connectivity.settings import one_of
 
 TRACE: Final = 5
@@ -109,7 +110,7 @@ class _JsonFormatter(logging.Formatter):
         }
         fields = getattr(record, "fields", None)
         if isinstance(fields, Mapping):
-            line |= {name: value for name, value in fields.items() if name not in line}
+            line |= {name: _plain(value) for name, value in fields.items() if name not in line}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
@@ -131,6 +132,11 @@ class _Formatter(logging.Formatter):
 
 def _render(fields: Mapping[str, object]) -> str:
     return "".join(f" {name}={value}" for name, value in fields.items())
+
+
+def _plain(value: object) -> object:
+    """As JSON writes it; what is a tuple to JSON and an address to people is a text."""
+    return str(value) if isinstance(value, Endpoint) else value
 
 
 def _moment(record: logging.LogRecord) -> str:

@@ -71,7 +71,7 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
         _spare_the_collector()
         service.start()
         health.serving = True
-        _log.info("Serving", extra={"fields": {"listen": ",".join(map(str, configuration.listen))}})
+        _log.info("Serving", extra={"fields": _addresses(configuration)})
         works = [_maintain(service, telemetry), _follow_addresses(service, always_own_addresses(configuration))]
         background = [asyncio.ensure_future(work) for work in works]
         joining = [] if link is None else [asyncio.ensure_future(link.run())]
@@ -97,6 +97,12 @@ def _listen(service: RelayService, configuration: Configuration) -> None:
         except OSError as error:
             raise FatalError(f"cannot use the certificate {configuration.certificate.certificate}") from error
         service.streams.listen(configuration.tls_listen, Transport.TLS)
+
+
+def _addresses(configuration: Configuration) -> dict[str, str]:
+    """Where clients may come, for the log."""
+    found = {"listen": configuration.listen, "tls": configuration.tls_listen}
+    return {name: ",".join(map(str, addresses)) for name, addresses in found.items() if addresses}
 
 
 def _collect(service: RelayService) -> list[Metric]:

@@ -6,6 +6,7 @@ from io import StringIO
 
 import pytest
 
+from connectivity.endpoint import Endpoint
 from connectivity.io.logs import TRACE, _Formatter, _Handler, _JsonFormatter, parse_filter, set_filter
 
 
@@ -65,7 +66,7 @@ def test_a_word_that_is_no_level_is_refused() -> None:
 def test_a_line_may_be_an_object() -> None:
     record = logging.LogRecord("relay.core", logging.WARNING, "f", 1, "Refused\n%s", ("x",), None)
     record.created, record.msecs = 1_769_860_800.123, 123.0
-    record.fields = {"port": 5, "reason": ValueError("no"), "message": "not this"}
+    record.fields = {"port": 5, "reason": ValueError("no"), "client": Endpoint.parse("[::1]:3"), "message": "not this"}
     line = _JsonFormatter().format(record)
     assert "\n" not in line
     assert json.loads(line) == {
@@ -75,6 +76,7 @@ def test_a_line_may_be_an_object() -> None:
         "message": "Refused\nx",
         "port": 5,
         "reason": "no",
+        "client": "[::1]:3",
     }
 
 
