@@ -47,9 +47,9 @@ def integrity_sha1(message: bytes | bytearray, offset: int, key: bytes) -> bytes
     return _hmac(hashlib.sha1, key, _adjusted(message, offset, SHA1_BYTES))
 
 
-def integrity_sha256(message: bytes | bytearray, offset: int, key: bytes, length: int = SHA256_BYTES) -> bytes:
-    """The value of a MESSAGE-INTEGRITY-SHA256 attribute of ``length`` bytes at ``offset``."""
-    return _hmac(hashlib.sha256, key, _adjusted(message, offset, length))[:length]
+def integrity_sha256(message: bytes | bytearray, offset: int, key: bytes) -> bytes:
+    """The value of a MESSAGE-INTEGRITY-SHA256 attribute at ``offset``, not truncated."""
+    return _hmac(hashlib.sha256, key, _adjusted(message, offset, SHA256_BYTES))
 
 
 def fingerprint(message: bytes | bytearray, offset: int) -> bytes:

@@ -99,11 +99,14 @@ class Message:
         return integrity.equal(expected, self._value(at, integrity.SHA1_BYTES))
 
     def verify_integrity_sha256(self, key: bytes) -> bool:
-        """Whether MESSAGE-INTEGRITY-SHA256, possibly truncated, is present and made with ``key`` (§14.6)."""
+        """Whether MESSAGE-INTEGRITY-SHA256 is present, whole and made with ``key``.
+
+        A truncated one is well-formed and proves nothing: only a usage of STUN may allow it (§14.6), and ours do not.
+        """
         at, length = self._layout.sha256, self._layout.sha256_bytes
-        if at == _ABSENT:
+        if at == _ABSENT or length != integrity.SHA256_BYTES:
             return False
-        return integrity.equal(integrity.integrity_sha256(self._raw, at, key, length), self._value(at, length))
+        return integrity.equal(integrity.integrity_sha256(self._raw, at, key), self._value(at, length))
 
     def verify_fingerprint(self) -> bool:
         """Whether FINGERPRINT is the last attribute and its checksum is right (§14.7)."""
