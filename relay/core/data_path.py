@@ -35,7 +35,7 @@ from relay.core.reach import Reach
 from relay.core.statistics import Direction, DropReason, IcmpFate, Statistics
 from relay.core.table import AllocationTable
 
-# XOR-PEER-ADDRESS and DATA leave this much of the largest datagram for the payload.
+# XOR-PEER-ADDRESS and DATA leave this much of the largest datagram for the payload: more goes by a channel only.
 _LARGEST_INDICATED: Final = 65_000
 
 
@@ -150,14 +150,27 @@ class DataPath:
         if receiver is None or relayed_ip is None:
             self._statistics.drops[DropReason.PEER_REFUSED] += run.segment_count
             return
-        yield from self._deliver(receiver, Endpoint(relayed_ip, sender.port), run, tos, now)
+        yield from self._deliver(receiver, Endpoint(relayed_ip, sender.port), run, tos, now, sender)
 
-    def _deliver(self, allocation: Allocation, peer: Endpoint, run: Run, tos: int, now: Instant) -> Iterator[Relayed]:
-        """To the client by the peer's channel, else by Data indications, if the client lets this peer in."""
+    def _deliver(
+        self,
+        allocation: Allocation,
+        peer: Endpoint,
+        run: Run,
+        tos: int,
+        now: Instant,
+        sender: Allocation | None = None,
+    ) -> Iterator[Relayed]:
+        """To the client by the peer's channel, else by Data indications, if the client lets this peer in.
+
+        ``sender`` is the peer where it is a client of ours. The relay's totals count that once, as data to a client.
+        """
         binding = allocation.channels_by_peer.get(peer)
         if binding is not None and binding.relays_until <= now:
             binding = None
         reason = self._refuse_indications(allocation, peer, now) if binding is None else None
+        if reason is None and binding is None and run.segment_size > _LARGEST_INDICATED:
+            reason = DropReason.TOO_LARGE
         if reason is not None:
             self._statistics.drops[reason] += run.segment_count
             return
@@ -165,10 +178,13 @@ class DataPath:
             run = self._accounts.admit(allocation.account, Direction.TO_CLIENT, run, now)
             if not run.data:
                 return
+        if sender is not None:
+            sender.to_peer_packets += run.segment_count
+            sender.to_peer_bytes += len(run.data)
         self.count_to_client(allocation, run.segment_count, len(run.data))
         if binding is None:
             for datagram in run.segments():
-                yield from self._indicate(allocation, peer, Data(bytes(datagram[:_LARGEST_INDICATED])), tos)
+                yield from self._indicate(allocation, peer, Data(bytes(datagram)), tos)
             return
         frame = channel_runs.frame if allocation.transport is Transport.UDP else channel_runs.frame_padded
         framed = frame(run, binding.number, self._framed)

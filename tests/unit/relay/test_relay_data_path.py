@@ -236,6 +236,18 @@ def test_indications_that_cannot_be_honoured_are_dropped(relay: RelayUnderTest) 
     assert relay.drops() == {"no_allocation": 1, "malformed_indication": 4}
 
 
+def test_what_no_indication_holds_is_dropped_whole(relay: RelayUnderTest) -> None:
+    client = Client(relay, software=STANDARD)
+    port = client.allocate()
+    client.call(Method.CREATE_PERMISSION, XorPeerAddress(PEER4))
+    output = the_one(relay.from_peer(port, PEER4, bytes(65_000)))
+    assert len(output.transmit.run.data) <= 65_507
+    assert relay.from_peer(port, PEER4, bytes(65_001)) == []
+    assert relay.drops() == {"too_large": 1}
+    client.bind(0x4000, PEER4)
+    assert datagrams(the_one(relay.from_peer(port, PEER4, bytes(65_001)))) == [channel_message(0x4000, bytes(65_001))]
+
+
 def test_dont_fragment_is_handed_on(relay: RelayUnderTest) -> None:
     client = Client(relay, software=STANDARD)
     client.allocate()
@@ -303,6 +315,13 @@ def test_two_clients_of_one_relay_meet_inside_it(relay: RelayUnderTest, version:
     assert output.transmit.source == SERVER6
     assert output.transmit.tos == 3
     assert datagrams(output) == [channel_message(0x4ABC, payload) for payload in payloads]
+
+    # Each has sent or got it; the relay has relayed it once.
+    views = [relay.server.allocation(address.port) for address in (left_address, right_address)]
+    assert [(view.to_peer_packets, view.to_peer_bytes) for view in views if view] == [(3, 1801), (0, 0)]
+    assert [(view.to_client_packets, view.to_client_bytes) for view in views if view] == [(0, 0), (3, 1801)]
+    statistics = relay.server.statistics()
+    assert (statistics.packets[Direction.TO_PEER], statistics.packets[Direction.TO_CLIENT]) == (0, 3)
 
     right.call(Method.REFRESH, Lifetime(0))
     assert left.send(channel_message(0x4000, b"gone")) == []
