@@ -1,5 +1,7 @@
 """What changes while a binding lives: its expiry, its user's token bucket and its counters, in memory shared with XDP.
 
+The token buckets themselves are shared likewise, so that both paths spend from one.
+
 One line per binding of an array that is mapped here, so a refresh is one store and a look at the counters is a load:
 nothing that the program counts meanwhile is lost. An expiry of zero ends a binding at once, for both directions and for
 flows between two clients.
@@ -44,4 +46,17 @@ class Bindings:
     def close(self) -> None:
         """Give the memory back; once is enough."""
         del self._expires_at, self._bucket, self._to_peer, self._to_client
+        self._memory.close()
+
+
+class Buckets:
+    """The mapped array of ``layout.BUCKET``, number by number: three for each bucket."""
+
+    def __init__(self, map_fd: int) -> None:
+        self._memory = mmap.mmap(map_fd, layout.BUCKETS * layout.BUCKET.size)
+        self.numbers = memoryview(self._memory).cast("Q")
+
+    def close(self) -> None:
+        """Give the memory back: nobody may use ``numbers`` any more."""
+        self.numbers.release()
         self._memory.close()

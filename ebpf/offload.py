@@ -18,7 +18,7 @@ from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import chain
 from ebpf import bpf_syscall, layout, netlink
 from ebpf.attach import Attachment, attach_all, attach_by_ladder
-from ebpf.bindings import Bindings
+from ebpf.bindings import Bindings, Buckets
 from ebpf.doctor import explain
 from ebpf.egress import EgressState, verify_egress
 from ebpf.host import find_interfaces, own_addresses
@@ -82,6 +82,7 @@ class RelayOffload:
         self._settings = settings
         self._program: LoadedProgram | None = None
         self._bindings: Bindings | None = None
+        self._buckets: Buckets | None = None
         self._attachments: dict[str, Attachment] = {}
         self._absent: dict[str, str] = {}
         self._states: dict[str, EgressState] = {}
@@ -163,6 +164,11 @@ class RelayOffload:
             key = struct.pack("=I", bucket)
             bpf_syscall.map_update(self._map("buckets"), key, layout.BUCKET.pack(bytes_per_second, 0, 0))
 
+    @property
+    def bucket_memory(self) -> memoryview | None:
+        """The token buckets' memory while the offload is on: rate and, by direction, until when it is used up."""
+        return None if self._buckets is None else self._buckets.numbers
+
     def look(self) -> View:
         """See whether the host's addresses and next hops have changed, which ``follow`` acts on; every few seconds.
 
@@ -232,6 +238,9 @@ class RelayOffload:
         if self._bindings is not None:
             self._bindings.close()
             self._bindings = None
+        if self._buckets is not None:
+            self._buckets.close()
+            self._buckets = None
         if self._program is not None:
             self._program.close()
             self._program = None
@@ -243,6 +252,7 @@ class RelayOffload:
         slots = self._settings.capacity + 1
         self._program = program = _load(BuildOptions(self._settings.capacity * _ENTRIES_PER_BINDING, slots))
         self._bindings = Bindings(program.maps["bindings"], slots)
+        self._buckets = Buckets(program.maps["buckets"])
         mode, attachments, self.reason = attach_by_ladder(
             lambda wanted: attach_all(program.fd, self._interfaces, wanted), self._settings.mode
         )

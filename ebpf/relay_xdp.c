@@ -51,7 +51,7 @@ BPF_F_TABLE("hash", struct flow_key_v6, struct flow, flows_v6, FLOW_ENTRIES, BPF
 
 /* One hash look-up per packet: a flow names its slots here, and they are where user space looks and writes too. */
 BPF_F_TABLE("array", __u32, struct binding, bindings, BINDINGS, BPF_F_MMAPABLE);
-BPF_ARRAY(buckets, struct bucket, MAX_BUCKETS);
+BPF_F_TABLE("array", __u32, struct bucket, buckets, MAX_BUCKETS, BPF_F_MMAPABLE);
 
 BPF_ARRAY(config, struct relay_config, 1);
 BPF_ARRAY(next_hops, struct next_hop, MAX_NEXT_HOPS);

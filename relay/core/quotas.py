@@ -2,8 +2,8 @@
 
 Bandwidth is counted in relayed payload bytes, by token buckets that hold what their rate gives in one second: one for
 each user's direction and one for the relay's. A datagram passes while tokens are left, so a bucket is overdrawn by at
-most one datagram, and pays that back before it opens again. An offload keeps buckets of its own by the same rule; their
-numbers and rates come out as ``SetBucket``.
+most one datagram, and pays that back before it opens again. An offload works by the same rule and with the same
+buckets: their numbers and rates come out as ``SetBucket``, and both spend from the memory that it shares (``share``).
 
 Bounds: an account lives as long as its user's allocations. A fixed number is kept longer, so that whoever deletes the
 last allocation and makes another finds the buckets as they were left. The memory of sources has a fixed size.
@@ -13,8 +13,9 @@ import hashlib
 import heapq
 from array import array
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from connectivity.clock import SECOND, Duration, Instant
 from connectivity.endpoint import IPAddress
@@ -27,6 +28,9 @@ from relay.core.statistics import Direction, DropReason, QuotaKind, Statistics
 BUCKET_DEPTH: Final[Duration] = SECOND
 MOST_BUCKETS: Final = 16_384
 WHOLE_RELAY: Final = 0
+# Shared memory has three numbers for each bucket: the offload's rate, and until when each direction is used up.
+NUMBERS_OF_BUCKET: Final = 3
+_PLACES: Final = {Direction.TO_PEER: 1, Direction.TO_CLIENT: 2}
 _MOST_IDLE_ACCOUNTS: Final = 1024
 # Two rows of 32,768 sources are half a megabyte.
 _SOURCE_BITS: Final = 15
@@ -45,23 +49,41 @@ class Quotas:
     requests_per_second_per_source: int | None = None
 
 
-class TokenBucket:
-    """Tokens are time: it knows until when its rate has been used up. ``bytes_per_second`` 0 is without a limit."""
+class Numbers(Protocol):
+    """Memory that holds integers, such as an offload's."""
 
-    __slots__ = ("_spent_until", "bytes_per_second")
+    def __getitem__(self, place: int, /) -> int: ...
+
+    def __setitem__(self, place: int, value: int, /) -> None: ...
+
+
+class TokenBucket:
+    """Tokens are time: it knows until when its rate has been used up. ``bytes_per_second`` 0 is without a limit.
+
+    An offload that shares the memory may spend between our look and our store: what it took then is not missed.
+    """
+
+    __slots__ = ("_memory", "_place", "bytes_per_second")
 
     def __init__(self, bytes_per_second: int) -> None:
         self.bytes_per_second = bytes_per_second
-        self._spent_until: Instant = 0
+        self._memory: Numbers = [0]
+        self._place = 0
+
+    def keep_in(self, memory: Numbers, place: int) -> None:
+        """Go on there, with what has been spent so far."""
+        memory[place] = self._memory[self._place]
+        self._memory, self._place = memory, place
 
     def room(self, size: int, now: Instant) -> int:
         """How many datagrams of this size may pass now."""
-        spent_until = max(self._spent_until, now - BUCKET_DEPTH)
+        spent_until = max(self._memory[self._place], now - BUCKET_DEPTH)
         return 0 if spent_until > now else (now - spent_until) * self.bytes_per_second // (size * SECOND) + 1
 
     def spend(self, count: int, now: Instant) -> None:
         """Take the tokens of so many bytes."""
-        self._spent_until = max(self._spent_until, now - BUCKET_DEPTH) + count * SECOND // self.bytes_per_second
+        cost = count * SECOND // self.bytes_per_second
+        self._memory[self._place] = max(self._memory[self._place], now - BUCKET_DEPTH) + cost
 
 
 class Account:
@@ -89,6 +111,7 @@ class Accounts:
         self._free_buckets: list[int] = []
         self._next_bucket = WHOLE_RELAY + 1
         self._whole: dict[Direction, TokenBucket] = {}
+        self._shared: Numbers | None = None
         self.is_metered = False
         self._set_whole()
 
@@ -138,6 +161,12 @@ class Accounts:
             self._set_user(account)
         return before != [account.bucket for account in self._accounts.values()]
 
+    def share(self, memory: Numbers | None) -> None:
+        """Spend from the buckets in this memory of an offload from now on; None: from our own again."""
+        self._shared = memory
+        for bucket, buckets in self._all_buckets():
+            self._place(bucket, buckets)
+
     def admit(self, account: Account, direction: Direction, run: Run, now: Instant) -> Run:
         """As many of the run's datagrams, from its start, as both budgets have room for; counts the others."""
         buckets = [
@@ -173,11 +202,25 @@ class Accounts:
             bucket.spend(size, now)
         return True
 
+    def _all_buckets(self) -> Iterator[tuple[int | None, dict[Direction, TokenBucket]]]:
+        yield WHOLE_RELAY, self._whole
+        for account in (*self._accounts.values(), *self._idle.values()):
+            yield account.bucket, account.buckets
+
+    def _place(self, bucket: int | None, buckets: dict[Direction, TokenBucket]) -> None:
+        """Where both paths find them; nobody else needs those without a number."""
+        for direction, each in buckets.items():
+            if self._shared is None or bucket is None:
+                each.keep_in([0], 0)
+            else:
+                each.keep_in(self._shared, bucket * NUMBERS_OF_BUCKET + _PLACES[direction])
+
     def _set_whole(self) -> None:
         rate = _bytes_per_second(self._quotas.bandwidth)
         if rate or self._whole:
             self._outputs.append(SetBucket(WHOLE_RELAY, rate))
         self._whole = {direction: TokenBucket(rate) for direction in Direction} if rate else {}
+        self._place(WHOLE_RELAY, self._whole)
         self.is_metered = bool(rate or self._quotas.bandwidth_per_user)
 
     def _new_account(self, user: str) -> Account:
@@ -196,6 +239,7 @@ class Accounts:
             return
         if not account.bucket:
             account.bucket = self._take_bucket()
+        self._place(account.bucket, account.buckets)
         if account.bucket is not None:
             self._outputs.append(SetBucket(account.bucket, rate))
 

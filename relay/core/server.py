@@ -28,7 +28,7 @@ from relay.core.data_path import DataPath
 from relay.core.handlers import Handlers
 from relay.core.icmp import IcmpError
 from relay.core.outputs import CloseStream, FiveTuple, Output, Relayed
-from relay.core.quotas import Accounts, SourceLimiter
+from relay.core.quotas import Accounts, Numbers, SourceLimiter
 from relay.core.reach import Reach
 from relay.core.responder import Responder
 from relay.core.statistics import DropReason, QuotaKind, Snapshot, Statistics
@@ -174,6 +174,10 @@ class Server:
             return False
         self._allocator.end(allocation, "by the operator")
         return True
+
+    def share_buckets(self, memory: Numbers | None) -> None:
+        """An offload's token buckets are in this memory: spend from them too; None: they are no more."""
+        self._accounts.share(memory)
 
     def count_offloaded(
         self,

@@ -4,8 +4,7 @@ The only importer of ``ebpf`` in the relay, and only when somebody asked for it.
 address and channel, without the address of ours that the client talks to; should one client use one channel number on
 two of our addresses, neither is offloaded. Nor is a client of a listen port that is not the program's.
 
-Both paths have token buckets by the same rule, each its own: a user whose packets take both at once, some of them being
-such as the program passes up, has up to twice the rate.
+Both paths spend from the same token buckets, so a user whose packets take both has the rate once.
 """
 
 import asyncio
@@ -21,6 +20,7 @@ from connectivity.errors import FatalError, chain
 from relay.configuration import OffloadWish
 from relay.core import FiveTuple, InstallChannel, RemoveChannel, SetBucket
 from relay.core.configuration import STUN_PORT
+from relay.core.quotas import Numbers
 
 if TYPE_CHECKING:
     from ebpf import Counters, FlowCounters, RelayOffload
@@ -68,6 +68,7 @@ class Offload:
         self._owners: dict[tuple[Endpoint, int], set[FiveTuple]] = {}
         self._refused = 0
         self._last_counters: Counters | None = None
+        self._share: Callable[[Numbers | None], None] = lambda _: None
 
     @classmethod
     def load(cls, wish: OffloadWish | None, public: Mapping[int, IPAddress], listen_port: int) -> "Offload":
@@ -101,6 +102,12 @@ class Offload:
             program.close()
             return cls(None, program.reason)
         return cls(program, program.reason, listen_port)
+
+    def share_buckets(self, share: Callable[[Numbers | None], None]) -> None:
+        """Tell where the program's token buckets are, and when they have gone."""
+        if self._program is not None:
+            self._share = share
+            share(self._program.bucket_memory)
 
     def set_bucket(self, bucket: SetBucket) -> None:
         """A user, or the whole relay, may move so much."""
@@ -185,6 +192,7 @@ class Offload:
         if program is None:
             return
         self._reason = "closed"
+        self._share(None)
         try:
             self._last_counters = program.counters()
         except OSError as error:

@@ -66,6 +66,7 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
         stack.push_async_callback(admin.close)
         await admin.start(settings.admin_socket)
         service.offload = Offload.load(configuration.offload, configuration.public, configuration.listen[0].port)
+        service.offload.share_buckets(server.share_buckets)
         stack.enter_context(telemetry.exporting(settings.telemetry))
         service.tracing = telemetry.tracing
         _spare_the_collector()

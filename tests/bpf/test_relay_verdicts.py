@@ -14,10 +14,12 @@ import pytest
 from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
 from ebpf import bpf_syscall
+from ebpf.bindings import Buckets
 from ebpf.layout import Counter, FlowKey, FlowValue, NextHop
 from ebpf.oracle import ChecksumKind, Datagram, ones_complement_sum, read_packet
 from ebpf.outcomes import Direction, Outcome
 from ebpf.settings import ChannelFlow
+from relay.core.quotas import NUMBERS_OF_BUCKET, TokenBucket
 from tests.bpf.relay_bench import FOREVER, MACS, PUBLIC, SPARE_SLOT, Bench
 
 pytestmark = pytest.mark.root
@@ -259,6 +261,23 @@ class TestBandwidth:
         assert bench.run(self.UP)[0] == "drop"
         bench.set_bucket(6, 0)
         assert bench.run(self.UP)[0] == "redirect"
+
+    def test_user_space_spends_from_the_same_buckets(self, bench: Bench) -> None:
+        bench.install(replace(FLOW, bucket=5))
+        bench.set_bucket(5, self.RATE)
+        buckets = Buckets(bench.program.maps["buckets"])
+        ours = {direction: TokenBucket(self.RATE) for direction in (Direction.TO_PEER, Direction.TO_CLIENT)}
+        for direction, each in ours.items():
+            each.keep_in(buckets.numbers, 5 * NUMBERS_OF_BUCKET + 1 + direction)
+        assert ours[Direction.TO_PEER].room(100, time.monotonic_ns()) >= 10
+        ours[Direction.TO_PEER].spend(700, time.monotonic_ns())
+        assert [bench.run(self.UP)[0] for _ in range(2)] == ["redirect", "drop"]
+        assert not ours[Direction.TO_PEER].room(1, time.monotonic_ns())
+        assert [bench.run(self.DOWN)[0] for _ in range(3)] == ["redirect"] * 3
+        assert not ours[Direction.TO_CLIENT].room(1, time.monotonic_ns())
+        for each in ours.values():
+            each.keep_in([0], 0)
+        buckets.close()
 
     def test_another_user_is_not_touched(self, bench: Bench) -> None:
         bench.install(replace(FLOW, bucket=5), replace(FLOW6, bucket=6))

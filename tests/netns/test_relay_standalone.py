@@ -62,6 +62,8 @@ class StandAlone:
         limit: int | None = None,
     ) -> None:
         self.here, self.there = stack.enter_context(namespaces())
+        for namespace in (self.here, self.there) if "ebpf" in file else ():  # else veth takes no frame of XDP's
+            subprocess.run(["ip", "netns", "exec", namespace, "ethtool", "-K", "veth0", "gro", "on"], check=True)
         self.stack, self.folder, self.file = stack, folder, folder / "relay.yaml"
         make_certificate(folder, "first.example.org")
         self.file.write_text(file)
@@ -329,6 +331,25 @@ def test_a_client_that_does_not_read_loses_data_and_nobody_else_does(stack: Exit
             peer.sendto(bytes(1200), (str(RELAY[4]), ports[0]))
     peer.sendto(b"for the other", (str(RELAY[4]), ports[1]))
     assert other.read_data() == (CHANNEL, b"for the other")
+
+
+def test_a_user_on_both_paths_has_the_bandwidth_once(stack: ExitStack, tmp_path: Path) -> None:
+    content = f"{FILE}quotas: {{bandwidth_per_user: 80K}}\nebpf: {{interfaces: [veth0], mode: native}}\n"
+    relay = StandAlone(stack, tmp_path, file=content)
+    by_xdp, by_python = relay.client(), relay.client(Transport.TCP)
+    _, address = relay.peer()
+    for client in (by_xdp, by_python):
+        allocate(client)
+        assert error_code(client.bind(CHANNEL, address)) == 0
+    started = time.monotonic()
+    for client in (by_xdp, by_python):
+        for _ in range(24):
+            client.send_data(CHANNEL, bytes(500))
+    assert error_code(by_python.call(Method.REFRESH)) == 0  # which comes after the data
+    rate, elapsed = 10_000, time.monotonic() - started
+    xdp, python = (relay.metric(f'packets_total{{path="{path}",direction="to_peer"}}') for path in ("xdp", "python"))
+    assert xdp >= 20
+    assert (xdp + python - 2) * 500 <= rate * (1 + elapsed)
 
 
 def test_telemetry_on_stdout_and_logs_in_json(stack: ExitStack, tmp_path: Path) -> None:

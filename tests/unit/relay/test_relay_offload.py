@@ -13,6 +13,7 @@ from connectivity.io.udp import UdpCounters
 from ebpf import ChannelFlow, Counter, Counters, Direction, FlowCounters, OffloadError, OffloadSettings, Outcome, View
 from relay.configuration import OffloadWish
 from relay.core import FiveTuple, InstallChannel, RemoveChannel, SetBucket
+from relay.core.quotas import Numbers
 from relay.driver import offload as module
 from relay.driver.metrics import Sources, collect, render
 from relay.driver.offload import Fill, FlowCount, Offload
@@ -32,6 +33,7 @@ class ListOffload:
     reason: str = ""
     flows: dict[tuple[Endpoint, int], ChannelFlow] = field(default_factory=dict)
     buckets: dict[int, int] = field(default_factory=dict)
+    bucket_memory: list[int] = field(default_factory=lambda: [0] * 30)
     capacity: int = 100
     broken: bool = False
     blind: bool = False
@@ -142,6 +144,19 @@ def test_buckets_come_before_the_channels_that_name_them(offload: Offload, kerne
     offload.install(replace(installed(), bucket=3))
     assert kernel.buckets == {3: 1000}
     assert kernel.flows[CLIENT, 0x4000].bucket == 3
+
+
+def test_token_buckets_are_shared_until_the_program_goes(offload: Offload, kernel: ListOffload) -> None:
+    given: list[Numbers | None] = []
+    Offload(None, "none").share_buckets(given.append)
+    assert given == []
+    offload.share_buckets(given.append)
+    assert given == [kernel.bucket_memory]
+    kernel.broken = True
+    offload.install(installed())
+    assert given == [kernel.bucket_memory, None]
+    offload.close()
+    assert len(given) == 2
 
 
 def test_another_listen_port_stays_in_user_space(offload: Offload, kernel: ListOffload) -> None:

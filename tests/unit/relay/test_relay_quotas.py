@@ -217,6 +217,46 @@ def test_the_offload_is_told_of_buckets_before_channels() -> None:
     assert relay.buckets[0] == 0
 
 
+def test_both_paths_spend_from_one_bucket() -> None:
+    relay = RelayUnderTest(quotas=Quotas(bandwidth_per_user=8000, bandwidth=80_000))
+    client, other = alice(relay, 1), bob(relay, 1)
+    for each in (client, other):
+        each.allocate()
+        each.bind(0x4000, PEER4)
+    assert moved(client.send(messages(5, 100))) == 5
+    memory = [0] * 9  # of the relay's, alice's and bob's bucket: rate, to peers, to clients
+    relay.server.share_buckets(memory)
+    assert [number > 0 for number in memory] == [False, True, False, False, True, False, False, False, False]
+    assert moved(client.send(messages(2, 100))) == 2
+    memory[4] += SECOND // 4  # the offload has relayed 250 bytes
+    assert [moved(each.send(messages(30, 100))) for each in (client, other)] == [1, 11]
+    assert memory[4] > relay.now
+
+    memory[1] = relay.now + 60 * SECOND  # and it uses up what the whole relay has
+    assert moved(other.send(messages(1, 100))) == 0
+    relay.server.share_buckets(None)
+    relay.advance(59)
+    memory[:] = [0] * 9
+    assert moved(other.send(messages(1, 100))) == 0, "what it has spent is remembered"
+    relay.advance(2)
+    assert moved(other.send(messages(1, 100))) == 1
+
+
+def test_a_new_quota_fills_shared_buckets_too() -> None:
+    relay = RelayUnderTest(quotas=Quotas(bandwidth_per_user=8000))
+    client = alice(relay, 1)
+    client.allocate()
+    client.bind(0x4000, PEER4)
+    memory = [0] * 6
+    relay.server.share_buckets(memory)
+    assert moved(client.send(messages(30, 100))) == 11
+    relay.quotas = Quotas(bandwidth_per_user=16_000)
+    relay.reconfigure()
+    assert memory[4] == 0
+    assert moved(client.send(messages(30, 100))) == 21
+    assert memory[4] > relay.now
+
+
 def test_another_allocation_brings_no_fresh_tokens() -> None:
     relay = RelayUnderTest(quotas=Quotas(bandwidth_per_user=8000))
     relayed = []
