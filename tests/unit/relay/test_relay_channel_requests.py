@@ -15,7 +15,7 @@ from connectivity.stun import (
     RequestedTransport,
     XorPeerAddress,
 )
-from relay.core import InstallChannel, RemoveChannel, ToClient
+from relay.core import InstallChannel, RemoveChannel, ToClient, handlers
 from tests.unit.relay.playbook import (
     INTERNAL,
     PEER4,
@@ -132,6 +132,25 @@ def test_permissions_are_all_or_nothing(client: Client) -> None:
     assert not allocation.permissions
     assert error_code(client.call(Method.CREATE_PERMISSION, XorPeerAddress(PEER4), XorPeerAddress(PEER6))) == 0
     assert list(allocation.permissions) == [PEER4.ip, PEER6.ip]
+
+
+def test_an_allocation_holds_so_many_permissions_and_channels_and_no_more(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "MOST_PERMISSIONS", 3)
+    monkeypatch.setattr(handlers, "MOST_CHANNELS", 2)
+    client.allocate()
+    peers = [Endpoint.parse(f"198.51.100.{host}:9") for host in range(5)]
+    assert error_code(client.bind(0x4000, peers[0])) == 0
+    too_many = (XorPeerAddress(peer) for peer in peers[1:4])
+    assert error_code(client.call(Method.CREATE_PERMISSION, *too_many)) == 508
+    just_right = [XorPeerAddress(peer) for peer in peers[:3]]
+    assert error_code(client.call(Method.CREATE_PERMISSION, *just_right)) == 0
+    assert error_code(client.call(Method.CREATE_PERMISSION, *just_right)) == 0
+    assert error_code(client.bind(0x4001, peers[3])) == 508
+    assert error_code(client.bind(0x4001, peers[2])) == 0
+    assert error_code(client.bind(0x4002, peers[2]._replace(port=10))) == 508
+    assert error_code(client.bind(0x4001, peers[2])) == 0
 
 
 def test_forbidden_peers_get_no_channel(client: Client) -> None:

@@ -4,15 +4,27 @@ import asyncio
 import errno
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
 from connectivity.io.udp import UdpCounters
-from ebpf import ChannelFlow, Counter, Counters, Direction, FlowCounters, OffloadError, OffloadSettings, Outcome, View
+from ebpf import (
+    ChannelFlow,
+    Counter,
+    Counters,
+    Direction,
+    FlowCounters,
+    OffloadError,
+    OffloadSettings,
+    Outcome,
+    View,
+    layout,
+)
 from relay.configuration import OffloadWish
-from relay.core import FiveTuple, InstallChannel, RemoveChannel, SetBucket
+from relay.core import FiveTuple, InstallChannel, RemoveChannel, SetBucket, quotas
 from relay.core.quotas import Numbers
 from relay.driver import offload as module
 from relay.driver.metrics import Sources, collect, render
@@ -157,6 +169,13 @@ def test_token_buckets_are_shared_until_the_program_goes(offload: Offload, kerne
     assert given == [kernel.bucket_memory, None]
     offload.close()
     assert len(given) == 2
+
+
+def test_both_paths_have_the_same_idea_of_a_bucket() -> None:
+    assert (quotas.MOST_BUCKETS, quotas.WHOLE_RELAY) == (layout.BUCKETS, layout.WHOLE_RELAY)
+    assert layout.BUCKET.size == quotas.NUMBERS_OF_BUCKET * 8
+    header = Path(layout.__file__).parent.joinpath("include", "abi.h").read_text(encoding="utf-8")
+    assert f"#define BUCKET_DEPTH_NS {quotas.BUCKET_DEPTH}ULL" in header
 
 
 def test_another_listen_port_stays_in_user_space(offload: Offload, kernel: ListOffload) -> None:

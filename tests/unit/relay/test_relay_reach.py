@@ -10,6 +10,7 @@ import pytest
 
 from connectivity.endpoint import Endpoint
 from connectivity.stun import (
+    AddressFamily,
     Attribute,
     ChannelNumber,
     Data,
@@ -17,6 +18,7 @@ from connectivity.stun import (
     Lifetime,
     MessageClass,
     Method,
+    RequestedAddressFamily,
     XorPeerAddress,
     decode,
     encode,
@@ -242,6 +244,30 @@ def test_a_channel_ends_when_its_peer_turns_out_to_be_ours() -> None:
     assert client.send(send_indication(service, b"x")) == []
     relay.server.handle_own_addresses(own)
     assert relay.drain() == []
+
+
+def test_a_relayed_port_is_a_peer_in_the_families_that_it_has() -> None:
+    relay = RelayUnderTest()
+    left, right = Client(relay, software=STANDARD), Client(relay, "203.0.113.6:51000", software=STANDARD)
+    left.allocate()
+    right_port = right.allocate(RequestedAddressFamily(AddressFamily.IPV4))
+    answers = [left.bind(0x4000 + version, Endpoint(PUBLIC[version], right_port)) for version in (4, 6)]
+    assert [error_code(answer) for answer in answers] == [0, 403]
+
+
+def test_a_channel_stays_inside_once_its_peer_turns_out_to_be_another_client() -> None:
+    relay = RelayUnderTest()
+    left, right = Client(relay, software=STANDARD), Client(relay, "203.0.113.6:51000", software=STANDARD)
+    left_port, right_port = left.allocate(), right.allocate()
+    later_ours = Endpoint.parse(f"10.9.9.9:{right_port}")
+    left.bind(0x4000, later_ours)
+    right.bind(0x4000, Endpoint(PUBLIC[4], left_port))
+    (output,) = left.send(channel_message(0x4000, b"x"))
+    assert isinstance(output, ToPeer)
+    relay.server.handle_own_addresses(frozenset({*PUBLIC.values(), INTERNAL, later_ours.ip}))
+    (output,) = left.send(channel_message(0x4000, b"x"))
+    assert isinstance(output, ToClient)
+    assert output.transmit.destination == right.endpoint
 
 
 def test_nothing_is_installed_twice_or_left_behind_by_a_change_of_policy() -> None:

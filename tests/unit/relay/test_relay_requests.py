@@ -22,7 +22,8 @@ from connectivity.stun import (
     XorRelayedAddress,
     encode,
 )
-from relay.core import OpenRelayedPort, ToClient
+from relay.core import FiveTuple, OpenRelayedPort, ToClient
+from relay.core.answers import AnswerMemory
 from tests.unit.relay.playbook import (
     INTERNAL,
     PEER4,
@@ -199,6 +200,15 @@ def test_a_retransmitted_request_gets_the_stored_answer(client: Client, method: 
     client.relay.advance(40)
     later = only_answer(client.send(request), client.endpoint)
     assert error_code(later) == 437
+
+
+def test_so_many_answers_are_kept_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.core.answers.MOST_ANSWERS", 3)
+    memory, five_tuple = AnswerMemory(), FiveTuple(PEER4, PEER6)
+    for number in range(5):
+        memory.remember(five_tuple, Method.REFRESH, bytes([number]), b"answer", now=number)
+    found = [memory.recall(five_tuple, Method.REFRESH, bytes([number]), 5) for number in range(5)]
+    assert (found, len(memory)) == ([None, None, b"answer", b"answer", b"answer"], 3)
 
 
 def test_a_port_in_use_elsewhere_is_skipped() -> None:

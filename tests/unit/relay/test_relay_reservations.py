@@ -17,7 +17,7 @@ from connectivity.stun import (
     ReservationToken,
     XorRelayedAddress,
 )
-from relay.core import CloseRelayedPort, OpenRelayedPort, StaticCredentials
+from relay.core import CloseRelayedPort, OpenRelayedPort, Quotas, StaticCredentials
 from tests.unit.relay.playbook import RelayUnderTest, attribute_of, error_code
 from tests.unit.relay.standard import StandardClient, standalone
 
@@ -74,6 +74,25 @@ def test_a_reservation_ends_after_30_seconds_and_its_port_comes_back() -> None:
     assert error_code(second.call(Method.ALLOCATE, UDP, token)) == 508
     answer = second.call(Method.ALLOCATE, UDP)
     assert attribute_of(answer, XorRelayedAddress).endpoint.port == 50_001
+
+
+def test_a_reservation_counts_for_its_user_until_it_ends(relay: RelayUnderTest) -> None:
+    relay.quotas = Quotas(allocations_per_user=2)
+    relay.reconfigure()
+    first, second, third = clients(relay, 3)
+    second.call(Method.ALLOCATE, UDP)
+    assert error_code(first.call(Method.ALLOCATE, UDP, PAIR)) == 486
+    second.call(Method.REFRESH, Lifetime(0))
+    _, token = reserve(first)
+    assert error_code(second.call(Method.ALLOCATE, UDP)) == 486
+    assert error_code(second.call(Method.ALLOCATE, UDP, token)) == 0
+    assert error_code(third.call(Method.ALLOCATE, UDP)) == 486
+    for client in (first, second):
+        client.call(Method.REFRESH, Lifetime(0))
+    reserve(first)
+    first.call(Method.REFRESH, Lifetime(0))
+    relay.advance(30)
+    assert error_code(third.call(Method.ALLOCATE, UDP, PAIR)) == 0
 
 
 def test_a_reservation_outlives_the_allocation_it_came_with(relay: RelayUnderTest) -> None:
