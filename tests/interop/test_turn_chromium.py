@@ -124,4 +124,5 @@ def test_peers_of_a_page_meet_through_the_relay(mode: str) -> None:
         assert not stage.faults()
         for transport in ("udp", "tcp"):
             assert stage.messages(f"{transport} && stun.type == 0x0103"), transport
+        assert stage.messages("stun.type == 0x0103", within_tls=True)
         assert not stage.complaints()

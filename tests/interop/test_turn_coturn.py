@@ -115,6 +115,8 @@ def test_tshark_understands_every_message(stage: Stage) -> None:
     assert not stage.faults()
     for kind in ("udp && stun.channel", "tcp && stun.type == 0x0017"):
         assert stage.messages(kind), kind
+    for kind in ("stun.channel", "stun.type == 0x0017"):
+        assert stage.messages(kind, within_tls=True), kind
 
 
 def test_the_relay_does_not_complain(stage: Stage) -> None:

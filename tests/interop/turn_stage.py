@@ -1,4 +1,4 @@
-"""A stand-alone ``postern relay`` for other programs that speak TURN, and tshark to read what they say outside TLS.
+"""A stand-alone ``postern relay`` for other programs that speak TURN, and tshark to read what they say, within TLS too.
 
 relay (plain_pair's a)  198.51.100.1, 2001:db8::1  ──veth──  198.51.100.2, 2001:db8::2  everybody else (b)
 """
@@ -14,6 +14,7 @@ from typing import Final
 
 from lab.processes import wait_until
 from tests.e2e.engine import install
+from tests.interop.tcp_capture import write_capture
 from tests.netns.plain_pair import entered, ip, namespaces
 from tests.netns.relay_stage import RELAY, fetch, running
 from tests.unit.relay.test_relay_config_file import make_certificate
@@ -43,6 +44,17 @@ _FAULTS: Final = f"""
 """
 
 
+# Run by Python before the relay: it writes down the keys of its TLS connections.
+_KEY_LOGGER: Final = """
+import os, ssl
+load = ssl.SSLContext.load_cert_chain
+def load_and_log(context, *arguments, **named):
+    context.keylog_filename = os.environ["KEYS"]
+    load(context, *arguments, **named)
+ssl.SSLContext.load_cert_chain = load_and_log
+"""
+
+
 class TurnStage:
     """Both namespaces, and the relay in one of them."""
 
@@ -62,9 +74,14 @@ class TurnStage:
             features = ["gro", "on", "tx-udp-segmentation", "off"]
             subprocess.run(["ip", "netns", "exec", namespace, "ethtool", "-K", "veth0", *features], check=True)
         self._capture = self.folder / "capture.pcap"
+        self._decrypted = self.folder / "decrypted.pcap"
         self._tcpdump = stack.enter_context(self._captured())
         errors = stack.enter_context((self.folder / "log").open("w"))
         environment = {"HEALTH_CHECK_ADDR": "127.0.0.1:8080", "POSTERN_ADMIN_SOCKET": "off", "RUST_LOG": "info"}
+        self._keys = self.folder / "keys"
+        self._keys.touch()
+        environment |= {"KEYS": str(self._keys), "PYTHONPATH": str(self.folder)}
+        (self.folder / "sitecustomize.py").write_text(_KEY_LOGGER)
         arguments = ("--config", str(self.folder / "relay.yaml"))
         stack.enter_context(running(self.here, environment, *arguments, errors=errors))
         wait_until(lambda: fetch(self.here, "readyz")[0] == 200, "the relay is ready")
@@ -92,19 +109,33 @@ class TurnStage:
         self._tcpdump.terminate()
         said = self._tcpdump.communicate(timeout=20)[1]
         assert "\n0 packets dropped by kernel" in said, said
+        self._decrypt()
 
-    def messages(self, kind: str) -> int:
+    def messages(self, kind: str, *, within_tls: bool = False) -> int:
         """How many captured frames have such messages."""
-        return len(self._tshark(kind))
+        return len(self._tshark(self._decrypted if within_tls else self._capture, kind))
 
     def faults(self) -> list[str]:
         """What tshark does not take for what it should be."""
-        # The length of an attribute that is longer than its message is called bogus, without any mark.
-        texts = self._tshark("stun && !stun.channel", "-O", "stun")
-        return self._tshark(_FAULTS) + [line for line in texts if "bogus" in line]
+        found: list[str] = []
+        for capture in (self._capture, self._decrypted):
+            # The length of an attribute that is longer than its message is called bogus, without any mark.
+            texts = self._tshark(capture, "stun && !stun.channel", "-O", "stun")
+            found += self._tshark(capture, _FAULTS) + [line for line in texts if "bogus" in line]
+        return found
 
-    def _tshark(self, display_filter: str, *options: str) -> list[str]:
-        command = ["tshark", "-n", "-r", str(self._capture), "-Y", display_filter, *options]
+    def _decrypt(self) -> None:
+        """Write a capture of what was said within TLS."""
+        fields = [word for name in ("tcp.stream", "tcp.srcport", "data.data") for word in ("-e", name)]
+        rows = [line.split("\t") for line in self._tshark(self._capture, "tls.app_data", "-T", "fields", *fields)]
+        write_capture(
+            self._decrypted,
+            ((int(stream), port == str(TLS_PORT), bytes.fromhex(data.replace(",", ""))) for stream, port, data in rows),
+        )
+
+    def _tshark(self, capture: Path, display_filter: str, *options: str) -> list[str]:
+        keys = f"tls.keylog_file:{self._keys}"
+        command = ["tshark", "-n", "-r", str(capture), "-o", keys, "-Y", display_filter, *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
