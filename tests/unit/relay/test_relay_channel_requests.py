@@ -52,6 +52,8 @@ def test_bind_installs_before_it_answers(relay: RelayUnderTest, client: Client) 
     assert (installed.channel, installed.peer, installed.relayed_port) == (0x4000, PEER4, port)
     assert installed.five_tuple.client == client.endpoint
     assert installed.expires_at == relay.now + 600 * 10**9
+    client.bind(0x4000, PEER4)
+    assert relay.server.statistics().channels == 1, "a refresh is no other channel"
 
 
 @pytest.mark.parametrize(

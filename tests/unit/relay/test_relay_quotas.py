@@ -342,8 +342,14 @@ def test_a_limited_source_keeps_its_data_flowing() -> None:
     client.bind(0x4000, PEER4)
     for _ in range(10):
         client.send(binding_request())
-    assert relay.drops() != {}
+    assert set(relay.drops()) == {"too_many_requests"}
     assert moved(client.send(messages(30, 100))) == 30
+    indication = encode(Method.SEND, MessageClass.INDICATION, bytes(12), (XorPeerAddress(PEER4), Data(b"x")))
+    assert sum(moved(client.send(indication)) for _ in range(30)) == 30
+    before = relay.drops()
+    relay.advance(0.25)
+    client.send(binding_request())
+    assert relay.drops() == before, "data took no tokens of requests"
 
 
 def test_a_64_is_one_source() -> None:

@@ -284,6 +284,9 @@ def test_refresh_of_one_family(relay: RelayUnderTest, client: Client) -> None:
     assert error_code(client.call(Method.REFRESH, RequestedAddressFamily(V6), Lifetime(0))) == 0
     assert relay.open_ports == {port: {V4}}
     assert [key[2] for key in relay.installed] == [0x4000]
+    view = relay.server.allocation(port)
+    assert view is not None
+    assert [ip for ip, _ in view.permissions] == [PEER4.ip]
     assert error_code(client.call(Method.REFRESH, RequestedAddressFamily(V6))) == 443
     assert error_code(client.bind(0x4002, PEER6)) == 443
     assert error_code(client.call(Method.REFRESH, RequestedAddressFamily(V4), Lifetime(0))) == 0
