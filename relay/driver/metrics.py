@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 from connectivity.io.udp import UdpCounters
 from relay.core import Direction, Snapshot
-from relay.core.statistics import IcmpFate, QuotaKind
+from relay.core.statistics import DropReason, IcmpFate, QuotaKind
 from relay.driver.offload import Offload
 from relay.driver.streams import StreamCounters
 
@@ -87,7 +87,9 @@ def _data(snapshot: Snapshot, offload: Offload) -> Iterator[Metric]:
     octets = {("python", direction): count for direction, count in snapshot.bytes.items()}
     for direction in Direction:
         packets["xdp", direction] = octets["xdp", direction] = 0
-    drops: list[Row] = [({"path": "python", "reason": reason.value}, count) for reason, count in snapshot.drops.items()]
+    drops: list[Row] = [
+        ({"path": "python", "reason": reason.value}, snapshot.drops.get(reason, 0)) for reason in DropReason
+    ]
     passed: list[Row] = []
     kernel = offload.counters()
     if kernel is not None:

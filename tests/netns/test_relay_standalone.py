@@ -62,8 +62,6 @@ class StandAlone:
         limit: int | None = None,
     ) -> None:
         self.here, self.there = stack.enter_context(namespaces())
-        for namespace in (self.here, self.there) if "ebpf" in file else ():  # else veth takes no frame of XDP's
-            subprocess.run(["ip", "netns", "exec", namespace, "ethtool", "-K", "veth0", "gro", "on"], check=True)
         self.stack, self.folder, self.file = stack, folder, folder / "relay.yaml"
         make_certificate(folder, "first.example.org")
         self.file.write_text(file)

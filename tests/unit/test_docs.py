@@ -17,6 +17,7 @@ from connectivity.endpoint import Endpoint
 from connectivity.io.udp import UdpCounters
 from connectivity.settings import HelpRequested
 from connectivity.stun import ErrorCode
+from relay.core import DropReason
 from relay.driver.metrics import Sources, collect
 from relay.driver.offload import Offload
 from relay.driver.streams import StreamCounters
@@ -126,3 +127,14 @@ def test_every_metric_is_in_the_operators_page() -> None:
     sources = Sources(Offload(None, ""), UdpCounters(), StreamCounters(), 0)
     names = [metric.name for metric in collect(RelayUnderTest().server.statistics(), sources)]
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_every_reason_for_a_drop_is_in_the_operators_page_and_at_metrics_from_the_start() -> None:
+    text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    table = text.partition("| `reason` of `drops_total`")[2].partition("\n\n")[0]
+    reasons = {reason.value for reason in DropReason}
+    rows = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert set(re.findall(r"`(\w+)`", "".join(rows))) == reasons
+    sources = Sources(Offload(None, ""), UdpCounters(), StreamCounters(), 0)
+    (drops,) = [m for m in collect(RelayUnderTest().server.statistics(), sources) if m.name == "drops_total"]
+    assert {labels["reason"] for labels, count in drops.rows if not count} == reasons
