@@ -31,7 +31,7 @@ from lab.processes import wait_until
 from relay.core import Transport
 from tests.documented import claimed
 from tests.netns.plain_pair import entered, let_through, namespaces
-from tests.netns.relay_stage import COMMAND, FAR, RELAY, fetch, running
+from tests.netns.relay_stage import COMMAND, FAR, RELAY, fetch, run_to_its_end, running
 from tests.netns.turn_wire import TurnWire
 from tests.unit.relay.playbook import attribute_of, error_code
 from tests.unit.relay.test_relay_config_file import make_certificate
@@ -277,6 +277,21 @@ def test_a_file_that_is_read_again(stack: ExitStack, tmp_path: Path) -> None:
     with pytest.raises(BlockingIOError):
         peer.recv(100)
     assert relay.admin("show", str(port)).returncode == 0
+
+
+def test_an_admin_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not(
+    stack: ExitStack, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as abandoned:
+        abandoned.bind(str(tmp_path / "admin.sock"))
+    relay = StandAlone(stack, tmp_path)
+    assert relay.admin("list").returncode == 0
+    assert relay.admin_socket.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "other.yaml").write_text(FILE.replace("3478", "3479").replace("5349", "5350"))
+    environment = {"HEALTH_CHECK_ADDR": "127.0.0.1:8090", "POSTERN_ADMIN_SOCKET": str(relay.admin_socket)}
+    ended = run_to_its_end(relay.here, environment, "--config", str(tmp_path / "other.yaml"))
+    assert ended == (1, f"postern relay: cannot serve the admin socket {relay.admin_socket}: Address already in use")
+    assert relay.admin("list").returncode == 0
 
 
 def test_a_drain_with_streams_and_its_end(stack: ExitStack, tmp_path: Path) -> None:

@@ -231,6 +231,13 @@ def test_own_addresses_are_set_apart_unless_a_rule_names_them() -> None:
     assert refusal(denied, "8.8.8.8") is PeerClass.DENIED
 
 
+def test_the_hosts_loopback_is_a_special_range_and_not_an_own_address() -> None:
+    own = frozenset({ip_address("127.0.0.1"), ip_address("::1")})
+    for allow, kind in (((), PeerClass.LOOPBACK), (rules("127.0.0.0/8", "::1"), None)):
+        policy = PeerPolicy(under_portal=False, own=own, allow=allow)
+        assert [refusal(policy, text) for text in ("127.0.0.1", "::1")] == [kind, kind]
+
+
 def test_verdicts_follow_the_hosts_addresses() -> None:
     policy = PeerPolicy(under_portal=False)
     assert refusal(policy, "8.8.8.8") is None
