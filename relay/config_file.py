@@ -6,6 +6,7 @@ Paths in it are relative to it. Passwords and secrets are in no message. docs/re
 import logging
 import ssl
 import stat
+from collections.abc import Container
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, Final, cast
@@ -104,7 +105,7 @@ class _Reader:
             peers_allow=allow,
             peers_deny=deny,
             quotas=self._quotas(top),
-            alternate=self._alternate(top),
+            alternate=self._alternate(top, {Endpoint(ip, each.port) for ip in public.values() for each in listen}),
             internal=internal,
             offload=offload,
         )
@@ -136,7 +137,7 @@ class _Reader:
         section.finish()
         return {ip.version: ip for ip in found if ip is not None}
 
-    def _alternate(self, top: Section) -> dict[int, Endpoint]:
+    def _alternate(self, top: Section, own: Container[Endpoint]) -> dict[int, Endpoint]:
         section = self._section(top, "alternate")
         if section is None:
             return {}
@@ -145,6 +146,8 @@ class _Reader:
         for version, endpoint in found.items():
             if endpoint is not None and endpoint.ip.version != version:
                 section.problem(f"ipv{version}", str(endpoint), f"expected an IPv{version} address")
+            elif endpoint in own:
+                section.problem(f"ipv{version}", str(endpoint), "expected another server than this one")
         return {version: endpoint for version, endpoint in found.items() if endpoint is not None}
 
     def _tls(self, top: Section) -> tuple[Certificate | None, tuple[Endpoint, ...]]:

@@ -132,6 +132,7 @@ def test_defaults(folder: Path) -> None:
         ({"ebpf": "{mode: native}"}, "ebpf.mode is 'native': expected interfaces with it"),
         ({"ebpf": "{mode: fast}"}, "ebpf.mode is 'fast': expected one of auto, native, generic, off"),
         ({"alternate": '{ipv4: "[::1]:3478"}'}, "alternate.ipv4 is '[::1]:3478': expected an IPv4 address"),
+        ({"alternate": '{ipv4: "203.0.113.5:3478"}'}, "alternate.ipv4 is '203.0.113.5:3478': expected another server"),
         ({"tls": "{certificate: none.pem, key: key.pem, listen: []}"}, "No such file or directory"),
         ({"tls": "{certificate: key.pem, key: key.pem}"}, "expected a PEM certificate and the key that belongs to it"),
         ({"tls": "{certificate: cert.pem}"}, "tls.key is missing: expected the path of a PEM file"),
