@@ -111,7 +111,27 @@ class RemoveChannel:
     channel: int
 
 
+@dataclass(frozen=True, slots=True)
+class NoteChannel:
+    """A channel that no offload can carry relays, or goes on, or relays no longer: nothing is to be done.
+
+    Of the others ``InstallChannel`` and ``RemoveChannel`` tell.
+    """
+
+    five_tuple: FiveTuple
+    channel: int
+    relayed_port: int
+    relays: bool
+
+
 Relayed: TypeAlias = ToClient | ToPeer
 Output: TypeAlias = (
-    ToClient | CloseStream | OpenRelayedPort | CloseRelayedPort | SetBucket | InstallChannel | RemoveChannel
+    ToClient
+    | CloseStream
+    | OpenRelayedPort
+    | CloseRelayedPort
+    | SetBucket
+    | InstallChannel
+    | RemoveChannel
+    | NoteChannel
 )

@@ -14,7 +14,15 @@ from connectivity.clock import Duration, Instant
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.stun import AddressFamily
 from relay.core.allocation import CHANNEL_LIFETIME, PERMISSION_LIFETIME, Allocation, ChannelBinding
-from relay.core.outputs import CloseRelayedPort, FiveTuple, InstallChannel, Output, RemoveChannel, Transport
+from relay.core.outputs import (
+    CloseRelayedPort,
+    FiveTuple,
+    InstallChannel,
+    NoteChannel,
+    Output,
+    RemoveChannel,
+    Transport,
+)
 from relay.core.quotas import Accounts
 from relay.core.timers import DeadlineQueue
 
@@ -163,8 +171,8 @@ class AllocationTable:
     def _project(self, allocation: Allocation, binding: ChannelBinding) -> None:
         """What is relayed over streams, or by an account without a bucket of the offload's, is not installed."""
         binding.relays_until = allocation.relays_until(binding)
-        bucket = allocation.account.bucket
-        if binding.relays_until and bucket is not None and allocation.transport is Transport.UDP:
+        bucket = allocation.account.bucket if allocation.transport is Transport.UDP else None
+        if binding.relays_until and bucket is not None:
             binding.is_installed = True
             self._outputs.append(
                 InstallChannel(
@@ -174,3 +182,6 @@ class AllocationTable:
         elif binding.is_installed:
             binding.is_installed = False
             self._outputs.append(RemoveChannel(allocation.five_tuple, binding.number))
+        if bucket is None:
+            relays = binding.relays_until > 0
+            self._outputs.append(NoteChannel(allocation.five_tuple, binding.number, allocation.port, relays))

@@ -21,6 +21,7 @@ from relay.core import (
     FiveTuple,
     IcmpError,
     InstallChannel,
+    NoteChannel,
     OpenRelayedPort,
     Relayed,
     RemoveChannel,
@@ -200,6 +201,9 @@ class RelayService:
                     self.server.count_offloaded(output.five_tuple, *self.offload.remove(output))
                     if self.tracing is not None:
                         self.tracing.ends(output)
+                case NoteChannel(relays=relays):
+                    if self.tracing is not None:
+                        (self.tracing.relays if relays else self.tracing.ends)(output)
                 case _:
                     assert_never(output)
             output = self.server.poll_output()

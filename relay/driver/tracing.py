@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from connectivity.stun import AddressFamily
-from relay.core import AllocationView, FiveTuple, InstallChannel, RemoveChannel
+from relay.core import AllocationView, FiveTuple, InstallChannel, NoteChannel, RemoveChannel
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
@@ -30,7 +30,7 @@ class Tracing:
             attributes["network.transport"] = allocation.five_tuple.transport.value
         self._spans[port] = self._tracer.start_span("allocation", attributes=attributes), found
 
-    def relays(self, channel: InstallChannel) -> None:
+    def relays(self, channel: InstallChannel | NoteChannel) -> None:
         """A channel relays, or relays for longer."""
         key = (channel.five_tuple, channel.channel)
         if channel.relayed_port not in self._spans:
@@ -40,7 +40,7 @@ class Tracing:
         self._channels[key] = channel.relayed_port
         span.add_event(name, {"turn.channel": channel.channel})
 
-    def ends(self, channel: RemoveChannel) -> None:
+    def ends(self, channel: RemoveChannel | NoteChannel) -> None:
         """A channel relays no longer."""
         port = self._channels.pop((channel.five_tuple, channel.channel), None)
         if port is not None and port in self._spans:

@@ -365,20 +365,23 @@ def test_a_user_on_both_paths_has_the_bandwidth_once(stack: ExitStack, tmp_path:
     assert (xdp + python - 2) * 500 <= rate * (1 + elapsed)
 
 
-def test_telemetry_on_stdout_and_logs_in_json(stack: ExitStack, tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", list(Transport))
+def test_telemetry_on_stdout_and_logs_in_json(stack: ExitStack, tmp_path: Path, transport: Transport) -> None:
     environment = {"OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "console", "LOG_FORMAT": "json"}
     relay = StandAlone(stack, tmp_path, environment)
-    client = relay.client()
+    client = relay.client(transport)
     port = allocate(client)
     client.bind(CHANNEL, relay.peer()[1])
+    client.call(Method.REFRESH)
     client.call(Method.REFRESH, Lifetime(0))
     relay.process.send_signal(signal.SIGTERM)
     assert relay.process.wait(5) == 0
     assert relay.process.stdout is not None
     lines = [json.loads(line) for line in relay.process.stdout.read().splitlines()]
     (span,) = [line for line in lines if line.get("name") == "allocation"]
-    assert span["attributes"] == {"turn.relayed_port": port, "turn.families": "ipv4", "network.transport": "udp"}
-    assert [event["name"] for event in span["events"]] == ["channel relays", "channel ends"]
+    expected = {"turn.relayed_port": port, "turn.families": "ipv4", "network.transport": transport.value}
+    assert span["attributes"] == expected
+    assert [event["name"] for event in span["events"]] == ["channel relays", "channel goes on", "channel ends"]
     (scope,) = [line for line in lines if "resource_metrics" in line][-1]["resource_metrics"][0]["scope_metrics"]
     names = {metric["name"] for metric in scope["metrics"]}
     assert {"postern.relay.packets", "postern.relay.allocations", "postern.relay.responses"} <= names

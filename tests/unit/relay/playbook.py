@@ -46,6 +46,7 @@ from relay.core import (
     IcmpError,
     InstallChannel,
     NonceMint,
+    NoteChannel,
     OpenRelayedPort,
     Output,
     PeerPolicy,
@@ -196,7 +197,7 @@ class RelayUnderTest:
                     self.closed_streams.append(five_tuple)
                 case SetBucket(bucket, bytes_per_second):
                     self.buckets[bucket] = bytes_per_second
-                case ToClient():
+                case ToClient() | NoteChannel():
                     pass
         return outputs
 

@@ -4,6 +4,7 @@ import pytest
 
 from connectivity.run import Run
 from connectivity.stun import (
+    ChannelNumber,
     Data,
     Lifetime,
     MessageClass,
@@ -14,7 +15,7 @@ from connectivity.stun import (
     decode,
     encode,
 )
-from relay.core import CloseRelayedPort, CloseStream, RemoveChannel, ToClient, ToPeer, Transport
+from relay.core import CloseRelayedPort, CloseStream, NoteChannel, RemoveChannel, ToClient, ToPeer, Transport
 from tests.unit.relay.playbook import PEER4, RelayUnderTest, attribute_of, channel_message, datagrams, error_code
 from tests.unit.relay.standard import StandardClient, standalone
 
@@ -169,6 +170,15 @@ def test_one_client_may_have_an_allocation_on_each_transport(relay: RelayUnderTe
         assert isinstance(output, ToPeer)
         assert output.relayed_port == port
     assert [five_tuple_of[2] for five_tuple_of in relay.installed] == [0x4000], "only UDP's"
+
+
+def test_channels_of_streams_are_told_and_not_installed(relay: RelayUnderTest, client: StandardClient) -> None:
+    port = client.allocate()
+    request = client.request(Method.CHANNEL_BIND, XorPeerAddress(PEER4), ChannelNumber(0x4000))
+    assert client.send(request)[0] == NoteChannel(client.five_tuple, 0x4000, port, relays=True)
+    outputs = client.send(client.request(Method.REFRESH, Lifetime(0)))
+    assert NoteChannel(client.five_tuple, 0x4000, port, relays=False) in outputs
+    assert not relay.installed
 
 
 def test_a_copy_of_a_request_on_a_stream_gets_the_same_answer(client: StandardClient) -> None:
