@@ -242,7 +242,7 @@ changes = st.one_of(
 FIRST = Datagram(CLIENT, channel_message(0x4000, b"first"))
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(story=st.lists(traffic | traffic | changes, min_size=1, max_size=12))
 def test_the_direct_way_is_the_cores(story: list[tuple[str, Any]]) -> None:
     with twins() as (plain, driven):
