@@ -103,6 +103,10 @@ class Server:
             stream.lose()
             self._lose(five_tuple)
 
+    def admits_stream(self, source: IPAddress, now: Instant) -> bool:
+        """Whether this source may open one more connection: that counts as a request, and with TLS costs us more."""
+        return self._admits(source, now)
+
     def stream_closed(self, five_tuple: FiveTuple, now: Instant) -> None:  # noqa: ARG002 - as all inputs
         """A connection is gone, and its allocation with it (RFC 8656 §3.1)."""
         self._streams.pop(five_tuple, None)
@@ -225,9 +229,8 @@ class Server:
         if not _looks_like_stun(data):
             self._statistics.drops[DropReason.NOT_TURN] += 1
             return
-        if _is_request(data) and not self._sources.admits(five_tuple.client.ip, now):
+        if _is_request(data) and not self._admits(five_tuple.client.ip, now):
             self._statistics.drops[DropReason.TOO_MANY_REQUESTS] += 1
-            self._statistics.quota_refusals[QuotaKind.REQUESTS_PER_SOURCE] += 1
             return
         try:
             message = decode(data)
@@ -248,6 +251,12 @@ class Server:
             yield from self.data_path.relay_send(five_tuple, message, tos, now)
         else:
             self._statistics.drops[DropReason.UNEXPECTED_CLASS] += 1
+
+    def _admits(self, source: IPAddress, now: Instant) -> bool:
+        is_admitted = self._sources.admits(source, now)
+        if not is_admitted:
+            self._statistics.quota_refusals[QuotaKind.REQUESTS_PER_SOURCE] += 1
+        return is_admitted
 
     def _expire_before(self, now: Instant) -> None:
         """A timer may come late, most of all after the machine has slept: no request finds what is over."""

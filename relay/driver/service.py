@@ -55,7 +55,11 @@ class RelayService:
         self.on_host = on_host  # the host's own addresses, as they were found last
         self.sockets = RelaySockets(loop, on_listen=self._read_listen, on_relayed=self._read_relayed)
         self.streams = Streams(
-            loop, on_data=self._read_stream, on_closed=self._stream_closed, has_allocation=server.has_allocation
+            loop,
+            on_data=self._read_stream,
+            on_closed=self._stream_closed,
+            has_allocation=server.has_allocation,
+            admits=lambda source: server.admits_stream(source, time.monotonic_ns()),
         )
         self._direct = Direct(server.data_path, self.sockets)
         self.offload = Offload(None, "not loaded yet")

@@ -19,7 +19,7 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 from connectivity.clock import SECOND, Instant
-from connectivity.endpoint import Endpoint
+from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError, chain
 from relay.core import FiveTuple, Transport
 from relay.driver.sockets import describe, keep_some_free
@@ -44,7 +44,7 @@ class StreamCounters:
     """What became of connections and of what was to be written to them."""
 
     accepted: int = 0
-    refused: int = 0  # too many, or the process is out of descriptors
+    refused: int = 0  # too many, of all or of one address, or the process is out of descriptors
     failed_handshakes: int = 0
     timed_out: int = 0  # without an allocation for too long
     dropped: int = 0  # writes to clients that do not read
@@ -101,7 +101,8 @@ class Stream(asyncio.BufferedProtocol):
 class Streams:
     """All listeners and connections; knows no protocol.
 
-    ``on_data`` gets bytes that are valid until it returns; ``has_allocation`` says whether a connection is in use.
+    ``on_data`` gets bytes that are valid until it returns; ``has_allocation`` says whether a connection is in use,
+    ``admits`` whether an address may open one more.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Streams:
         on_data: Callable[[FiveTuple, memoryview], None],
         on_closed: Callable[[FiveTuple], None],
         has_allocation: Callable[[FiveTuple], bool],
+        admits: Callable[[IPAddress], bool],
     ) -> None:
         self.on_data = on_data
         self.buffer = memoryview(bytearray(_READ_BYTES))
@@ -118,6 +120,7 @@ class Streams:
         self._loop = loop
         self._on_closed = on_closed
         self._has_allocation = has_allocation
+        self._admits = admits
         self._listening: list[tuple[socket.socket, Transport]] = []
         self._context: ssl.SSLContext | None = None
         self._streams: dict[FiveTuple, Stream] = {}
@@ -227,7 +230,7 @@ class Streams:
         for _ in range(_ACCEPTS_PER_TURN):
             try:
                 keep_some_free(listener.fileno())
-                accepted, _ = listener.accept()
+                accepted, address = listener.accept()
             except BlockingIOError:
                 self._is_exhausted = False
                 return
@@ -236,7 +239,7 @@ class Streams:
                     self._pause(listener, transport, error)
                     return
                 continue  # that one connection has gone
-            if len(self._streams) >= MOST_STREAMS:
+            if len(self._streams) >= MOST_STREAMS or not self._admits(_endpoint(address).ip):
                 self.counters.refused += 1
                 accepted.close()
                 continue

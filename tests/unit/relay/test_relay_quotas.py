@@ -352,6 +352,19 @@ def test_a_limited_source_keeps_its_data_flowing() -> None:
     assert relay.drops() == before, "data took no tokens of requests"
 
 
+def test_connections_count_as_requests_of_their_source() -> None:
+    relay = RelayUnderTest(quotas=Quotas(requests_per_second_per_source=4))
+    client = alice(relay, 1)
+    assert [relay.server.admits_stream(client.endpoint.ip, relay.now) for _ in range(3)] == [True] * 3
+    assert len(client.send(binding_request())) == 1
+    assert client.send(binding_request()) == []
+    assert not relay.server.admits_stream(client.endpoint.ip, relay.now)
+    assert refusals(relay) == {QuotaKind.REQUESTS_PER_SOURCE: 2}
+    assert relay.drops() == {"too_many_requests": 1}
+    relay.advance(0.25)
+    assert relay.server.admits_stream(client.endpoint.ip, relay.now)
+
+
 def test_a_64_is_one_source() -> None:
     limiter = SourceLimiter(10, b"secret")
     network = int(IPv6Address("2001:db8:1:2::"))

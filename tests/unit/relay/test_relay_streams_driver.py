@@ -3,14 +3,14 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 from unittest.mock import MagicMock
 
 import pytest
 
 from connectivity.clock import SECOND
-from connectivity.endpoint import Endpoint
+from connectivity.endpoint import Endpoint, IPAddress
 from relay.core import FiveTuple, Transport
 from relay.driver import streams
 from relay.driver.streams import IDLE, MOST_UNSENT_BYTES, Stream, Streams
@@ -59,6 +59,7 @@ class Table:
             on_data=lambda _, data: self.read.append(bytes(data)),
             on_closed=lambda five_tuple: self.closed.append(five_tuple.client.port),
             has_allocation=lambda five_tuple: five_tuple.client.port in self.in_use,
+            admits=lambda _: True,
         )
 
     def connect(self, port: int, transport: Transport = Transport.TCP, *, is_stuck: bool = False) -> Wire:
@@ -105,10 +106,25 @@ class Waiting:
     def __init__(self, count: int) -> None:
         self.sockets = [MagicMock(spec=socket.socket) for _ in range(count)]
         self.listener = MagicMock(spec=socket.socket)
-        waiting = [(accepted, None) for accepted in self.sockets]
+        waiting = [(accepted, (f"198.51.100.{host}", 5000)) for host, accepted in enumerate(self.sockets)]
         self.listener.accept.side_effect = [*waiting, BlockingIOError]
         self.loop = MagicMock(spec=asyncio.AbstractEventLoop)
         self.loop.connect_accepted_socket = lambda *_, **__: asyncio.get_running_loop().create_future()
+
+    def accepted_by(self, admits: Callable[[IPAddress], bool]) -> Streams:
+        crowded = Streams(
+            self.loop,
+            on_data=lambda *_: None,
+            on_closed=lambda _: None,
+            has_allocation=lambda _: False,
+            admits=admits,
+        )
+        crowded.listen([Endpoint.parse("198.51.100.1:5349")], Transport.TLS)
+        crowded.use_certificate(MagicMock(spec=ssl.SSLContext))
+        crowded.start()
+        _, accept, *arguments = self.loop.add_reader.call_args.args
+        accept(*arguments)
+        return crowded
 
     def closed(self) -> list[bool]:
         return [accepted.close.called for accepted in self.sockets]
@@ -120,18 +136,23 @@ def test_unfinished_handshakes_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) 
     async def crowd() -> None:
         waiting = Waiting(5)
         monkeypatch.setattr(socket, "create_server", lambda *_, **__: waiting.listener)
-        crowded = Streams(
-            waiting.loop, on_data=lambda *_: None, on_closed=lambda _: None, has_allocation=lambda _: False
-        )
-        crowded.listen([Endpoint.parse("198.51.100.1:5349")], Transport.TLS)
-        crowded.use_certificate(MagicMock(spec=ssl.SSLContext))
-        crowded.start()
-        _, accept, *arguments = waiting.loop.add_reader.call_args.args
-        accept(*arguments)
+        crowded = waiting.accepted_by(lambda _: True)
         begun = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.wait(begun, timeout=1, return_when=asyncio.FIRST_COMPLETED)
         assert waiting.closed() == [True, True, False, False, False]
         assert (crowded.counters.accepted, crowded.counters.refused) == (5, 2)
+        crowded.close()
+
+    asyncio.run(crowd())
+
+
+def test_who_is_not_admitted_gets_no_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def crowd() -> None:
+        waiting = Waiting(4)
+        monkeypatch.setattr(socket, "create_server", lambda *_, **__: waiting.listener)
+        crowded = waiting.accepted_by(lambda source: str(source) in {"198.51.100.0", "198.51.100.3"})
+        assert waiting.closed() == [False, True, True, False]
+        assert (crowded.counters.accepted, crowded.counters.refused) == (2, 2)
         crowded.close()
 
     asyncio.run(crowd())
