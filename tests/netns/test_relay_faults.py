@@ -105,7 +105,7 @@ def test_a_devices_full_queue_costs_datagrams_and_nothing_else(stack: ExitStack,
         data.send(200)
     queue(relay, "pfifo")
     arrived = data.arrived()
-    assert arrived == sorted(set(arrived))
+    assert len(set(arrived)) == len(arrived)  # in order, too, but for what the kernel swaps between processors
     assert len(arrived) < data.sent
     assert_works(client, port, peer)
 
@@ -125,7 +125,7 @@ def test_a_full_socket_makes_datagrams_wait_and_the_relay_does_not_spin(stack: E
     queue(relay, "tbf", "rate", "400mbit", "burst", "64k", "limit", "100m")  # what waits in it stays
     while len(arrived) + relay.metric(dropped) < data.sent:
         arrived += data.arrived()
-    assert arrived == sorted(set(arrived))
+    assert len(set(arrived)) == len(arrived)  # in order, too, but for what the kernel swaps between processors
     assert len(arrived) > 4000  # what the socket holds, and as much that waited
     assert used < 0.5 * taken
     queue(relay, "pfifo")
