@@ -23,6 +23,7 @@
 #include "checksum.h"
 #include "parse.h"
 #include "rewrite.h"
+#include "sum.h"
 #include "wire.h"
 
 #ifndef FLOW_ENTRIES
@@ -34,9 +35,6 @@
 
 #define FAMILY_IPV4 2	/* AF_INET */
 #define FAMILY_IPV6 10	/* AF_INET6 */
-#define DATAGRAM_MAX 9216 /* jumbo frame: beyond this no checksum is recomputed */
-#define PIECE_BYTES 512	  /* of a datagram per checksum call: the most that bpf_csum_diff takes before Linux 6.12 */
-#define PIECE_TAIL 3	  /* to complete a word */
 #define LOOPBACK_IFINDEX 1
 
 /*
@@ -59,10 +57,6 @@ BPF_ARRAY(next_hops, struct next_hop, MAX_NEXT_HOPS);
 /* By outcome * DIRECTION_COUNT + direction. One copy per CPU and no preemption within a program: no atomics needed. */
 BPF_PERCPU_ARRAY(outcome_stats, struct counter, OUTCOME_COUNT *DIRECTION_COUNT);
 
-/* Where a datagram is summed piece by piece; the stack has no room for a piece that is worth a call. */
-struct piece {
-	__u8 bytes[PIECE_BYTES + PIECE_TAIL + 1];
-};
 BPF_PERCPU_ARRAY(pieces, struct piece, 1);
 
 static __always_inline struct flow *find_flow(const struct packet *packet)
@@ -176,66 +170,6 @@ static __always_inline int is_egress(const struct relay_config *settings, __u32 
 	return 0;
 }
 
-/* A plain sum: the difference from nothing. Folded, because kernels differ in whether the helper folds. */
-static __always_inline __u64 sum_piece(struct piece *piece, __u32 size)
-{
-	return checksum_fold((__u32)bpf_csum_diff(0, 0, (__be32 *)piece->bytes, size, 0));
-}
-
-/* Sum of the UDP header and all behind it, without the checksum field. */
-static __always_inline enum outcome sum_datagram(struct xdp_md *context, const struct packet *packet, __u64 *sum)
-{
-	__u32 offset = packet->udp_offset, remaining = packet->udp_length, rest;
-	struct piece *piece;
-	int zero = 0;
-
-	piece = pieces.lookup(&zero);
-	if (!piece || remaining > DATAGRAM_MAX)
-		return PUNT_TOO_LONG;
-	for (int i = 0; i < DATAGRAM_MAX / PIECE_BYTES; i++) {
-		/* verifier: keeps the compiler from dropping the counter that bounds the loop, clang 14 */
-		asm volatile("" : "+r"(remaining));
-		if (remaining < PIECE_BYTES)
-			break;
-		if (bpf_xdp_load_bytes(context, offset, piece->bytes, PIECE_BYTES))
-			return PUNT_TRUNCATED;
-		*sum += sum_piece(piece, PIECE_BYTES);
-		offset += PIECE_BYTES;
-		remaining -= PIECE_BYTES;
-	}
-	rest = remaining % PIECE_BYTES;
-	if (rest) {
-		if (bpf_xdp_load_bytes(context, offset, piece->bytes, rest))
-			return PUNT_TRUNCATED;
-		/* The helper sums whole words: what the last one lacks is zero. */
-		__builtin_memset(piece->bytes + rest, 0, PIECE_TAIL);
-		*sum += sum_piece(piece, (rest + PIECE_TAIL) & ~PIECE_TAIL);
-	}
-	*sum += (__u16)~packet->checksum_be;
-	return OUTCOME_CONTINUE;
-}
-
-/*
- * A complete checksum of the arriving packet. The field is not one if it is zero (IPv4 only), or if it equals the folded,
- * uncomplemented sum of the pseudo-header: then the sender left the rest to its device, which had nothing to do.
- */
-static __always_inline enum outcome whole_checksum(struct xdp_md *context, const struct packet *packet,
-						   __u16 *checksum_be)
-{
-	__u64 sum = checksum_pseudo_header(packet->source_be, packet->destination_be, packet->udp_length_be,
-					   swap16(PROTOCOL_UDP));
-	enum outcome outcome;
-
-	*checksum_be = packet->checksum_be;
-	if (!packet->checksum_be && packet->family == 6)
-		return PUNT_NO_CHECKSUM;
-	if (packet->checksum_be && packet->checksum_be != checksum_fold(sum))
-		return OUTCOME_CONTINUE;
-	outcome = sum_datagram(context, packet, &sum);
-	*checksum_be = checksum_udp_field(sum);
-	return outcome;
-}
-
 static __always_inline enum outcome send_rewritten(struct xdp_md *context, struct rewrite *rewrite)
 {
 	if (bpf_xdp_adjust_head(context, rewrite->head_delta))
@@ -295,6 +229,13 @@ static __always_inline void count(struct counter *counter, __u64 bytes)
 	__sync_fetch_and_add(&counter->bytes, bytes);
 }
 
+/* What there is to tell about a packet, besides its outcome. */
+struct passage {
+	enum direction direction;
+	__u32 ifindex;	/* where it leaves */
+	__u64 bytes;
+};
+
 /* A packet of a known flow, up to and including its departure. */
 static __always_inline enum outcome relay_flow(struct xdp_md *context, const struct relay_config *settings,
 					       const struct packet *packet, const struct parties *parties,
@@ -304,7 +245,12 @@ static __always_inline enum outcome relay_flow(struct xdp_md *context, const str
 	enum outcome outcome, egress;
 	__u16 checksum_be = 0;
 	__u32 slot = flow->next_hop;
-	__u64 now_ns = bpf_ktime_get_ns();
+	int zero = 0;
+	/*
+	 * As of the last tick, 1 to 10 ms ago: a tenth of the program's time less than asking the clock, and exact enough
+	 * for what lives minutes and for buckets that hold a second.
+	 */
+	__u64 now_ns = bpf_ktime_get_coarse_ns();
 
 	if (!are_live(parties, now_ns))
 		return PUNT_EXPIRED;
@@ -313,7 +259,7 @@ static __always_inline enum outcome relay_flow(struct xdp_md *context, const str
 		return outcome;
 	if (!is_still_ours(flow, packet))
 		return PUNT_RECYCLED;
-	outcome = whole_checksum(context, packet, &checksum_be);
+	outcome = whole_checksum(context, packet, pieces.lookup(&zero), &checksum_be);
 	if (outcome)
 		return outcome;
 	egress = find_egress(context, slot, &rewrite, ifindex);
@@ -333,43 +279,57 @@ static __always_inline struct binding *find_binding(__u32 slot)
 	return slot ? bindings.lookup(&slot) : 0;
 }
 
-static __always_inline enum outcome relay_packet(struct xdp_md *context, const struct relay_config *settings,
-						 enum direction *direction, __u64 *bytes, __u32 *ifindex)
+static __always_inline enum outcome relay_datagram(struct xdp_md *context, const struct relay_config *settings,
+						   struct packet *packet, struct passage *passage)
 {
-	void *data = (void *)(long)context->data;
-	void *data_end = (void *)(long)context->data_end;
-	struct packet packet = {};
 	struct parties parties = {};
 	enum outcome outcome;
 	struct flow *flow;
 	__u64 message_bytes;
 
-	*bytes = data_end - data;
-	outcome = parse_packet(data, data_end, &packet);
-	if (outcome)
-		return outcome;
-	if (!is_own_address(settings, &packet))
+	if (!is_own_address(settings, packet))
 		return PUNT_NOT_OURS;
-	outcome = classify_packet(settings, &packet);
+	outcome = classify_packet(settings, packet);
 	if (outcome)
 		return outcome;
-	flow = find_flow(&packet);
+	flow = find_flow(packet);
 	if (!flow)
 		return PUNT_UNKNOWN_FLOW;
 	parties.sender = find_binding(flow->sender);
 	parties.receiver = find_binding(flow->receiver);
-	*direction = direction_of(&parties);
-	message_bytes = packet.udp_length - sizeof(struct udp_header) -
-			(packet.is_channel_data ? sizeof(struct channel_header) : 0);
-	outcome = relay_flow(context, settings, &packet, &parties, flow, message_bytes, ifindex);
+	passage->direction = direction_of(&parties);
+	message_bytes = packet->udp_length - sizeof(struct udp_header) -
+			(packet->is_channel_data ? sizeof(struct channel_header) : 0);
+	outcome = relay_flow(context, settings, packet, &parties, flow, message_bytes, &passage->ifindex);
 	if (outcome < PUNT_FIRST) {
-		*bytes = message_bytes;
+		passage->bytes = message_bytes;
 		if (parties.sender)
 			count(&parties.sender->to_peer, message_bytes);
 		if (parties.receiver)
 			count(&parties.receiver->to_client, message_bytes);
 	}
 	return outcome;
+}
+
+static __always_inline enum outcome relay_packet(struct xdp_md *context, const struct relay_config *settings,
+						 struct passage *passage)
+{
+	void *data = (void *)(long)context->data;
+	void *data_end = (void *)(long)context->data_end;
+	struct packet packet = {};
+	enum outcome outcome;
+
+	passage->bytes = data_end - data;
+	outcome = parse_packet(data, data_end, &packet);
+	if (outcome)
+		return outcome;
+	/* Twice the same, each copy for a family that the compiler knows: a tenth of the program's time. */
+	if (packet.family == 4) {
+		packet.family = 4;
+		return relay_datagram(context, settings, &packet, passage);
+	}
+	packet.family = 6;
+	return relay_datagram(context, settings, &packet, passage);
 }
 
 #ifdef POISON_HEADROOM
@@ -389,12 +349,10 @@ static __always_inline void poison_headroom(struct xdp_md *context)
 
 int postern_relay(struct xdp_md *context)
 {
-	enum direction direction = DIRECTION_NONE;
+	struct passage passage = { .direction = DIRECTION_NONE };
 	enum outcome outcome;
 	struct relay_config *settings;
 	struct counter *counter;
-	__u64 bytes = 0;
-	__u32 ifindex = 0;
 	int zero = 0, index;
 
 #ifdef POISON_HEADROOM
@@ -403,23 +361,23 @@ int postern_relay(struct xdp_md *context)
 	settings = config.lookup(&zero);
 	if (!settings)
 		return XDP_PASS;
-	outcome = relay_packet(context, settings, &direction, &bytes, &ifindex);
+	outcome = relay_packet(context, settings, &passage);
 	/* The egress self-test: live test frames carry loopback as their ingress, frames off a wire do not. */
 	if ((outcome == PUNT_NOT_IP || outcome == PUNT_NOT_UDP) && settings->probe_ifindex &&
 	    context->ingress_ifindex == LOOPBACK_IFINDEX) {
 		outcome = FORWARD_PROBE;
-		ifindex = settings->probe_ifindex;
+		passage.ifindex = settings->probe_ifindex;
 	}
-	index = outcome * DIRECTION_COUNT + direction;
+	index = outcome * DIRECTION_COUNT + passage.direction;
 	counter = outcome_stats.lookup(&index);
 	if (counter) {
 		counter->packets += 1;
-		counter->bytes += bytes;
+		counter->bytes += passage.bytes;
 	}
 	if (outcome >= DROP_FIRST)
 		return XDP_DROP;
 	if (outcome >= PUNT_FIRST)
 		return XDP_PASS;
 	/* Also where it leaves by the interface it came in on: on veth, XDP_TX does not wake the far end. */
-	return bpf_redirect(ifindex, 0);
+	return bpf_redirect(passage.ifindex, 0);
 }

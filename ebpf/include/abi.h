@@ -147,8 +147,8 @@ struct bucket {
 struct next_hop {
 	__u32 ifindex;	/* 0 = neighbour not resolved yet */
 	__u32 mtu;
-	__u8 destination[6];
-	__u8 source[6];
+	__be16 destination[3];
+	__be16 source[3];
 };
 
 _Static_assert(sizeof(struct counter) == 16, "mirrored by layout.py");

@@ -34,8 +34,8 @@ struct rewrite {
 	__s32 head_delta;	/* for bpf_xdp_adjust_head: positive shrinks */
 	__u8 family;
 	__u8 tos;
-	__u8 destination_mac[6];
-	__u8 source_mac[6];
+	__be16 destination_mac[3];
+	__be16 source_mac[3];
 	__u16 unused;
 };
 
@@ -83,10 +83,14 @@ static __always_inline __u16 rewritten_checksum(const struct packet *packet, con
 {
 	__u64 sum = (__u16)~whole_checksum_be;
 
+	sum = checksum_replace32(sum, packet->source_be[0], rewrite->source_be[0]);
+	sum = checksum_replace32(sum, packet->destination_be[0], rewrite->target_be[0]);
+	if (packet->family == 6 || rewrite->family == 6) { /* else the other words are zero, before and after */
 #pragma unroll
-	for (int i = 0; i < 4; i++) {
-		sum = checksum_replace32(sum, packet->source_be[i], rewrite->source_be[i]);
-		sum = checksum_replace32(sum, packet->destination_be[i], rewrite->target_be[i]);
+		for (int i = 1; i < 4; i++) {
+			sum = checksum_replace32(sum, packet->source_be[i], rewrite->source_be[i]);
+			sum = checksum_replace32(sum, packet->destination_be[i], rewrite->target_be[i]);
+		}
 	}
 	sum = checksum_replace16(sum, packet->source_port_be, rewrite->source_port_be);
 	sum = checksum_replace16(sum, packet->destination_port_be, rewrite->target_port_be);

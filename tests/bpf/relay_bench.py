@@ -16,6 +16,7 @@ from ebpf.settings import ChannelFlow
 
 LISTEN_PORT: Final = 3478
 FOREVER: Final = 1 << 62
+PROGRAM_CLOCK: Final = 6  # CLOCK_MONOTONIC_COARSE: the time of the last tick
 BINDINGS: Final = 64
 SPARE_SLOT: Final = BINDINGS - 1  # for entries that a test writes by itself: always live
 RELAY: Final[dict[int, IPAddress]] = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8::1")}

@@ -20,7 +20,7 @@ from ebpf.oracle import ChecksumKind, Datagram, ones_complement_sum, read_packet
 from ebpf.outcomes import Direction, Outcome
 from ebpf.settings import ChannelFlow
 from relay.core.quotas import NUMBERS_OF_BUCKET, TokenBucket
-from tests.bpf.relay_bench import FOREVER, MACS, PUBLIC, SPARE_SLOT, Bench
+from tests.bpf.relay_bench import FOREVER, MACS, PROGRAM_CLOCK, PUBLIC, SPARE_SLOT, Bench
 
 pytestmark = pytest.mark.root
 
@@ -242,7 +242,7 @@ class TestBandwidth:
 
     def test_fills_with_time(self, bench: Bench) -> None:
         bench.install(replace(FLOW, bucket=5))
-        now = time.monotonic_ns()
+        now = time.clock_gettime_ns(PROGRAM_CLOCK)
         bench.set_bucket(5, self.RATE, spent_until=now + 60 * SECOND)
         assert bench.run(self.UP)[0] == "drop"
         bench.set_bucket(5, self.RATE, spent_until=now)
