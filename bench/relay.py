@@ -1,4 +1,4 @@
-"""``postern bench relay``: coturn, our relay in user space and by XDP, and a bare XDP program, in turn on one stage.
+"""``postern bench relay``: coturn, our relay in user space, and our relay by XDP, in turn on one stage.
 
 Speeds are told beside what is wanted of them and never judged by the exit code: machines differ, and whoever else uses
 this one is in every number. What may be compared are numbers of one run.
@@ -29,7 +29,7 @@ from lab.report import Progress
 CHOICES: Final = {
     "coturn": (Variant.COTURN,),
     "user-space": (Variant.USER_SPACE,),
-    "xdp": (Variant.NATIVE, Variant.GENERIC, Variant.BARE),
+    "xdp": (Variant.NATIVE, Variant.GENERIC),
 }
 _DEFAULT_RATES: Final = (50_000, 100_000, 200_000, 400_000)
 _DESCRIPTORS_BESIDES: Final = 500

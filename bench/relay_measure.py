@@ -1,7 +1,7 @@
 """One relay under load: what it delivers, what that costs in the process and in the kernel, and what allocations cost.
 
 The process's time is that of its threads; the kernel's that of the threads of the relay's interfaces, per frame that
-came in. The program's time is the kernel's own count (run_time_ns / run_cnt).
+came in. The program's time is the kernel's own count (run_time_ns / run_cnt), here of the whole load.
 """
 
 import itertools
@@ -9,15 +9,18 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
 from typing import Final, Literal, NamedTuple
 
+from bench.relay_program import ProgramTimes, Turns
 from bench.relay_stage import CLIENT, PEER, SERVER, RelayStage, Variant
 from bench.relay_traffic import HEAD_BYTES, Counter, Generator, Traffic, TrafficFlow
 from bench.relay_turn import CHANNEL, TurnClient, allocate, bind, connect
 from connectivity.endpoint import Endpoint
 from connectivity.turn import channel_data
+from ebpf.oracle import ChecksumKind
 from lab.cpu import exact_cpu_seconds
 from lab.network import entered
 from lab.processes import Process
@@ -50,6 +53,11 @@ class Load(NamedTuple):
 
 LOADS: Final = tuple(Load(way, payload, *crowd) for way, payload, crowd in itertools.product(WAYS, PAYLOADS, CROWDS))
 BULK: Final = tuple(load for load in LOADS if load.payload == max(PAYLOADS) and load.flows == 1)
+ProgramLoad = tuple[Load, ChecksumKind]
+PROGRAM_LOADS: Final[tuple[ProgramLoad, ...]] = (
+    *((load, ChecksumKind.FULL) for load in LOADS),
+    *((load, ChecksumKind.PARTIAL) for load in LOADS if load.flows == 1),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,7 @@ class Terms:
 
     def paces(self, variant: Variant) -> tuple[int | None, ...]:
         """None is as fast as the generator can: what no process has to read cannot be offered too much."""
-        return (None,) if variant.is_xdp or variant is Variant.BARE else self.rates
+        return (None,) if variant.is_xdp else self.rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +122,8 @@ class Outcome:
     variant: Variant
     figures: dict[Load, Figure]
     latencies: dict[Way, Latency]
-    allocations: Allocations | None
+    allocations: Allocations
+    programs: dict[ProgramLoad, ProgramTimes]
 
 
 class Instruments:
@@ -136,10 +145,6 @@ def measure(instruments: Instruments, variant: Variant, turnserver: Path | None,
     """Start the relay, measure all, stop it."""
     stage = instruments.stage
     with stage.serving(variant, turnserver) as process:
-        if process is None:
-            clients = [(20_000 + index, 0) for index in range(MOST_FLOWS)]
-            figures = {load: _figure(instruments, variant, None, load, clients, terms) for load in LOADS}
-            return Outcome(variant, figures, {}, None)
         members = connect(stage.client, CLIENT.address, SERVER, MOST_FLOWS)
         crowd = connect(stage.client, CLIENT.address, SERVER, terms.allocations)
         try:
@@ -147,6 +152,7 @@ def measure(instruments: Instruments, variant: Variant, turnserver: Path | None,
             bind(members, [Endpoint.parse(f"{PEER.address}:{_FIRST_PEER_PORT + n}") for n in range(len(members))])
             clients = [(client.port, client.relayed_port) for client in members]
             figures = {load: _figure(instruments, variant, process, load, clients, terms) for load in LOADS}
+            programs = _programs(instruments, variant, process, clients, terms)
             latencies = {way: _latency(stage, members[0], way) for way in WAYS}
             few = [_figure(instruments, variant, process, load, clients, terms) for load in BULK]
             costs = _allocate_many(process, crowd)
@@ -155,13 +161,13 @@ def measure(instruments: Instruments, variant: Variant, turnserver: Path | None,
             for client in (*members, *crowd):
                 client.socket.close()
     crowded = sum(one.delivered_pps for one in many) / max(1.0, sum(one.delivered_pps for one in few))
-    return Outcome(variant, figures, latencies, Allocations(len(crowd), *costs, crowded))
+    return Outcome(variant, figures, latencies, Allocations(len(crowd), *costs, crowded), programs)
 
 
 def _figure(
     instruments: Instruments,
     variant: Variant,
-    process: Process | None,
+    process: Process,
     load: Load,
     clients: Sequence[tuple[int, int]],
     terms: Terms,
@@ -180,9 +186,9 @@ class _Reading:
     kernel: float
 
 
-def _once(instruments: Instruments, process: Process | None, load: Load, pace: int | None, seconds: float) -> Figure:
+def _once(instruments: Instruments, process: Process, load: Load, pace: int | None, seconds: float) -> Figure:
     stage, generator, counter = instruments.stage, instruments.generator, instruments.counter
-    sender = stage.client if load.way == "to peer" else stage.peer
+    sender = _sender(stage, load)
 
     arrived = counter.read()
     warm = generator.send(sender, pace, min(seconds, _WARM_SECONDS))
@@ -206,10 +212,34 @@ def _once(instruments: Instruments, process: Process | None, load: Load, pace: i
     )
 
 
-def _read(instruments: Instruments, process: Process | None) -> _Reading:
+def _sender(stage: RelayStage, load: Load) -> str:
+    return stage.client if load.way == "to peer" else stage.peer
+
+
+def _programs(
+    instruments: Instruments,
+    variant: Variant,
+    process: Process,
+    clients: Sequence[tuple[int, int]],
+    terms: Terms,
+) -> dict[ProgramLoad, ProgramTimes]:
+    """Of the native program, which has the whole frame before it."""
+    if variant is not Variant.NATIVE:
+        return {}
+    found = {}
+    with Turns(instruments.stage, process) as turns:
+        for load, checksum in PROGRAM_LOADS:
+            traffic = _traffic(instruments.stage, load, clients[: load.flows])._replace(checksum=checksum)
+            instruments.generator.aim(traffic)
+            send = partial(instruments.generator.send, _sender(instruments.stage, load), None)
+            ingress = instruments.stage.wire("f" if load.way == "to peer" else "b").index
+            found[load, checksum] = turns.during(ingress, send, terms.seconds)
+    return found
+
+
+def _read(instruments: Instruments, process: Process) -> _Reading:
     at, arrived = time.monotonic(), instruments.counter.read()
-    used = 0.0 if process is None else exact_cpu_seconds(process.pid)
-    return _Reading(at, arrived, used, instruments.stage.kernel_seconds())
+    return _Reading(at, arrived, exact_cpu_seconds(process.pid), instruments.stage.kernel_seconds())
 
 
 def _settle(counter: Counter) -> None:

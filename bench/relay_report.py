@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, Literal, TypeVar
 
-from bench.relay_measure import LOADS, WAYS, Allocations, Figure, Latency, Load, Outcome
+from bench.relay_measure import LOADS, PROGRAM_LOADS, WAYS, Allocations, Figure, Latency, Load, Outcome, ProgramLoad
+from bench.relay_program import ProgramTimes
 from bench.relay_stage import Variant
 from bench.report import table
+from ebpf.oracle import ChecksumKind
 
-T = TypeVar("T", Figure, Latency, Allocations)
-COTURN, USER_SPACE, NATIVE, BARE = Variant.COTURN, Variant.USER_SPACE, Variant.NATIVE, Variant.BARE
+T = TypeVar("T", Figure, Latency, Allocations, ProgramTimes)
+COTURN, USER_SPACE, NATIVE = Variant.COTURN, Variant.USER_SPACE, Variant.NATIVE
 _NONE: Final = "-"
 _LARGEST_RSS_BYTES: Final = 8 << 10
 _AT_WORK: Final = 0.7  # of a processor: less, and the relay waited for one, or for packets
@@ -44,7 +46,8 @@ def summarize(outcomes: Iterable[Outcome]) -> list[Outcome]:
             variant,
             {load: _median([one.figures[load] for one in group]) for load in group[0].figures},
             {way: _median([one.latencies[way] for one in group]) for way in group[0].latencies},
-            None if group[0].allocations is None else _median([one.allocations for one in group if one.allocations]),
+            _median([one.allocations for one in group]),
+            {load: _median([one.programs[load] for one in group]) for load in group[0].programs},
         )
         for variant, group in groups.items()
     ]
@@ -55,6 +58,10 @@ def wishes(outcomes: Sequence[Outcome]) -> list[Wish]:
     found = {outcome.variant: outcome for outcome in outcomes}
     return [
         *(wish for load in LOADS for wish in _forwarding_wishes(load, found)),
+        *(
+            Wish(f"XDP native, program: ours / bare, {_program_words(load)}", times.ratio, "≤", 2)
+            for load, times in (found[NATIVE].programs.items() if NATIVE in found else ())
+        ),
         *_allocation_wishes(found),
     ]
 
@@ -73,9 +80,12 @@ def as_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             for way, latency in outcome.latencies.items()
         ],
         "allocations": [
-            {"variant": outcome.variant.value, **dataclasses.asdict(outcome.allocations)}
+            {"variant": outcome.variant.value, **dataclasses.asdict(outcome.allocations)} for outcome in outcomes
+        ],
+        "programs": [
+            {"variant": outcome.variant.value, **load._asdict(), "checksum": kind.value, **dataclasses.asdict(times)}
             for outcome in outcomes
-            if outcome.allocations
+            for (load, kind), times in outcome.programs.items()
         ],
         "wishes": [{**dataclasses.asdict(wish), "met": wish.is_met} for wish in wishes(outcomes)],
     }
@@ -85,6 +95,7 @@ def as_markdown(outcomes: Sequence[Outcome]) -> str:
     """All tables."""
     parts = [
         ("Forwarding, each relay at the pace at which it delivers most", _figure_table(outcomes)),
+        ("Program times by turns with a bare program, ns", _program_table(outcomes)),
         ("Added latency of single datagrams, µs, p50 · p99", _latency_table(outcomes)),
         ("Allocations", _allocation_table(outcomes)),
         ("Measured and wanted", _wish_table(wishes(outcomes))),
@@ -102,7 +113,7 @@ def _median(group: Sequence[T]) -> T:
 
 def _forwarding_wishes(load: Load, found: dict[Variant, Outcome]) -> list[Wish]:
     figures = {variant: outcome.figures[load] for variant, outcome in found.items()}
-    coturn, ours, native, bare = (figures.get(variant) for variant in (COTURN, USER_SPACE, NATIVE, BARE))
+    coturn, ours, native = (figures.get(variant) for variant in (COTURN, USER_SPACE, NATIVE))
     wanted = []
     if coturn and ours and coturn.delivered_pps and (load.payload == 1280 or load.flows > 1):
         wanted += _faster("user space", ours, coturn, 2 if load.flows == 1 else 1, load)
@@ -112,9 +123,6 @@ def _forwarding_wishes(load: Load, found: dict[Variant, Outcome]) -> list[Wish]:
         wanted.append(Wish(f"XDP native, process: ours / coturn, {_words(load)}", ratio, "≤", 0.1))
         ratio = (native.process_us + native.kernel_us) / (coturn.process_us + coturn.kernel_us)
         wanted.append(Wish(f"XDP native, process and kernel: ours / coturn, {_words(load)}", ratio, "≤", 1 / 3))
-    if native and bare and bare.program_ns:
-        ratio = native.program_ns / bare.program_ns
-        wanted.append(Wish(f"XDP native, program: ours / bare, {_words(load)}", ratio, "≤", 2))
     return wanted
 
 
@@ -174,11 +182,20 @@ def _figure_table(outcomes: Sequence[Outcome]) -> str:
     return table(head, rows)
 
 
+def _program_table(outcomes: Sequence[Outcome]) -> str:
+    rows = [
+        [_program_words(load), f"{times.ours_ns:.0f}", f"{times.bare_ns:.0f}", f"{times.ratio:.2f}"]
+        for outcome in outcomes
+        for load in PROGRAM_LOADS
+        if (times := outcome.programs.get(load))
+    ]
+    return table(["", "ours", "bare", "ours / bare"], rows)
+
+
 def _latency_table(outcomes: Sequence[Outcome]) -> str:
     rows = [
         [outcome.variant.value, *(f"{one.p50_us:.0f} · {one.p99_us:.0f}" for one in outcome.latencies.values())]
         for outcome in outcomes
-        if outcome.latencies
     ]
     return table(["", *WAYS], rows)
 
@@ -204,7 +221,7 @@ def _allocation_table(outcomes: Sequence[Outcome]) -> str:
             f"{costs.crowded:.2f}",
         ]
         for outcome in outcomes
-        if (costs := outcome.allocations)
+        for costs in [outcome.allocations]
     ]
     return table(head, rows)
 
@@ -226,6 +243,11 @@ def _wish_table(found: Sequence[Wish]) -> str:
 def _words(load: Load) -> str:
     flows = "1 flow" if load.flows == 1 else f"{load.flows} flows"
     return f"{load.way}, {load.payload} B, {flows} by {load.burst}"
+
+
+def _program_words(load: ProgramLoad) -> str:
+    kind = load[1]
+    return _words(load[0]) + ("" if kind is ChecksumKind.FULL else f", {kind.value} checksums")
 
 
 def _limit(figure: Figure) -> str:

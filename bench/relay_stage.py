@@ -25,7 +25,6 @@ from typing import Final, Self
 from bench.relay_turn import PASSWORD, REALM, USERNAME
 from connectivity.endpoint import Endpoint
 from ebpf import bpf_syscall, netlink, program_time
-from ebpf.attach import FLAGS
 from lab import network
 from lab.cpu import thread_seconds
 from lab.errors import LabError
@@ -46,13 +45,12 @@ _LOWEST_PORT, _HIGHEST_PORT = 49_152, 65_535
 
 
 class Variant(StrEnum):
-    """What relays. ``BARE`` is no relay: its program sends every frame back, and is the measure for program times."""
+    """What relays."""
 
     COTURN = "coturn"
     USER_SPACE = "ours, user space"
     NATIVE = "ours, XDP native"
     GENERIC = "ours, XDP generic"
-    BARE = "bare program"
 
     @property
     def is_xdp(self) -> bool:
@@ -155,16 +153,12 @@ class RelayStage:
         return sum(map(int, network.execute(self.relay, ["cat", *paths]).split()))
 
     @contextmanager
-    def serving(self, variant: Variant, turnserver: Path | None) -> Iterator[Process | None]:
+    def serving(self, variant: Variant, turnserver: Path | None) -> Iterator[Process]:
         """The relay, ready, until left.
 
         Raises:
             LabError: it does not start, or XDP does not.
         """
-        if variant is Variant.BARE:
-            with self._bare_program():
-                yield None
-            return
         if variant is Variant.COTURN:
             process = self._spawn(variant, _coturn_command(turnserver, self.logs), {})
             self._wait(process, ["ss", "-Hlun", f"sport = :{SERVER.port}"], str(SERVER.port))
@@ -185,13 +179,18 @@ class RelayStage:
             process.popen.kill()
             process.popen.wait()
 
-    def program_time(self) -> program_time.RunTime | None:
-        """What the program on the relay's interfaces has used, if there is one and the kernel counts."""
+    def program_id(self) -> int:
+        """The program on the relay's interfaces; 0 if there is none."""
         with entered(self.relay):
             found = netlink.find_interface(self.relay_interfaces[0])
-        if found is None or not found.program_id:
+        return 0 if found is None else found.program_id
+
+    def program_time(self) -> program_time.RunTime | None:
+        """What the program on the relay's interfaces has used, if there is one and the kernel counts."""
+        program_id = self.program_id()
+        if not program_id:
             return None
-        info = bpf_syscall.program_info_by_id(found.program_id)
+        info = bpf_syscall.program_info_by_id(program_id)
         return program_time.RunTime(info.run_time_ns, info.run_count)
 
     def _build(self) -> None:
@@ -214,19 +213,6 @@ class RelayStage:
             network.execute(namespace, ["sh", "-c", f"echo 1 > /sys/class/net/{name}/threaded"])
         # Else a burst meets an unresolved neighbour, whose queue is short.
         network.execute(self.client, ["ping", "-qc1", "-W5", PEER.address])
-
-    @contextmanager
-    def _bare_program(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            program = stack.enter_context(program_time.load_bare())
-            with entered(self.relay):
-                for name in self.relay_interfaces:
-                    interface = netlink.find_interface(name)
-                    if interface is None:
-                        raise LabError(f"the interface {name} is gone")
-                    link = bpf_syscall.create_xdp_link(program.fd, interface.index, FLAGS["native"])
-                    stack.callback(os.close, link)
-            yield
 
     def _spawn(self, variant: Variant, command: Sequence[str], env: dict[str, str]) -> Process:
         return spawn(variant.value, self.relay, command, env, self.logs / f"{variant.name.lower()}.log")

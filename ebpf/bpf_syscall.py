@@ -16,7 +16,7 @@ from typing import Final
 _SYSCALL: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 1, 2, 3, 4
 _PROG_TEST_RUN, _PROG_FD_BY_ID, _INFO_BY_FD = 10, 13, 15
-_LINK_CREATE, _LINK_FD_BY_ID, _LINK_NEXT_ID = 28, 30, 31
+_LINK_CREATE, _LINK_UPDATE, _LINK_FD_BY_ID, _LINK_NEXT_ID = 28, 29, 30, 31
 _ENABLE_STATS: Final = 32
 _ATTACH_TYPE_XDP: Final = 37
 _LINK_TYPE_XDP: Final = 6
@@ -156,11 +156,16 @@ def program_info(program_fd: int) -> ProgramInfo:
 
 def program_info_by_id(program_id: int) -> ProgramInfo:
     """The same for a program of which only the id is known. Needs CAP_SYS_ADMIN."""
-    program_fd, _ = _bpf_fd(_PROG_FD_BY_ID, struct.pack("=III", program_id, 0, 0))
+    program_fd = open_program(program_id)
     try:
         return program_info(program_fd)
     finally:
         os.close(program_fd)
+
+
+def open_program(program_id: int) -> int:
+    """A descriptor of a program of which only the id is known. Needs CAP_SYS_ADMIN."""
+    return _bpf_fd(_PROG_FD_BY_ID, struct.pack("=III", program_id, 0, 0))[0]
 
 
 def enable_run_time_statistics() -> int:
@@ -173,6 +178,16 @@ def create_xdp_link(program_fd: int, ifindex: int, flags: int) -> int:
     return _bpf_fd(_LINK_CREATE, struct.pack("=IIII", program_fd, ifindex, _ATTACH_TYPE_XDP, flags))[0]
 
 
+def open_link(link_id: int) -> int:
+    """A descriptor of a link of which only the id is known. Needs CAP_SYS_ADMIN."""
+    return _bpf_fd(_LINK_FD_BY_ID, struct.pack("=III", link_id, 0, 0))[0]
+
+
+def replace_program(link_fd: int, program_fd: int) -> None:
+    """Put another program in the place of the one that a link holds."""
+    _bpf(_LINK_UPDATE, struct.pack("=IIII", link_fd, program_fd, 0, 0))
+
+
 def xdp_links() -> Iterator[XdpLink]:
     """All XDP links of the system. Needs CAP_SYS_ADMIN."""
     link_id = 0
@@ -183,7 +198,7 @@ def xdp_links() -> Iterator[XdpLink]:
             return
         (link_id,) = struct.unpack_from("=I", attribute, 4)
         try:
-            link_fd, _ = _bpf_fd(_LINK_FD_BY_ID, struct.pack("=III", link_id, 0, 0))
+            link_fd = open_link(link_id)
         except FileNotFoundError:  # closed since
             continue
         try:

@@ -1,12 +1,15 @@
 """How long programs run, by the kernel's own count (run_time_ns / run_cnt), and a bare program to compare with.
 
 The kernel counts while ``counting()`` holds; it costs every program some 20 ns a run. For a program that serves, take a
-``RunTime`` before and after. For two programs on the same frames, ``compare`` runs both by turns on a machine that may
-be busy with other things, and takes the median of many short rounds.
+``RunTime`` before and after. To compare two, ``by_turns`` puts one after the other on the same link, under the same
+traffic, for some milliseconds each: what else a machine does meets both alike, and the median of the turns leaves out
+where it met one. Test runs (``BPF_PROG_TEST_RUN``) would be quieter and tell less: repeated, they meet the packet as
+the run before left it; one by one, each comes out of a system call, with caches that hold something else.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -16,6 +19,8 @@ from ebpf import bpf_syscall
 from ebpf.loader import INCLUDE, LoadedProgram, load_source
 
 _BARE: Final = Path(__file__).resolve().parent / "bare_xdp.c"
+_TURN_SECONDS: Final = 0.004
+_LEAST_RUNS: Final = 100  # of a turn that counts
 
 
 class RunTime(NamedTuple):
@@ -51,14 +56,18 @@ def load_bare() -> LoadedProgram:
     return load_source(_BARE, "postern_bare", [f"-I{INCLUDE}"], maps=())
 
 
-def compare(programs: Sequence[int], frames: Sequence[bytes], *, rounds: int = 25, runs: int = 400) -> list[float]:
-    """Nanoseconds per run of each program, the i-th on the i-th frame; a frame's changes are not kept."""
+def by_turns(programs: Sequence[int], link: int, is_over: Callable[[], bool]) -> list[float]:
+    """Nanoseconds per run of each program on a link, 0 without runs; afterwards it has the first one again."""
     samples: list[list[float]] = [[] for _ in programs]
-    with counting():
-        for _ in range(rounds):
-            for program_fd, frame, found in zip(programs, frames, samples, strict=True):
+    try:
+        while not is_over():
+            for program_fd, found in zip(programs, samples, strict=True):
+                bpf_syscall.replace_program(link, program_fd)
                 before = RunTime.of(program_fd)
-                for _ in range(runs):
-                    bpf_syscall.run_program(program_fd, frame)
-                found.append(RunTime.of(program_fd).mean_since(before))
-    return [median(found) for found in samples]
+                time.sleep(_TURN_SECONDS)
+                after = RunTime.of(program_fd)
+                if after.runs - before.runs >= _LEAST_RUNS:
+                    found.append(after.mean_since(before))
+    finally:
+        bpf_syscall.replace_program(link, programs[0])
+    return [median(found) if found else 0.0 for found in samples]

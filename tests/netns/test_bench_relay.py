@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.relay_measure import PROGRAM_LOADS
+
 POSTERN = Path(sys.executable).with_name("postern")
 
 pytestmark = pytest.mark.root
@@ -20,7 +22,7 @@ def test_every_load_is_delivered_in_user_space_and_by_xdp(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     found = json.loads(kept.read_text())
     variants = {one["variant"] for one in found["figures"]} - {"coturn"}  # which may be missing here
-    assert variants == {"ours, user space", "ours, XDP native", "ours, XDP generic", "bare program"}
+    assert variants == {"ours, user space", "ours, XDP native", "ours, XDP generic"}
     for one in found["figures"]:
         assert one["delivered_pps"] > 0, one
         assert one["kernel_us"] > 0, one
@@ -28,6 +30,9 @@ def test_every_load_is_delivered_in_user_space_and_by_xdp(tmp_path: Path) -> Non
             assert one["process_us"] > 0, one
         else:
             assert one["program_ns"] > 0, one
+    assert len(found["programs"]) == len(PROGRAM_LOADS)
+    for one in found["programs"]:
+        assert min(one["ours_ns"], one["bare_ns"]) > 0, one
     for costs in found["allocations"]:
         assert (costs["count"], costs["per_second"] > 0) == (20, True)
     assert "Measured and wanted" in done.stdout

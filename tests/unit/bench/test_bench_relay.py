@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.relay import CHOICES, read_settings
-from bench.relay_measure import LOADS, WAYS, Allocations, Figure, Latency, Load, Outcome, Terms
+from bench.relay_measure import LOADS, PROGRAM_LOADS, WAYS, Allocations, Figure, Latency, Load, Outcome, Terms
+from bench.relay_program import ProgramTimes
 from bench.relay_report import as_json, as_markdown, summarize, wishes
 from bench.relay_stage import Variant
 from bench.relay_traffic import MARK, Traffic, TrafficFlow
@@ -20,18 +21,18 @@ FIGURE = Figure(100_000, 50_000, 0.5, 10.0, 2.0, 0.0, 0.9, is_generator_bound=Fa
 COSTS = Allocations(10_000, 2000, 400, 6 << 10, 2500, 1.0)
 
 
-def outcome(variant: Variant, figure: Figure = FIGURE, costs: Allocations | None = COSTS) -> Outcome:
-    return Outcome(variant, dict.fromkeys(LOADS, figure), dict.fromkeys(WAYS, Latency(10, 90)), costs)
+def outcome(variant: Variant, figure: Figure = FIGURE, costs: Allocations = COSTS) -> Outcome:
+    programs = dict.fromkeys(PROGRAM_LOADS, ProgramTimes(300, 200)) if variant is Variant.NATIVE else {}
+    return Outcome(variant, dict.fromkeys(LOADS, figure), dict.fromkeys(WAYS, Latency(10, 90)), costs, programs)
 
 
-def four() -> list[Outcome]:
+def three() -> list[Outcome]:
     """Ours twice as fast in user space, five times by XDP, which takes a quarter of the processor's time."""
     native = dataclasses.replace(FIGURE, delivered_pps=250_000, process_us=0.0, kernel_us=3.0, program_ns=300)
     return [
         outcome(Variant.COTURN, costs=dataclasses.replace(COSTS, per_second=5000)),
         outcome(Variant.USER_SPACE, dataclasses.replace(FIGURE, delivered_pps=100_000)),
         outcome(Variant.NATIVE, dataclasses.replace(native, is_generator_bound=True)),
-        outcome(Variant.BARE, dataclasses.replace(FIGURE, program_ns=200), costs=None),
     ]
 
 
@@ -57,7 +58,7 @@ def test_the_choices_are_all_variants() -> None:
 def test_only_what_reads_packets_is_offered_a_pace() -> None:
     terms = Terms(seconds=1, rates=(1000, 2000), allocations=1)
     assert terms.paces(Variant.COTURN) == terms.paces(Variant.USER_SPACE) == (1000, 2000)
-    assert terms.paces(Variant.NATIVE) == terms.paces(Variant.BARE) == (None,)
+    assert terms.paces(Variant.NATIVE) == terms.paces(Variant.GENERIC) == (None,)
 
 
 @pytest.mark.parametrize("size", [20, 21, 1284])
@@ -88,7 +89,7 @@ def test_medians_over_the_rounds() -> None:
 
 
 def test_ratios_stand_beside_what_is_wanted() -> None:
-    found = {wish.text: wish for wish in wishes(four())}
+    found = {wish.text: wish for wish in wishes(three())}
     bulk, many = "to peer, 1280 B, 1 flow by 32", "to peer, 1280 B, 100 flows by 1"
     for text, measured, wanted, met in (
         (f"user space, packets/s: ours / coturn, {bulk}", 2.0, 2.0, True),
@@ -99,6 +100,7 @@ def test_ratios_stand_beside_what_is_wanted() -> None:
         (f"XDP native, process: ours / coturn, {bulk}", 0.0, 0.1, True),
         (f"XDP native, process and kernel: ours / coturn, {bulk}", 0.25, 1 / 3, True),
         (f"XDP native, program: ours / bare, {bulk}", 1.5, 2.0, True),
+        (f"XDP native, program: ours / bare, {bulk}, partial checksums", 1.5, 2.0, True),
         ("allocations/s: ours / coturn", 0.4, 0.5, False),
         ("KB of RSS per idle allocation", 6.0, 8.0, True),
         ("ours, user space, packets/s: 10,000 allocations / few", 1.0, 0.9, True),
@@ -109,7 +111,7 @@ def test_ratios_stand_beside_what_is_wanted() -> None:
 
 
 def test_a_relay_that_had_no_processor_was_not_at_its_limit() -> None:
-    coturn, ours, *_ = four()
+    coturn, ours, *_ = three()
     waiting = outcome(Variant.USER_SPACE, dataclasses.replace(FIGURE, busy=0.2))
     notes = [
         {wish.note for wish in wishes([coturn, one]) if "packets/s: ours / coturn" in wish.text}
@@ -119,18 +121,19 @@ def test_a_relay_that_had_no_processor_was_not_at_its_limit() -> None:
 
 
 def test_without_coturn_only_ours_is_judged() -> None:
-    texts = [wish.text for wish in wishes(four()[1:])]
+    texts = [wish.text for wish in wishes(three()[1:])]
     assert texts
     assert not [text for text in texts if "coturn" in text]
 
 
 def test_tables_and_json_say_the_same() -> None:
-    text = as_markdown(four())
+    text = as_markdown(three())
     assert "| to peer, 1280 B, 1 flow by 32: coturn " in text
     assert "lost" in text
     assert "50.0%" in text
-    told = json.loads(json.dumps(as_json(four())))
-    assert len(told["figures"]) == 4 * len(LOADS)
+    told = json.loads(json.dumps(as_json(three())))
+    assert len(told["figures"]) == 3 * len(LOADS)
+    assert [one["bare_ns"] for one in told["programs"]] == [200] * len(PROGRAM_LOADS)
     assert len(told["allocations"]) == 3
     assert {wish["met"] for wish in told["wishes"]} == {True, False}
     one = told["figures"][0]
