@@ -4,12 +4,13 @@ Importing this needs neither bcc nor privileges; making a ``RelayOffload`` does.
 """
 
 from ebpf.doctor import explain
-from ebpf.layout import Counter
+from ebpf.layout import MAX_LISTEN_PORTS, Counter
 from ebpf.offload import Counters, FlowCounters, RelayOffload, View
 from ebpf.outcomes import Direction, Outcome
 from ebpf.settings import ChannelFlow, OffloadError, OffloadSettings
 
 __all__ = [
+    "MAX_LISTEN_PORTS",
     "ChannelFlow",
     "Counter",
     "Counters",

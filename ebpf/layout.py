@@ -15,12 +15,13 @@ import numpy as np
 from connectivity.endpoint import Endpoint, IPAddress
 
 MAX_OWN_ADDRESSES: Final = 8
+MAX_LISTEN_PORTS: Final = 8
 MAX_NEXT_HOPS: Final = 256
 EGRESS_SLOTS: Final = 8
 FLAG_FROM_PEER: Final = 1
 
-CONFIG_BYTES: Final = 200
-FLOW_BYTES: Final = 72
+CONFIG_BYTES: Final = 216
+FLOW_BYTES: Final = 76
 KEY_BYTES: Final = {4: 8, 6: 20}
 NEXT_HOP_BYTES: Final = 20
 BUCKETS: Final = 16384
@@ -38,7 +39,7 @@ BINDING: Final = np.dtype(
         ("padding", np.uint64, 2),
     ]
 )
-_FLOW: Final = struct.Struct("=16s2s2s2s2s16s16s2sHIII")
+_FLOW: Final = struct.Struct("=16s2s2s2s2s16s16s2sHIII2sH")
 _NEXT_HOP: Final = struct.Struct("=II6s6s")
 
 
@@ -70,6 +71,7 @@ class FlowValue:
     """How a packet leaves. ``source`` None: from the address it was sent to. ``channel`` 0: as plain UDP.
 
     ``sender`` and ``receiver`` are the slots of the clients' bindings that it is relayed by; 0 where a peer is there.
+    ``listen_port`` is the one that the sending client talks to, 0 where a peer sends.
     """
 
     target: Endpoint
@@ -79,6 +81,7 @@ class FlowValue:
     receiver: int = 0
     source: IPAddress | None = None
     next_hop: int = 0
+    listen_port: int = 0
 
     def pack(self, key: FlowKey) -> bytes:
         """The map value for ``key``, which it echoes."""
@@ -95,6 +98,8 @@ class FlowValue:
             self.next_hop,
             self.sender,
             self.receiver,
+            _be16(self.listen_port),
+            0,
         )
 
 
@@ -114,20 +119,20 @@ class NextHop:
 
 def pack_config(
     *,
-    listen_port: int,
+    listen_ports: Sequence[int],
     from_peer: bool,
     own: Sequence[IPAddress],
     egress: Sequence[int],
     probe: int = 0,
 ) -> bytes:
-    """The program's configuration; ``own`` addresses beyond 8 per family are left out and stay in user space."""
+    """The program's configuration; ``own`` addresses and ``listen_ports`` beyond 8 are left to user space."""
     ipv4 = [address.packed for address in own if isinstance(address, IPv4Address)][:MAX_OWN_ADDRESSES]
     ipv6 = [address.packed for address in own if not isinstance(address, IPv4Address)][:MAX_OWN_ADDRESSES]
     slots = [*egress, *[0] * (EGRESS_SLOTS - len(egress))]
     return b"".join(
         (
-            _be16(listen_port),
-            struct.pack("=HI8I", FLAG_FROM_PEER if from_peer else 0, probe, *slots),
+            b"".join(map(_be16, listen_ports[:MAX_LISTEN_PORTS])).ljust(2 * MAX_LISTEN_PORTS, b"\0"),
+            struct.pack("=II8I", FLAG_FROM_PEER if from_peer else 0, probe, *slots),
             b"".join(ipv4).ljust(4 * MAX_OWN_ADDRESSES, b"\0"),
             b"".join(ipv6).ljust(16 * MAX_OWN_ADDRESSES, b"\0"),
         )

@@ -90,7 +90,6 @@ class RelayOffload:
         self._interfaces = find_interfaces(settings.interfaces)
         self._own, sources = own_addresses(settings, self._interfaces, netlink.host_addresses())
         self._projection = Projection(
-            listen_port=settings.listen_port,
             public={address.version: address for address in reversed(settings.public)},
             own=(*settings.public, *settings.internal),
             sources=sources,
@@ -331,7 +330,7 @@ class RelayOffload:
     def _write_config(self, probe: int = 0) -> None:
         egress = [i.index for i in self._interfaces if self._states.get(i.name) in ("verified", "unverified")]
         config = layout.pack_config(
-            listen_port=self._settings.listen_port,
+            listen_ports=self._settings.listen_ports,
             from_peer=self.mode != "generic" or self._settings.generic_from_peer,
             own=self._own,
             egress=egress,

@@ -63,7 +63,6 @@ def outgoing(
     flow: ChannelFlow,
     *,
     sources: dict[int, IPAddress],
-    listen_port: int,
     mirror: ChannelFlow | None = None,
 ) -> Datagram:
     """What leaves the relay after ``arriving``, a datagram of ``flow``.
@@ -75,10 +74,10 @@ def outgoing(
         message = arriving.payload[4:]
         towards = flow if mirror is None else mirror
         target = flow.peer if mirror is None else mirror.client
-        port = flow.relayed_port if mirror is None else listen_port
+        port = flow.relayed_port if mirror is None else mirror.listen_port
         payload = message if mirror is None else struct.pack("!HH", towards.channel, len(message)) + message
     else:
-        target, port = flow.client, listen_port
+        target, port = flow.client, flow.listen_port
         payload = struct.pack("!HH", flow.channel, len(arriving.payload)) + arriving.payload
     same_family = arriving.source.ip.version == target.ip.version
     source = arriving.destination.ip if same_family else sources[target.ip.version]

@@ -34,13 +34,11 @@ class Projection:
     def __init__(
         self,
         *,
-        listen_port: int,
         public: dict[int, IPAddress],
         own: Iterable[IPAddress],
         sources: dict[int, IPAddress],
         capacity: int,
     ) -> None:
-        self._listen_port = listen_port
         self._own = tuple(dict.fromkeys(own))
         self._public = public
         self._sources = sources
@@ -130,7 +128,7 @@ class Projection:
             other = self.mirror(flow)
             if other is None:
                 return ()
-            value = self._towards_client(flow.client, other, self.slot(flow.client, flow.channel))
+            value = self._towards_client(flow.client, other, flow)
             return () if value is None else ((to_peer, value),)
         pairs = (
             (to_peer, self._towards_peer(flow)),
@@ -143,14 +141,24 @@ class Projection:
         source = None if same_family else self._sources.get(flow.peer.ip.version)
         if source is None and not same_family:
             return None
-        return FlowValue(flow.peer, flow.relayed_port, 0, sender=self.slot(flow.client, flow.channel), source=source)
+        slot = self.slot(flow.client, flow.channel)
+        return FlowValue(flow.peer, flow.relayed_port, 0, sender=slot, source=source, listen_port=flow.listen_port)
 
-    def _towards_client(self, remote: Endpoint, flow: ChannelFlow, sender: int = 0) -> FlowValue | None:
+    def _towards_client(
+        self, remote: Endpoint, flow: ChannelFlow, sender: ChannelFlow | None = None
+    ) -> FlowValue | None:
         same_family = remote.ip.version == flow.client.ip.version
         source = flow.local
         if source is None and not same_family:
             source = self._sources.get(flow.client.ip.version)
             if source is None:
                 return None
-        receiver = self.slot(flow.client, flow.channel)
-        return FlowValue(flow.client, self._listen_port, flow.channel, sender, receiver, source)
+        return FlowValue(
+            flow.client,
+            flow.listen_port,
+            flow.channel,
+            sender=0 if sender is None else self.slot(sender.client, sender.channel),
+            receiver=self.slot(flow.client, flow.channel),
+            source=source,
+            listen_port=0 if sender is None else sender.listen_port,
+        )

@@ -40,7 +40,7 @@
 /*
  * The flows, by outer family of the arriving packet. A binding needs at most two entries, both in the same map when
  * client and peer share a family. Not LRU: evicting a live flow would be a decision. Not preallocated: an entry costs
- * 192 bytes (8 or 20 of key, 72 of value, 48 of element, rounded up by the allocator), so a full map of 131072 would hold
+ * 192 bytes (8 or 20 of key, 76 of value, 48 of element, rounded up by the allocator), so a full map of 131072 would hold
  * 24 MiB from the start; and only user space inserts, so no allocation ever happens on a packet's way. When full, the
  * insert fails and the flow stays in user space.
  */
@@ -293,7 +293,8 @@ static __always_inline enum outcome relay_datagram(struct xdp_md *context, const
 	if (outcome)
 		return outcome;
 	flow = find_flow(packet);
-	if (!flow)
+	/* A client that sends to another listen port of ours is another five-tuple, whose channels are others. */
+	if (!flow || (packet->is_channel_data && flow->listen_port_be != packet->destination_port_be))
 		return PUNT_UNKNOWN_FLOW;
 	parties.sender = find_binding(flow->sender);
 	parties.receiver = find_binding(flow->receiver);

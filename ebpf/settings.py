@@ -28,7 +28,7 @@ class OffloadSettings:
 
     interfaces: tuple[str, ...]
     mode: Literal["auto", "native", "generic"] = "auto"
-    listen_port: int = 3478
+    listen_ports: tuple[int, ...] = (3478,)
     public: tuple[IPAddress, ...] = ()
     internal: tuple[IPAddress, ...] = ()
     generic_from_peer: bool = False
@@ -41,7 +41,7 @@ class ChannelFlow:
 
     ``local`` is the relay's address that the client talks to. Without it, answers leave from the address that the peer
     sent to, or from the relay's own one where the families differ: right unless a relay has several per family.
-    ``bucket`` is the token bucket of the client's user, 0 none.
+    ``listen_port`` is its port. ``bucket`` is the token bucket of the client's user, 0 none.
     """
 
     client: Endpoint
@@ -51,6 +51,7 @@ class ChannelFlow:
     expires_at: Instant
     local: IPAddress | None = None
     bucket: int = 0
+    listen_port: int = 3478
 
     def __post_init__(self) -> None:
         if not FIRST_CHANNEL <= self.channel <= LAST_CHANNEL:

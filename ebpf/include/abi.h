@@ -12,6 +12,7 @@
 
 #define MAX_INTERFACES 8	/* offloaded interfaces, each also an egress */
 #define MAX_OWN_ADDRESSES 8	/* per family */
+#define MAX_LISTEN_PORTS 8
 #define MAX_NEXT_HOPS 256	/* slot 0 stands for "none" */
 #define MAX_BUCKETS 16384	/* users with a bandwidth of their own; slot 0 is the whole relay's */
 #define BUCKET_DEPTH_NS 1000000000ULL /* a bucket holds what its rate gives in one second */
@@ -45,8 +46,8 @@ enum outcome {
 	PUNT_NOT_UDP = 22,
 	PUNT_NOT_OURS = 23,		/* the destination is no address of this relay */
 	PUNT_BAD_LENGTH = 24,		/* IP and UDP lengths disagree with each other or with the frame */
-	PUNT_OTHER_PORT = 25,		/* neither the listen port nor a possible relayed port */
-	PUNT_NOT_CHANNEL_DATA = 26,	/* on the listen port: STUN and all else that user space serves */
+	PUNT_OTHER_PORT = 25,		/* neither a listen port nor a possible relayed port */
+	PUNT_NOT_CHANNEL_DATA = 26,	/* on a listen port: STUN and all else that user space serves */
 	PUNT_CHANNEL_LENGTH = 27,	/* channel length against UDP length: a super-packet of several, or nonsense */
 	PUNT_PADDED = 28,		/* 1 to 3 bytes of padding, which RFC 8656 permits */
 	PUNT_NO_CHECKSUM = 29,		/* IPv6 without a UDP checksum */
@@ -78,8 +79,8 @@ struct counter {
 #define RELAY_FROM_PEER 1	/* plain UDP to relayed ports is forwarded too */
 
 struct relay_config {
-	__be16 listen_port_be;
-	__u16 flags;
+	__be16 listen_port_be[MAX_LISTEN_PORTS];	/* 0 = unused slot */
+	__u32 flags;
 	__u32 probe_ifindex;	/* egress under self-test, 0 = none */
 	__u32 egress_ifindex[MAX_INTERFACES];		/* 0 = unused slot */
 	__be32 own_ipv4_be[MAX_OWN_ADDRESSES];		/* 0 = unused slot */
@@ -120,6 +121,8 @@ struct flow {
 	__u32 next_hop;			/* slot in next_hops, 0 = none */
 	__u32 sender;			/* slot of the client that sends, 0 = a peer does */
 	__u32 receiver;			/* slot of the client that it goes to, 0 = a peer; both are set between clients */
+	__be16 listen_port_be;		/* the only one that the client's channel data may come to; 0 = a peer sends */
+	__u16 unused;
 };
 
 /*
@@ -152,10 +155,10 @@ struct next_hop {
 };
 
 _Static_assert(sizeof(struct counter) == 16, "mirrored by layout.py");
-_Static_assert(sizeof(struct relay_config) == 200, "mirrored by layout.py");
+_Static_assert(sizeof(struct relay_config) == 216, "mirrored by layout.py");
 _Static_assert(sizeof(struct flow_key_v4) == 8, "mirrored by layout.py");
 _Static_assert(sizeof(struct flow_key_v6) == 20, "mirrored by layout.py");
-_Static_assert(sizeof(struct flow) == 72, "mirrored by layout.py");
+_Static_assert(sizeof(struct flow) == 76, "mirrored by layout.py");
 _Static_assert(sizeof(struct binding) == 64, "mirrored by layout.py");
 _Static_assert(sizeof(struct bucket) == 24, "mirrored by layout.py");
 _Static_assert(sizeof(struct next_hop) == 20, "mirrored by layout.py");

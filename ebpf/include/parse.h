@@ -166,8 +166,17 @@ static __always_inline enum outcome parse_packet(void *data, void *data_end, str
 	return outcome;
 }
 
+static __always_inline int is_listen_port(const struct relay_config *config, __u16 port_be)
+{
+#pragma unroll
+	for (int i = 0; i < MAX_LISTEN_PORTS; i++)
+		if (config->listen_port_be[i] == port_be)
+			return 1;
+	return 0;
+}
+
 /*
- * Channel data for the listen port, plain UDP for a possible relayed port; sets is_channel_data. A length mismatch of
+ * Channel data for a listen port, plain UDP for a possible relayed port; sets is_channel_data. A length mismatch of
  * channel data is a super-packet that segmentation offload left whole, padding, or nonsense: user space tells them apart.
  * So it does with empty messages.
  */
@@ -177,7 +186,7 @@ static __always_inline enum outcome classify_packet(const struct relay_config *c
 	__u32 number = swap16(packet->channel_be);
 	__u32 framed_length = swap16(packet->message_length_be) + sizeof(struct channel_header);
 
-	if (packet->destination_port_be != config->listen_port_be) {
+	if (!is_listen_port(config, packet->destination_port_be)) {
 		if (swap16(packet->destination_port_be) < RELAYED_PORT_FIRST)
 			return PUNT_OTHER_PORT;
 		if (!payload_length)

@@ -2,7 +2,7 @@
 
 The only importer of ``ebpf`` in the relay, and only when somebody asked for it. The kernel finds a flow by the client's
 address and channel, without the address of ours that the client talks to; should one client use one channel number on
-two of our addresses, neither is offloaded. Nor is a client of a listen port that is not the program's.
+two of our addresses or listen ports, neither is offloaded. Nor are clients of more listen ports than the program knows.
 
 Both paths spend from the same token buckets, so a user whose packets take both has the rate once.
 """
@@ -10,7 +10,7 @@ Both paths spend from the same token buckets, so a user whose packets take both 
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -61,17 +61,17 @@ class Fill:
 class Offload:
     """The loaded program, or the reason why there is none."""
 
-    def __init__(self, program: "RelayOffload | None", reason: str, listen_port: int = STUN_PORT) -> None:
+    def __init__(self, program: "RelayOffload | None", reason: str, listen_ports: Sequence[int] = (STUN_PORT,)) -> None:
         self._program = program
         self._reason = reason
-        self._listen_port = listen_port
+        self._listen_ports = frozenset(listen_ports)
         self._owners: dict[tuple[Endpoint, int], set[FiveTuple]] = {}
         self._refused = 0
         self._last_counters: Counters | None = None
         self._share: Callable[[Numbers | None], None] = lambda _: None
 
     @classmethod
-    def load(cls, wish: OffloadWish | None, public: Mapping[int, IPAddress], listen_port: int) -> "Offload":
+    def load(cls, wish: OffloadWish | None, public: Mapping[int, IPAddress], listen_ports: Sequence[int]) -> "Offload":
         """Compile, load and attach; takes seconds.
 
         Raises:
@@ -86,10 +86,14 @@ class Offload:
                 raise FatalError("cannot offload") from error
             _log.warning("Offload is off", extra={"fields": {"reason": chain(error)}})
             return cls(None, chain(error))
+        served = tuple(dict.fromkeys(listen_ports))
+        if len(served) > ebpf.MAX_LISTEN_PORTS:
+            served, left = served[: ebpf.MAX_LISTEN_PORTS], served[ebpf.MAX_LISTEN_PORTS :]
+            _log.warning("Too many listen ports to offload", extra={"fields": {"left": ",".join(map(str, left))}})
         offload_settings = ebpf.OffloadSettings(
             interfaces=wish.interfaces,
             mode=wish.mode,
-            listen_port=listen_port,
+            listen_ports=served,
             public=tuple(public.values()),
             internal=wish.internal,
             generic_from_peer=wish.generic_from_peer,
@@ -101,7 +105,7 @@ class Offload:
         if program.mode == OFF:
             program.close()
             return cls(None, program.reason)
-        return cls(program, program.reason, listen_port)
+        return cls(program, program.reason, served)
 
     def share_buckets(self, share: Callable[[Numbers | None], None]) -> None:
         """Tell where the program's token buckets are, and when they have gone."""
@@ -116,7 +120,7 @@ class Offload:
     def install(self, channel: InstallChannel) -> None:
         """A channel relays, or relays for longer."""
         client, server = channel.five_tuple.client, channel.five_tuple.server
-        if self._program is None or server.port != self._listen_port:
+        if self._program is None or server.port not in self._listen_ports:
             return
         key = (client, channel.channel)
         owners = self._owners.setdefault(key, set())
@@ -132,6 +136,7 @@ class Offload:
             expires_at=channel.expires_at,
             local=server.ip,
             bucket=channel.bucket,
+            listen_port=server.port,
         )
         if self._attempt(lambda program: program.install(flow)) is False:
             self._refused += 1

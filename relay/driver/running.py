@@ -65,7 +65,8 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
         admin = Admin(service)
         stack.push_async_callback(admin.close)
         await admin.start(settings.admin_socket)
-        service.offload = Offload.load(configuration.offload, configuration.public, configuration.listen[0].port)
+        listen_ports = [endpoint.port for endpoint in configuration.listen]
+        service.offload = Offload.load(configuration.offload, configuration.public, listen_ports)
         service.offload.share_buckets(server.share_buckets)
         stack.enter_context(telemetry.exporting(settings.telemetry))
         service.tracing = telemetry.tracing

@@ -15,6 +15,7 @@ from ebpf.projection import Projection
 from ebpf.settings import ChannelFlow
 
 LISTEN_PORT: Final = 3478
+OTHER_LISTEN_PORT: Final = 80
 FOREVER: Final = 1 << 62
 PROGRAM_CLOCK: Final = 6  # CLOCK_MONOTONIC_COARSE: the time of the last tick
 BINDINGS: Final = 64
@@ -54,13 +55,11 @@ class Bench:
 
     def project(self, public: dict[int, IPAddress], own: Sequence[IPAddress]) -> None:
         """No flows, and these as addresses of the relay."""
-        self.projection = Projection(
-            listen_port=LISTEN_PORT, public=public, own=own, sources=RELAY, capacity=SPARE_SLOT - 1
-        )
+        self.projection = Projection(public=public, own=own, sources=RELAY, capacity=SPARE_SLOT - 1)
 
     def configure(self, *, from_peer: bool = True, egress: Sequence[int] | None = None) -> None:
         config = layout.pack_config(
-            listen_port=LISTEN_PORT,
+            listen_ports=(LISTEN_PORT, OTHER_LISTEN_PORT),
             from_peer=from_peer,
             own=list(RELAY.values()),
             egress=[self.egress] if egress is None else egress,

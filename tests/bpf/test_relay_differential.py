@@ -12,7 +12,7 @@ from ebpf.layout import Counter
 from ebpf.oracle import ChecksumKind, Datagram, outgoing, read_packet
 from ebpf.outcomes import Direction, Outcome
 from ebpf.settings import ChannelFlow
-from tests.bpf.relay_bench import FOREVER, LISTEN_PORT, MACS, NEIGHBOUR_MAC, PUBLIC, RELAY, Bench
+from tests.bpf.relay_bench import FOREVER, LISTEN_PORT, MACS, NEIGHBOUR_MAC, OTHER_LISTEN_PORT, PUBLIC, RELAY, Bench
 
 pytestmark = pytest.mark.root
 
@@ -32,7 +32,7 @@ def test_output_is_the_oracle_s(bench: Bench, direction: Direction, inner: int, 
     is_refused = kind is ChecksumKind.ZERO and inner == 6
     for size, tos in product(SIZES, (0x00, 0x03, 0xB8, 0xFF)):
         arriving = _with_message(template, _message(size), direction, tos)
-        expected = outgoing(arriving, flow, sources=RELAY, listen_port=LISTEN_PORT, mirror=mirror)
+        expected = outgoing(arriving, flow, sources=RELAY, mirror=mirror)
         frame = _frame(arriving.packet(kind, identification=0x1234, flow_label=0xABCDE))
         verdict, out = bench.run(frame)
         if is_refused:
@@ -82,13 +82,13 @@ def test_every_checksum_value_is_right_after_the_update(
     flow, _, template = _case(direction, inner, outer)
     bench.install(flow)
     base = _with_message(template, bytes(6), direction)
-    expected = outgoing(base, flow, sources=RELAY, listen_port=LISTEN_PORT)
+    expected = outgoing(base, flow, sources=RELAY)
     for sums in (base, expected):
         field = _checksum_field(sums.packet())
         for offset in range(-2, 3):
             word = (field + offset) % 0x10000
             arriving = _with_message(template, bytes(4) + word.to_bytes(2, "big"), direction)
-            wanted = outgoing(arriving, flow, sources=RELAY, listen_port=LISTEN_PORT)
+            wanted = outgoing(arriving, flow, sources=RELAY)
             verdict, out = bench.run(_frame(arriving.packet()))
             assert verdict == "redirect"
             assert read_packet(out[14:]) == wanted
@@ -113,7 +113,7 @@ def test_trailing_padding_of_short_frames_is_no_part_of_the_message(bench: Bench
         frame = _frame(arriving.packet(kind))
         verdict, out = bench.run(frame + b"\xee" * (60 - len(frame)))
         assert verdict == "redirect"
-        expected = outgoing(arriving, flow, sources=RELAY, listen_port=LISTEN_PORT)
+        expected = outgoing(arriving, flow, sources=RELAY)
         assert read_packet(out[14 : 14 + len(expected.packet())]) == expected
 
 
@@ -130,10 +130,31 @@ def test_ipv4_keeps_the_sender_s_choice_about_fragments(bench: Bench) -> None:
     assert out[18:22] == b"\0\0\x40\0"
 
 
+@pytest.mark.parametrize("direction", [Direction.TO_PEER, Direction.TO_CLIENT])
+@pytest.mark.parametrize(("inner", "outer"), FAMILIES, ids=lambda version: f"v{version}")
+def test_a_client_of_another_listen_port_is_relayed_by_that_one(
+    bench: Bench, direction: Direction, inner: int, outer: int
+) -> None:
+    flow, _, template = _case(direction, inner, outer)
+    flow = replace(flow, listen_port=OTHER_LISTEN_PORT)
+    bench.install(flow)
+    arriving = _with_message(template, _message(33), direction)
+    if direction is Direction.TO_PEER:
+        frame = _frame(arriving.packet())
+        assert bench.run(frame) == ("pass", frame), "it has no allocation by the first one"
+        arriving = replace(arriving, destination=Endpoint(RELAY[inner], OTHER_LISTEN_PORT))
+    verdict, out = bench.run(_frame(arriving.packet()))
+    assert verdict == "redirect"
+    left = read_packet(out[14:])
+    assert left == outgoing(arriving, flow, sources=RELAY)
+    assert direction is Direction.TO_PEER or left.source.port == OTHER_LISTEN_PORT
+
+
 def _case(direction: Direction, inner: int, outer: int) -> tuple[ChannelFlow, ChannelFlow | None, Datagram]:
     """The binding, its mirror between clients, and a datagram of ``inner`` family that leaves in ``outer``."""
     if direction is Direction.BETWEEN_CLIENTS:
         other = replace(_flow(outer, 4), client=Endpoint(PEER[outer].ip, 50_077), channel=0x4ABC, relayed_port=51_000)
+        other = replace(other, listen_port=OTHER_LISTEN_PORT)
         flow = replace(_flow(inner, 4), peer=Endpoint(PUBLIC[4], other.relayed_port))
         mirror = replace(other, peer=Endpoint(PUBLIC[4], flow.relayed_port))
         return flow, mirror, Datagram(flow.client, Endpoint(RELAY[inner], LISTEN_PORT), b"")

@@ -28,7 +28,7 @@ from ebpf.outcomes import Direction, Outcome
 from ebpf.settings import ChannelFlow
 from relay.core import DropReason, Output, Quotas, Relayed, ToClient, ToPeer
 from tests.bpf.frames import ODDITIES, Frame, Oddity, receive
-from tests.bpf.relay_bench import LISTEN_PORT, RELAY, Bench
+from tests.bpf.relay_bench import LISTEN_PORT, OTHER_LISTEN_PORT, RELAY, Bench
 from tests.unit.relay.playbook import INTERNAL, Client, RelayUnderTest
 
 pytestmark = pytest.mark.root
@@ -39,6 +39,7 @@ CLIENTS: Final = tuple(
 PEERS: Final = tuple(
     Endpoint(ip_address(address), port) for address in ("192.0.2.20", "2001:db8::20") for port in (50_001, 60_002)
 )
+LISTEN_PORTS: Final = (LISTEN_PORT, OTHER_LISTEN_PORT)  # of the clients by turns
 CHANNELS: Final = (0x4000, 0x4001, 0x4FFF, 0x7FFF)
 MTU: Final = 1500
 USERS: Final = ("one", "two", "three")
@@ -50,8 +51,12 @@ class Caller(Client):
     """A client that speaks to the relay of the bench."""
 
     def send(self, data: bytes | Run, *, tos: int = 0) -> list[Relayed | Output]:
-        server = Endpoint(RELAY[self.endpoint.ip.version], LISTEN_PORT)
+        server = Endpoint(RELAY[self.endpoint.ip.version], _listen_port(self.endpoint))
         return self.relay.from_client(self.endpoint, data, tos=tos, server=server)
+
+
+def _listen_port(client: Endpoint) -> int:
+    return LISTEN_PORTS[CLIENTS.index(client) % len(LISTEN_PORTS)]
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class Sent:
 
     is_from_client: bool
     is_of_flow: bool
+    is_to_its_port: bool  # where the client has its allocation
     which: int
     channel: int
     size: int
@@ -105,6 +111,7 @@ sent = st.builds(
     Sent,
     is_from_client=st.booleans(),
     is_of_flow=_mostly(True),
+    is_to_its_port=_mostly(True),
     which=st.integers(0, 99),
     channel=st.sampled_from((*CHANNELS, 0x3FFF, 0x8000)) | st.integers(0, 0xFFFF),
     size=st.integers(0, 64) | st.sampled_from((1, 1400, 1424, 1425, 1444, 1445, 1452, 1453, 1472)),
@@ -144,6 +151,7 @@ class World:
                 each.expires_at,
                 each.five_tuple.server.ip,
                 each.bucket,
+                each.five_tuple.server.port,
             )
             for each in self.relay.installed.values()
         ]
@@ -171,7 +179,9 @@ class World:
             source = flow.client if flow else CLIENTS[sent.which % len(CLIENTS)]
             number = flow.channel if flow else sent.channel
             payload = struct.pack("!HH", number, max(0, sent.size + sent.claimed)) + message
-            destination = Endpoint(RELAY[source.ip.version], LISTEN_PORT)
+            port = _listen_port(source)
+            port = port if sent.is_to_its_port else sum(LISTEN_PORTS) - port
+            destination = Endpoint(RELAY[source.ip.version], port)
         else:
             source = flow.peer if flow else PEERS[sent.which % len(PEERS)]
             port = flow.relayed_port if flow else self.ports[sent.which % len(self.ports)]
@@ -189,7 +199,7 @@ class World:
         # With a source address of ours it came from nowhere, and the stack drops it.
         if arriving is None or arriving.destination.ip not in own or arriving.source.ip in own:
             return []
-        if arriving.destination.port == LISTEN_PORT:
+        if arriving.destination.port in LISTEN_PORTS:
             outputs = self.relay.from_client(
                 arriving.source, arriving.payload, tos=arriving.tos, server=arriving.destination
             )
@@ -203,7 +213,7 @@ class World:
         for output in outputs:
             assert isinstance(output, ToPeer | ToClient)
             target, tos = output.transmit.destination, output.transmit.tos
-            port = output.relayed_port if isinstance(output, ToPeer) else LISTEN_PORT
+            port = output.relayed_port if isinstance(output, ToPeer) else _listen_port(target)
             source = Endpoint(RELAY[target.ip.version], port)
             found += [
                 (output, Datagram(source, target, bytes(segment), tos, HOP_LIMIT))
@@ -213,7 +223,7 @@ class World:
 
     def count(self, arriving: Datagram, output: Relayed, leaving: Datagram) -> None:
         """What both ends of the way should have counted."""
-        is_from_client = arriving.destination.port == LISTEN_PORT
+        is_from_client = arriving.destination.port in LISTEN_PORTS
         is_to_client = isinstance(output, ToClient)
         one = Counter(1, len(arriving.payload) - 4 * is_from_client)
         if is_from_client:

@@ -20,7 +20,7 @@ from ebpf.oracle import ChecksumKind, Datagram, ones_complement_sum, read_packet
 from ebpf.outcomes import Direction, Outcome
 from ebpf.settings import ChannelFlow
 from relay.core.quotas import NUMBERS_OF_BUCKET, TokenBucket
-from tests.bpf.relay_bench import FOREVER, MACS, PROGRAM_CLOCK, PUBLIC, SPARE_SLOT, Bench
+from tests.bpf.relay_bench import FOREVER, MACS, OTHER_LISTEN_PORT, PROGRAM_CLOCK, PUBLIC, SPARE_SLOT, Bench
 
 pytestmark = pytest.mark.root
 
@@ -32,6 +32,7 @@ LISTEN: Final = Endpoint(ip_address("192.0.2.1"), 3478)
 LISTEN6: Final = Endpoint(ip_address("2001:db8::1"), 3478)
 FLOW: Final = ChannelFlow(CLIENT, 0x4001, PEER, 50_000, FOREVER)
 FLOW6: Final = ChannelFlow(CLIENT6, 0x4001, PEER6, 50_000, FOREVER)
+VIA_SLOT_7: Final = FlowValue(PEER, 50_000, 0, SPARE_SLOT, next_hop=7, listen_port=LISTEN.port)
 FORWARDING: Final = (Path("/proc/sys/net/ipv4/ip_forward"), Path("/proc/sys/net/ipv6/conf/all/forwarding"))
 
 
@@ -161,6 +162,11 @@ PASSED_UP: Final[dict[str, tuple[bytes, Outcome, Direction]]] = {
     ),
     "a super-packet": (_frame(_v4(_channel(100) * 3)), Outcome.PUNT_CHANNEL_LENGTH, Direction.NONE),
     "another channel": (_frame(_v4(_channel(number=0x4002))), Outcome.PUNT_UNKNOWN_FLOW, Direction.NONE),
+    "another listen port than the client's": (
+        _frame(_v4(destination=Endpoint(LISTEN.ip, OTHER_LISTEN_PORT))),
+        Outcome.PUNT_UNKNOWN_FLOW,
+        Direction.NONE,
+    ),
     "another client port": (
         _frame(_v4(source=Endpoint(CLIENT.ip, 50_002))),
         Outcome.PUNT_UNKNOWN_FLOW,
@@ -218,7 +224,7 @@ def test_between_clients_the_far_end_s_life_counts_with_every_packet(bench: Benc
 
 
 def test_an_entry_of_no_binding_is_not_served(bench: Bench) -> None:
-    bench.put(FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0))
+    bench.put(FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, listen_port=LISTEN.port))
     frame = _frame(_v4())
     assert bench.run(frame) == ("pass", frame)
 
@@ -289,7 +295,7 @@ class TestBandwidth:
 def test_an_entry_that_echoes_another_key_is_not_trusted(bench: Bench) -> None:
     """What a reader sees when the element was recycled for another flow between lookup and use."""
     key = FlowKey(CLIENT, 0x4001)
-    value = FlowValue(PEER, 50_000, 0, SPARE_SLOT)
+    value = FlowValue(PEER, 50_000, 0, SPARE_SLOT, listen_port=LISTEN.port)
     bpf_syscall.map_update(bench.flow_map(key), key.pack(), value.pack(FlowKey(CLIENT, 0x4002)))
     frame = _frame(_v4())
     assert bench.run(frame) == ("pass", frame)
@@ -324,7 +330,7 @@ def test_an_egress_that_is_not_offloaded_gets_nothing(bench: Bench) -> None:
 )
 def test_what_the_kernel_cannot_forward_goes_up(bench: Bench, peer: str, outcome: Outcome) -> None:
     key = FlowKey(CLIENT, 0x4001)
-    bench.put(key, FlowValue(Endpoint(ip_address(peer), 60_002), 50_000, 0, SPARE_SLOT))
+    bench.put(key, FlowValue(Endpoint(ip_address(peer), 60_002), 50_000, 0, SPARE_SLOT, listen_port=LISTEN.port))
     frame = _frame(_v4())
     assert bench.run(frame) == ("pass", frame)
     assert list(bench.outcomes()) == [(outcome, Direction.TO_PEER)]
@@ -355,7 +361,7 @@ class TestWithoutForwarding:
     def test_uses_the_learnt_next_hop(self, bench: Bench) -> None:
         hop = NextHop(bench.egress, 1500, bytes.fromhex("0200000000aa"), bytes.fromhex("0200000000bb"))
         bench.put_hop(7, hop)
-        bench.put(FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, SPARE_SLOT, next_hop=7))
+        bench.put(FlowKey(CLIENT, 0x4001), VIA_SLOT_7)
         verdict, out = bench.run(_frame(_v4()))
         assert (verdict, out[:12]) == ("redirect", hop.destination_mac + hop.source_mac)
         assert read_packet(out[14:]).destination == PEER
@@ -363,13 +369,13 @@ class TestWithoutForwarding:
 
     def test_respects_the_next_hop_s_mtu(self, bench: Bench) -> None:
         bench.put_hop(7, NextHop(bench.egress, 100, bytes(6), bytes(6)))
-        bench.put(FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, SPARE_SLOT, next_hop=7))
+        bench.put(FlowKey(CLIENT, 0x4001), VIA_SLOT_7)
         assert bench.run(_frame(_v4(_channel(72))))[0] == "redirect"
         assert bench.run(_frame(_v4(_channel(73))))[0] == "pass"
 
     def test_an_unresolved_next_hop_sends_up(self, bench: Bench) -> None:
         bench.put_hop(7, NextHop(0, 0, bytes(6), bytes(6)))
-        bench.put(FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, SPARE_SLOT, next_hop=7))
+        bench.put(FlowKey(CLIENT, 0x4001), VIA_SLOT_7)
         frame = _frame(_v4())
         assert bench.run(frame) == ("pass", frame)
         assert list(bench.outcomes()) == [(Outcome.PUNT_NO_NEIGHBOUR, Direction.TO_PEER)]

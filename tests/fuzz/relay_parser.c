@@ -66,7 +66,7 @@ static const __u8 *message_of(const __u8 *frame, const struct packet *packet, __
 static void rewrite_and_read(const __u8 *frame, size_t size, struct packet *packet, const __u8 *choices)
 {
 	__u8 *room = malloc(HEADROOM + size);
-	struct relay_config config = { .listen_port_be = swap16(3478), .flags = RELAY_FROM_PEER };
+	struct relay_config config = { .listen_port_be = { swap16(3478), swap16(80) }, .flags = RELAY_FROM_PEER };
 	struct rewrite rewrite = {};
 	struct packet again = {};
 	struct flow flow = {};
@@ -76,9 +76,9 @@ static void rewrite_and_read(const __u8 *frame, size_t size, struct packet *pack
 
 	flow.target_family = choices[0] & 1 ? 6 : 4;
 	flow.channel_be = choices[0] & 2 ? swap16(CHANNEL_FIRST | choices[1]) : 0;
-	flow.source_port_be = swap16(flow.channel_be ? 3478 : RELAYED_PORT_FIRST | choices[2]);
-	/* The reader takes it for channel data where it is addressed to the listen port. */
-	flow.target_port_be = swap16(flow.channel_be ? 3478 : RELAYED_PORT_FIRST | choices[3]);
+	flow.source_port_be = swap16(flow.channel_be ? 80 : RELAYED_PORT_FIRST | choices[2]);
+	/* The reader takes it for channel data where it is addressed to a listen port. */
+	flow.target_port_be = swap16(flow.channel_be ? 80 : RELAYED_PORT_FIRST | choices[3]);
 	memset(flow.target_address_be, choices[4], flow.target_family == 4 ? 4 : 16);
 	memset(flow.source_address_be, choices[5] | 1, flow.target_family == 4 ? 4 : 16);
 
@@ -115,7 +115,7 @@ static void mend_ipv4_checksum(__u8 *frame, size_t size)
 
 int LLVMFuzzerTestOneInput(const __u8 *input, size_t size)
 {
-	struct relay_config config = { .listen_port_be = swap16(3478), .flags = RELAY_FROM_PEER };
+	struct relay_config config = { .listen_port_be = { swap16(3478), swap16(80) }, .flags = RELAY_FROM_PEER };
 	struct packet packet = {};
 	__u8 *frame, *before;
 

@@ -31,12 +31,13 @@ def test_a_flow_echoes_its_key_and_keeps_host_order_for_indices() -> None:
         9,
         ip_address("2001:db8::1"),
         7,
+        0x0D96,
     )
     assert value.pack(FlowKey(CLIENT, 0x4002)) == bytes.fromhex(
         "c000020a 00000000 00000000 00000000 1234 4002 c350 5678"
         "20010db8 00000000 00000000 0000000b"
         "20010db8 00000000 00000000 00000001"
-        "4001 0600 07000000 44332211 09000000"
+        "4001 0600 07000000 44332211 09000000 0d96 0000"
     )
 
 
@@ -61,20 +62,22 @@ def test_next_hop() -> None:
 
 def test_configuration() -> None:
     own = [ip_address("192.0.2.1"), ip_address("2001:db8::1")]
-    packed = pack_config(listen_port=3478, from_peer=True, own=own, egress=[2, 5], probe=9)
+    packed = pack_config(listen_ports=[3478, 80], from_peer=True, own=own, egress=[2, 5], probe=9)
     assert len(packed) == layout.CONFIG_BYTES
-    assert packed[:16] == bytes.fromhex("0d96 0100 09000000 02000000 05000000")
-    assert packed[16:40] == bytes(24)
-    assert packed[40:72] == own[0].packed + bytes(28)
-    assert packed[72:] == own[1].packed + bytes(112)
+    assert packed[:16] == bytes.fromhex("0d96 0050") + bytes(12)
+    assert packed[16:32] == bytes.fromhex("01000000 09000000 02000000 05000000")
+    assert packed[32:56] == bytes(24)
+    assert packed[56:88] == own[0].packed + bytes(28)
+    assert packed[88:] == own[1].packed + bytes(112)
 
 
-def test_addresses_beyond_the_slots_are_left_out() -> None:
+def test_addresses_and_ports_beyond_the_slots_are_left_out() -> None:
     own = [ip_address(f"192.0.2.{number}") for number in range(1, 12)]
-    packed = pack_config(listen_port=3478, from_peer=False, own=own, egress=[])
+    packed = pack_config(listen_ports=range(1, 12), from_peer=False, own=own, egress=[])
     assert len(packed) == layout.CONFIG_BYTES
-    assert packed[68:72] == own[7].packed
-    assert packed[72:] == bytes(128)
+    assert packed[14:20] == bytes.fromhex("0008 00000000")
+    assert packed[84:88] == own[7].packed
+    assert packed[88:] == bytes(128)
 
 
 def test_a_full_table_fits_its_budget() -> None:

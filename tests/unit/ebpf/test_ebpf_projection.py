@@ -24,21 +24,21 @@ PEER6: Final = Endpoint(ip_address("2001:db8:1::9"), 9000)
 FLOW: Final = ChannelFlow(CLIENT, 0x4001, PEER, 50_000, 100)
 # One and other are bound to each other's relayed address; they meet in the kernel.
 ONE: Final = ChannelFlow(CLIENT, 0x4001, Endpoint(PUBLIC4, 50_002), 50_001, 100)
-OTHER: Final = ChannelFlow(CLIENT6, 0x4002, Endpoint(PUBLIC4, 50_001), 50_002, 90)
+OTHER: Final = ChannelFlow(CLIENT6, 0x4002, Endpoint(PUBLIC4, 50_001), 50_002, 90, listen_port=80)
 
 
 def _projection(sources: dict[int, IPAddress] | None = None, capacity: int = 100) -> Projection:
     own = (PUBLIC4, PUBLIC6, INTERNAL4)
     sources = SOURCES if sources is None else sources
     public: dict[int, IPAddress] = {4: PUBLIC4, 6: PUBLIC6}
-    return Projection(listen_port=3478, public=public, own=own, sources=sources, capacity=capacity)
+    return Projection(public=public, own=own, sources=sources, capacity=capacity)
 
 
 def test_a_binding_has_an_entry_each_way() -> None:
     changes = _projection().install(FLOW)
     assert changes == Changes(
         writes=(
-            (FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, sender=1)),
+            (FlowKey(CLIENT, 0x4001), FlowValue(PEER, 50_000, 0, sender=1, listen_port=3478)),
             (FlowKey(PEER, 50_000), FlowValue(CLIENT, 3478, 0x4001, receiver=1)),
         )
     )
@@ -68,8 +68,8 @@ def test_two_clients_meet_whichever_binds_last(flows: tuple[ChannelFlow, Channel
     writes = dict(projection.install(flows[1]).writes)
     one, other = (projection.slot(flow.client, flow.channel) for flow in (ONE, OTHER))
     assert writes == {
-        FlowKey(CLIENT, 0x4001): FlowValue(CLIENT6, 3478, 0x4002, one, other, PUBLIC6),
-        FlowKey(CLIENT6, 0x4002): FlowValue(CLIENT, 3478, 0x4001, other, one, INTERNAL4),
+        FlowKey(CLIENT, 0x4001): FlowValue(CLIENT6, 80, 0x4002, one, other, PUBLIC6, listen_port=3478),
+        FlowKey(CLIENT6, 0x4002): FlowValue(CLIENT, 3478, 0x4001, other, one, INTERNAL4, listen_port=80),
     }
 
 

@@ -178,11 +178,16 @@ def test_both_paths_have_the_same_idea_of_a_bucket() -> None:
     assert f"#define BUCKET_DEPTH_NS {quotas.BUCKET_DEPTH}ULL" in header
 
 
-def test_another_listen_port_stays_in_user_space(offload: Offload, kernel: ListOffload) -> None:
-    server = Endpoint(SERVER4.ip, 3479)
-    offload.install(installed(server=server))
+def test_each_listen_port_that_the_program_knows_is_offloaded(kernel: ListOffload) -> None:
+    offload = Offload(kernel, "", [3478, 80])  # type: ignore[arg-type] # the methods it uses
+    http, other = (Endpoint(SERVER4.ip, port) for port in (80, 3479))
+    offload.install(installed(server=other))
     assert not kernel.flows
-    assert offload.remove(RemoveChannel(FiveTuple(CLIENT, server), 0x4000)) == FlowCount()
+    assert offload.remove(RemoveChannel(FiveTuple(CLIENT, other), 0x4000)) == FlowCount()
+    offload.install(installed(server=http))
+    assert kernel.flows[CLIENT, 0x4000].listen_port == 80
+    offload.install(installed())
+    assert not kernel.flows, "one channel number on two ports: the program could not tell them apart"
 
 
 def test_totals_outlive_the_program(offload: Offload) -> None:
@@ -225,14 +230,16 @@ def test_loading(monkeypatch: pytest.MonkeyPatch) -> None:
 
     ebpf = module._ebpf()
     monkeypatch.setattr(ebpf, "RelayOffload", make)
-    public = {4: ip_address("192.0.2.10")}
-    assert Offload.load(None, public, 3478).status().reason == "not asked for"
+    public, ports = {4: ip_address("192.0.2.10")}, [3478, 80, 3478]
+    assert Offload.load(None, public, ports).status().reason == "not asked for"
     assert not made
-    assert Offload.load(WISH, public, 3478).status().egress == {"eth0": "verified"}
-    assert (made[0].public, made[0].mode, made[0].listen_port) == ((public[4],), "auto", 3478)
-    assert Offload.load(OffloadWish(("lo",), "auto", (), False), public, 3478).status().reason == "no headers"
+    assert Offload.load(WISH, public, ports).status().egress == {"eth0": "verified"}
+    assert (made[0].public, made[0].mode, made[0].listen_ports) == ((public[4],), "auto", (3478, 80))
+    assert Offload.load(OffloadWish(("lo",), "auto", (), False), public, ports).status().reason == "no headers"
+    Offload.load(WISH, public, range(1, 12))
+    assert made[-1].listen_ports == tuple(range(1, 9)), "no more than it has room for"
     with pytest.raises(FatalError):
-        Offload.load(OffloadWish(("nosuch0",), "auto", (), False), public, 3478)
+        Offload.load(OffloadWish(("nosuch0",), "auto", (), False), public, ports)
 
 
 def test_metrics_add_both_paths_up(offload: Offload) -> None:
