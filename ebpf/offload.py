@@ -124,7 +124,7 @@ class RelayOffload:
         """Offload a binding, or refresh it: later expiry, same counters.
 
         Returns:
-            False if it stays in user space: the table is full, or the offload is off.
+            False if it stays in user space: the table is full, or the offload is off. It may be tried again.
         """
         if self._program is None or self._bindings is None:
             return False

@@ -10,7 +10,7 @@
  * Passed up, because what reads it already exists there and a program that read it too would be larger and slower for
  * all other packets: VLAN tags (the next hop's tag is not what the FIB look-up tells; a VLAN interface can be offloaded
  * itself), IPv4 options, fragments (only the first one has ports), IPv6 extension headers, padded channel data, empty
- * messages, and what exceeds the MTU (the relay's sockets, which never fragment, refuse it; no ICMP either way).
+ * messages, and what exceeds the MTU (a relayed port's socket fragments it, a listen socket refuses it).
  *
  * Needs Linux 5.18 (bpf_xdp_load_bytes). The helpers for routes and MTU ask for a GPL-compatible licence.
  */

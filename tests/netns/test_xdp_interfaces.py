@@ -1,15 +1,5 @@
-"""A relay with two interfaces: out by the other one, an interface that goes and comes back, a process that is gone.
+"""A relay with two interfaces: out by the other one, an interface that goes and comes back, a process that is gone."""
 
-    [pxi-c-N] client                  [pxi-r-N] relay                  [pxi-p-N] peer
-      e0 192.0.2.10 ──────────── c0 192.0.2.1    p0 198.51.100.1 ──────── e0 198.51.100.20
-         2001:db8:1::10             2001:db8:1::1   2001:db8:2::1            2001:db8:2::20
-
-Both relay ends are offloaded and forward; both far ends have GRO on, without which native frames do not arrive. The
-relay's address is that of the client's side.
-"""
-
-import itertools
-import os
 import select
 import signal
 import socket
@@ -20,83 +10,30 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.endpoint import Endpoint
 from ebpf import ChannelFlow, Counter, Direction, FlowCounters, OffloadSettings, Outcome, RelayOffload
 from tests.netns.plain_pair import entered, ip
-from tests.netns.xdp_lab import channel_data, has_program, later, udp, until
+from tests.netns.xdp_lab import CLIENT, PEER, RELAY, Sides, channel_data, has_program, later, two_sides, udp, until
 
 pytestmark = pytest.mark.root
 
-CLIENT: Final = {4: ip_address("192.0.2.10"), 6: ip_address("2001:db8:1::10")}
-PEER: Final = {4: ip_address("198.51.100.20"), 6: ip_address("2001:db8:2::20")}
-RELAY: Final = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8:1::1")}
-PEER_SIDE: Final = {4: ip_address("198.51.100.1"), 6: ip_address("2001:db8:2::1")}
 CHANNEL: Final = 0x4005
 RELAYED_PORT: Final = 50_123
-_numbers = itertools.count()
-
-
-@dataclass(frozen=True)
-class Lab:
-    """The three namespaces."""
-
-    client: str
-    peer: str
-    relay: str
-
-    def connect(
-        self, name: str, far: str, near_addresses: dict[int, IPAddress], far_addresses: dict[int, IPAddress]
-    ) -> None:
-        """A pair of interfaces, addressed and up, each end knowing the other and all else through it."""
-        ip("-n", self.relay, "link", "add", name, "type", "veth", "peer", "name", "e0", "netns", far)
-        for namespace, device, addresses in ((self.relay, name, near_addresses), (far, "e0", far_addresses)):
-            ip("-n", namespace, "addr", "add", f"{addresses[4]}/24", "dev", device)
-            ip("-n", namespace, "addr", "add", f"{addresses[6]}/64", "dev", device, "nodad")
-            ip("-n", namespace, "link", "set", device, "up")
-        subprocess.run(
-            ["ip", "netns", "exec", far, "ethtool", "-K", "e0", "gro", "on"], check=True, capture_output=True
-        )
-        for version in (4, 6):
-            ip("-n", far, f"-{version}", "route", "add", "default", "via", str(near_addresses[version]))
-            for source, target in ((self.relay, far_addresses[version]), (far, near_addresses[version])):
-                subprocess.run(
-                    ["ip", "netns", "exec", source, "ping", "-q", "-c", "1", "-W", "3", str(target)],
-                    check=True,
-                    capture_output=True,
-                )
-
-    def connect_peer(self) -> None:
-        self.connect("p0", self.peer, PEER_SIDE, PEER)
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
-    number = f"{os.getpid()}-{next(_numbers)}"
-    names = Lab(f"pxi-c-{number}", f"pxi-p-{number}", f"pxi-r-{number}")
-    try:
-        for name in (names.client, names.peer, names.relay):
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        with entered(names.relay):
-            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-            Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
-        names.connect("c0", names.client, RELAY, CLIENT)
-        names.connect_peer()
-        yield names
-    finally:
-        for name in (names.client, names.peer, names.relay):
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+def lab() -> Iterator[Sides]:
+    with two_sides() as sides:
+        yield sides
 
 
 @contextmanager
-def offloaded(lab: Lab, *interfaces: str) -> Iterator[RelayOffload]:
+def offloaded(lab: Sides, *interfaces: str) -> Iterator[RelayOffload]:
     with entered(lab.relay):
         settings = OffloadSettings(
             interfaces=interfaces,
@@ -113,7 +50,7 @@ def offloaded(lab: Lab, *interfaces: str) -> Iterator[RelayOffload]:
 
 
 @pytest.mark.parametrize(("client", "peer"), [(4, 4), (4, 6), (6, 4), (6, 6)])
-def test_leaves_by_the_other_interface(lab: Lab, client: int, peer: int) -> None:
+def test_leaves_by_the_other_interface(lab: Sides, client: int, peer: int) -> None:
     with offloaded(lab, "c0", "p0") as offload:
         assert offload.egress_states() == {"c0": "verified", "p0": "verified"}
         assert offload.install(_flow(client, peer))
@@ -128,7 +65,7 @@ def test_leaves_by_the_other_interface(lab: Lab, client: int, peer: int) -> None
         assert offload.counters().egress[Outcome.FORWARD_ROUTE].packets == 2
 
 
-def test_an_interface_that_is_not_named_gets_nothing(lab: Lab) -> None:
+def test_an_interface_that_is_not_named_gets_nothing(lab: Sides) -> None:
     with offloaded(lab, "c0") as offload, udp(lab.relay, RELAY[4], 3478) as stack:
         assert offload.install(_flow(4, 4))
         with udp(lab.client, CLIENT[4], 6000) as near:
@@ -137,7 +74,7 @@ def test_an_interface_that_is_not_named_gets_nothing(lab: Lab) -> None:
         assert offload.counters().passed[Outcome.PUNT_EGRESS].packets == 1
 
 
-def test_what_the_next_link_cannot_take_goes_up(lab: Lab) -> None:
+def test_what_the_next_link_cannot_take_goes_up(lab: Sides) -> None:
     """User space then does as without offload: its socket fragments it, or refuses where the client forbids that."""
     ip("-n", lab.relay, "link", "set", "p0", "mtu", "1280")
     with offloaded(lab, "c0", "p0") as offload, udp(lab.relay, RELAY[4], 3478) as stack:
@@ -151,7 +88,7 @@ def test_what_the_next_link_cannot_take_goes_up(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("is_forwarding", [True, False])
-def test_an_interface_may_go_and_come_back(lab: Lab, caplog: pytest.LogCaptureFixture, is_forwarding: bool) -> None:
+def test_an_interface_may_go_and_come_back(lab: Sides, caplog: pytest.LogCaptureFixture, is_forwarding: bool) -> None:
     if not is_forwarding:
         with entered(lab.relay):
             Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
@@ -179,7 +116,7 @@ def test_an_interface_may_go_and_come_back(lab: Lab, caplog: pytest.LogCaptureFi
         assert offload.counters().forwarded[Direction.TO_CLIENT].packets == 1
 
 
-def test_refreshes_lose_no_count(lab: Lab) -> None:
+def test_refreshes_lose_no_count(lab: Sides) -> None:
     with offloaded(lab, "c0", "p0") as offload, udp(lab.client, CLIENT[4], 6000) as near:
         assert offload.install(_flow(4, 4))
         message = channel_data(CHANNEL, bytes(10))
@@ -218,7 +155,7 @@ SERVE: Final = textwrap.dedent("""
 
 
 @contextmanager
-def serving(lab: Lab, seconds: float) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def serving(lab: Sides, seconds: float) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A process with one binding open, and when that expires."""
     addresses = (f"{CLIENT[4]}:6000", f"{PEER[4]}:7000", str(RELAY[4]), str(seconds))
     command = ["ip", "netns", "exec", lab.relay, sys.executable, "-c", SERVE, *addresses]
@@ -230,7 +167,7 @@ def serving(lab: Lab, seconds: float) -> Iterator[tuple[subprocess.Popen[str], i
             process.kill()
 
 
-def test_a_killed_process_leaves_nothing_that_forwards(lab: Lab) -> None:
+def test_a_killed_process_leaves_nothing_that_forwards(lab: Sides) -> None:
     with udp(lab.client, CLIENT[4], 6000) as near, udp(lab.peer, PEER[4], 7000) as far:
         with serving(lab, 60) as (process, _):
             assert _is_carried(near, far)
@@ -240,7 +177,7 @@ def test_a_killed_process_leaves_nothing_that_forwards(lab: Lab) -> None:
         assert not _is_carried(near, far)
 
 
-def test_a_process_that_hangs_forwards_no_longer_than_the_binding_lives(lab: Lab) -> None:
+def test_a_process_that_hangs_forwards_no_longer_than_the_binding_lives(lab: Sides) -> None:
     with (
         udp(lab.client, CLIENT[4], 6000) as near,
         udp(lab.peer, PEER[4], 7000) as far,

@@ -174,6 +174,35 @@ def test_a_full_table_keeps_the_next_flow_in_user_space(lab: Lab) -> None:
         assert offload.install(second)
 
 
+@pytest.mark.parametrize("entries", [2, 3])
+def test_a_full_map_keeps_a_flow_in_user_space_until_it_is_tried_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, entries: int
+) -> None:
+    """A map with room for one binding and a half: what was written of the other is taken back."""
+    monkeypatch.setattr("ebpf.offload._ENTRIES_PER_BINDING", 1)
+    lab.open_forwarding()
+    first = _flow(4, 4)
+    second = replace(first, channel=CHANNEL + 1, peer=Endpoint(PEER[4], 7001), relayed_port=RELAYED_PORT + 1)
+    with (
+        offloaded(lab, "native", capacity=entries) as offload,
+        udp(lab.relay, RELAY[4], 3478) as stack,
+        udp(lab.client, CLIENT[4], 6000) as client,
+        udp(lab.peer, PEER[4], 7000) as peer,
+        udp(lab.peer, PEER[4], 7001) as other_peer,
+    ):
+        assert [offload.install(first), offload.install(second)] == [True, False]
+        client.sendto(channel_data(second.channel, b"by hand"), (str(RELAY[4]), 3478))
+        assert stack.recvfrom(100)[0] == channel_data(second.channel, b"by hand")
+        client.sendto(channel_data(CHANNEL, b"first"), (str(RELAY[4]), 3478))
+        assert peer.recvfrom(100)[0] == b"first"
+        assert not offload.install(second)
+        assert (offload.mode, len(offload)) == ("native", 1)
+        offload.remove(first.client, first.channel)
+        assert offload.install(second)
+        client.sendto(channel_data(second.channel, b"second"), (str(RELAY[4]), 3478))
+        assert other_peer.recvfrom(100)[0] == b"second"
+
+
 def test_without_forwarding_the_learnt_neighbour_is_used(lab: Lab) -> None:
     with offloaded(lab, "native") as offload:
         _carry(lab, offload, 4, 6)

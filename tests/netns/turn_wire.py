@@ -4,7 +4,7 @@ import socket
 import ssl
 from contextlib import ExitStack
 
-from connectivity.endpoint import Endpoint
+from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.run import Run, Transmit
 from connectivity.stun import Message, decode
 from connectivity.turn import channel_data
@@ -26,14 +26,19 @@ class TurnWire(StandardClient):
         transport: Transport = Transport.UDP,
         version: int = 4,
         username: str = "alice",
+        *,
+        local: IPAddress | None = None,
+        server: Endpoint | None = None,
     ) -> None:
         kind = socket.SOCK_DGRAM if transport is Transport.UDP else socket.SOCK_STREAM
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         with entered(namespace):
             self.socket = stack.enter_context(socket.socket(family, kind))
         self.socket.settimeout(10)
-        self.socket.bind((str(FAR[version]), 0))
-        self.socket.connect((str(RELAY[version]), PORTS[transport]))
+        local = local or FAR[version]
+        server = server or Endpoint(RELAY[version], PORTS[transport])
+        self.socket.bind((str(local), 0))
+        self.socket.connect((str(server.ip), server.port))
         self.certificate = b""
         if transport is Transport.TLS:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -41,8 +46,8 @@ class TurnWire(StandardClient):
             wrapped = stack.enter_context(context.wrap_socket(self.socket))
             self.certificate = wrapped.getpeercert(binary_form=True) or b""
             self.socket = wrapped
-        local = Endpoint(FAR[version], self.socket.getsockname()[1])
-        super().__init__(standalone(), str(local), username=username, transport=transport)
+        endpoint = Endpoint(local, self.socket.getsockname()[1])
+        super().__init__(standalone(), str(endpoint), username=username, transport=transport)
         self._unread = b""
 
     def send(self, data: bytes | Run, *, tos: int = 0) -> list[Relayed | Output]:
