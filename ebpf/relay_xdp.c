@@ -22,6 +22,7 @@
 #include "bucket.h"
 #include "checksum.h"
 #include "parse.h"
+#include "parties.h"
 #include "rewrite.h"
 #include "sum.h"
 #include "wire.h"
@@ -170,34 +171,34 @@ static __always_inline int is_egress(const struct relay_config *settings, __u32 
 	return 0;
 }
 
+/*
+ * A complete checksum of the arriving packet. The field is not one if it is zero (IPv4 only), or if it equals the folded,
+ * uncomplemented sum of the pseudo-header: then the sender left the rest to its device.
+ */
+static __always_inline enum outcome whole_checksum(struct xdp_md *context, const struct packet *packet,
+						   __u16 *checksum_be)
+{
+	__u64 sum = checksum_pseudo_header(packet->source_be, packet->destination_be, packet->udp_length_be,
+					   swap16(PROTOCOL_UDP));
+	enum outcome outcome;
+	int zero = 0;
+
+	*checksum_be = packet->checksum_be;
+	if (!packet->checksum_be && packet->family == 6)
+		return PUNT_NO_CHECKSUM;
+	if (packet->checksum_be && packet->checksum_be != checksum_fold(sum))
+		return OUTCOME_CONTINUE;
+	outcome = sum_datagram(context, packet, pieces.lookup(&zero), &sum);
+	*checksum_be = checksum_udp_field(sum);
+	return outcome;
+}
+
 static __always_inline enum outcome send_rewritten(struct xdp_md *context, struct rewrite *rewrite)
 {
 	if (bpf_xdp_adjust_head(context, rewrite->head_delta))
 		return PUNT_HEADROOM;
 	/* The head moved: every earlier packet pointer is void. */
 	return write_headers((void *)(long)context->data, (void *)(long)context->data_end, rewrite);
-}
-
-/* The bindings that a flow is made of: the sender's, the receiver's, or both between two clients. */
-struct parties {
-	struct binding *sender;
-	struct binding *receiver;
-};
-
-static __always_inline enum direction direction_of(const struct parties *parties)
-{
-	if (!parties->sender)
-		return DIRECTION_TO_CLIENT;
-	return parties->receiver ? DIRECTION_BETWEEN_CLIENTS : DIRECTION_TO_PEER;
-}
-
-/* Asked of every packet, so that neither an end that user space has not met yet nor the far one's is overlooked. */
-static __always_inline int are_live(const struct parties *parties, __u64 now_ns)
-{
-	if (!parties->sender && !parties->receiver)
-		return 0;
-	return (!parties->sender || parties->sender->expires_at_ns > now_ns) &&
-	       (!parties->receiver || parties->receiver->expires_at_ns > now_ns);
 }
 
 /* One client's part of the way: what its user has left, and what the whole relay has. */
@@ -223,12 +224,6 @@ static __always_inline int is_within_quota(const struct parties *parties, __u64 
 	       (!parties->receiver || take_tokens(parties->receiver, DIRECTION_TO_CLIENT, bytes, now_ns));
 }
 
-static __always_inline void count(struct counter *counter, __u64 bytes)
-{
-	__sync_fetch_and_add(&counter->packets, 1);
-	__sync_fetch_and_add(&counter->bytes, bytes);
-}
-
 /* What there is to tell about a packet, besides its outcome. */
 struct passage {
 	enum direction direction;
@@ -245,7 +240,6 @@ static __always_inline enum outcome relay_flow(struct xdp_md *context, const str
 	enum outcome outcome, egress;
 	__u16 checksum_be = 0;
 	__u32 slot = flow->next_hop;
-	int zero = 0;
 	/*
 	 * As of the last tick, 1 to 10 ms ago: a tenth of the program's time less than asking the clock, and exact enough
 	 * for what lives minutes and for buckets that hold a second.
@@ -259,7 +253,7 @@ static __always_inline enum outcome relay_flow(struct xdp_md *context, const str
 		return outcome;
 	if (!is_still_ours(flow, packet))
 		return PUNT_RECYCLED;
-	outcome = whole_checksum(context, packet, pieces.lookup(&zero), &checksum_be);
+	outcome = whole_checksum(context, packet, &checksum_be);
 	if (outcome)
 		return outcome;
 	egress = find_egress(context, slot, &rewrite, ifindex);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /*
- * A complete checksum of the arriving packet, where its sender left one to a device that had nothing to do.
+ * The sum of an arriving datagram, where its sender left that to a device that had nothing to do.
  *
  * The one place that reads a message. Whole pieces are summed where they lie; what is left over is copied first, because
  * only a size that the verifier knows can be read in place. Only for programs: the helpers are the kernel's.
@@ -60,27 +60,6 @@ static __always_inline enum outcome sum_datagram(struct xdp_md *context, const s
 	}
 	*sum += (__u16)~packet->checksum_be;
 	return OUTCOME_CONTINUE;
-}
-
-/*
- * The field is no checksum if it is zero (IPv4 only), or if it equals the folded, uncomplemented sum of the
- * pseudo-header: then the sender left the rest to its device.
- */
-static __always_inline enum outcome whole_checksum(struct xdp_md *context, const struct packet *packet,
-						   struct piece *piece, __u16 *checksum_be)
-{
-	__u64 sum = checksum_pseudo_header(packet->source_be, packet->destination_be, packet->udp_length_be,
-					   swap16(PROTOCOL_UDP));
-	enum outcome outcome;
-
-	*checksum_be = packet->checksum_be;
-	if (!packet->checksum_be && packet->family == 6)
-		return PUNT_NO_CHECKSUM;
-	if (packet->checksum_be && packet->checksum_be != checksum_fold(sum))
-		return OUTCOME_CONTINUE;
-	outcome = sum_datagram(context, packet, piece, &sum);
-	*checksum_be = checksum_udp_field(sum);
-	return outcome;
 }
 
 #endif

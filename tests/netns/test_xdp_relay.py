@@ -72,9 +72,12 @@ class Relay:
             self.peer.sendto(message, (str(RELAY[4]), relayed))
             assert client.read_data() == (CHANNEL, message)
 
+    def metrics(self) -> str:
+        return fetch(self.sides.relay, "metrics")[1]
+
     def packets(self, path: str) -> tuple[int, int]:
         """To the peer and to the client so far."""
-        metrics = fetch(self.sides.relay, "metrics")[1]
+        metrics = self.metrics()
         found = [
             re.search(rf'relay_packets_total{{path="{path}",direction="{direction}"}} (\d+)', metrics)
             for direction in ("to_peer", "to_client")
@@ -83,7 +86,7 @@ class Relay:
         return to_peer, to_client
 
     def passed(self, reason: str) -> int:
-        found = re.search(rf'xdp_passed_total{{reason="{reason}"}} (\d+)', fetch(self.sides.relay, "metrics")[1])
+        found = re.search(rf'xdp_passed_total{{reason="{reason}"}} (\d+)', self.metrics())
         return 0 if found is None else int(found[1])
 
     def log(self) -> str:
@@ -127,6 +130,22 @@ def test_what_the_next_link_cannot_take_is_fragmented_with_and_without_offload(
     assert relay.packets("python")[0] == (1 if mode != "off" else 3)
     assert relay.passed("mtu") == (mode != "off")
     assert "ERROR" not in relay.log()
+
+
+@pytest.mark.parametrize("mode", ["native", "off"])
+def test_what_the_link_to_a_client_cannot_take_is_refused_with_and_without_offload(
+    stack: ExitStack, tmp_path: Path, mode: str
+) -> None:
+    relay = Relay(stack, tmp_path, mode)
+    ip("-n", relay.sides.relay, "link", "set", "c0", "mtu", "1280")
+    client, relayed = relay.client(3478)
+    for size in (1248, 1249):
+        relay.peer.sendto(bytes(size), (str(RELAY[4]), relayed))
+    assert len(client.read_data()[1]) == 1248
+    wait_until(lambda: 'socket_errors_total{kind="send"} 1' in relay.metrics(), "the socket has refused it")
+    relay.peer.sendto(b"the last", (str(RELAY[4]), relayed))
+    assert client.read_data()[1] == b"the last"
+    assert relay.passed("mtu") == (mode != "off")
 
 
 def test_an_interface_that_goes_and_comes_back_is_offloaded_again(stack: ExitStack, tmp_path: Path) -> None:
