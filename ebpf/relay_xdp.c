@@ -86,9 +86,12 @@ static __always_inline int is_still_ours(const volatile struct flow *flow, const
 	__be16 selector_be = packet->is_channel_data ? packet->channel_be : packet->destination_port_be;
 
 	asm volatile("" ::: "memory"); /* no read of the flow moves behind the check */
-	return flow->remote_address_be[0] == packet->source_be[0] && flow->remote_address_be[1] == packet->source_be[1] &&
-	       flow->remote_address_be[2] == packet->source_be[2] && flow->remote_address_be[3] == packet->source_be[3] &&
-	       flow->remote_port_be == packet->source_port_be && flow->selector_be == selector_be;
+	if (flow->remote_address_be[0] != packet->source_be[0] || flow->remote_port_be != packet->source_port_be ||
+	    flow->selector_be != selector_be)
+		return 0;
+	return packet->family == 4 || (flow->remote_address_be[1] == packet->source_be[1] &&
+				       flow->remote_address_be[2] == packet->source_be[2] &&
+				       flow->remote_address_be[3] == packet->source_be[3]);
 }
 
 /* To where user space learnt, else to where the packet came from; only asked where the kernel must not forward. */
