@@ -3,8 +3,8 @@
  * The four headers that a relayed packet has, as they lie on the wire.
  *
  * Every multi-byte field is big-endian and named _be; nothing here has padding, bit-fields or options, so a header is
- * written whole and compares by bytes. Not declared packed: then the compiler would read every field byte by byte, which
- * a machine that runs eBPF need not. Free of kernel-internal headers: it also compiles on the host.
+ * written whole and compares by bytes. Not declared packed, as the kernel's own are not: the compiler would read every
+ * field byte by byte. Free of kernel-internal headers: it also compiles on the host.
  */
 #ifndef POSTERN_WIRE_H
 #define POSTERN_WIRE_H
