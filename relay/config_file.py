@@ -6,7 +6,7 @@ Paths in it are relative to it. Passwords and secrets are in no message. docs/re
 import logging
 import ssl
 import stat
-from collections.abc import Container
+from collections.abc import Collection, Container
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, Final, cast
@@ -34,13 +34,13 @@ _UNSAFE_MODE: Final = stat.S_IRWXO | stat.S_IWGRP
 _log = logging.getLogger("relay")
 
 
-def load(path: Path) -> Configuration:
-    """Read the file.
+def load(path: Path, public: Collection[IPAddress] = ()) -> Configuration:
+    """Read the file; ``public`` are addresses for a family that it does not name.
 
     Raises:
         SettingsError: all that is wrong with it, in one line.
     """
-    return parse(document.read_text(path), base=path.parent, label=str(path))
+    return parse(document.read_text(path), base=path.parent, label=str(path), public=public)
 
 
 def advise(path: Path, configuration: Configuration) -> None:
@@ -53,14 +53,14 @@ def advise(path: Path, configuration: Configuration) -> None:
         _log.warning("Others may read users or rest_secrets", extra={"fields": {"file": path}})
 
 
-def parse(content: str, *, base: Path, label: str = "relay.yaml") -> Configuration:
+def parse(content: str, *, base: Path, label: str = "relay.yaml", public: Collection[IPAddress] = ()) -> Configuration:
     """Read the file's text; ``base`` is where relative paths start.
 
     Raises:
         SettingsError: all that is wrong with it, in one line.
     """
     return document.parse_settings(
-        content, "keys such as realm and public", label, lambda top, found: _Reader(base, found).read(top)
+        content, "keys such as realm and public", label, lambda top, found: _Reader(base, found).read(top, public)
     )
 
 
@@ -69,10 +69,10 @@ class _Reader:
         self._base = base
         self._problems = problems
 
-    def read(self, top: Section) -> Configuration:
+    def read(self, top: Section, others: Collection[IPAddress]) -> Configuration:
         realm = top.required("realm", _realm, "a name such as example.org")
         listen = self._endpoints(top, "listen", _DEFAULT_LISTEN)
-        public = self._addresses(top, "public")
+        public = {ip.version: ip for ip in reversed([*others])} | self._addresses(top, "public")
         if not public:
             self._problems.append("public has no address: expected ipv4, ipv6 or both")
         certificate, tls_listen = self._tls(top)

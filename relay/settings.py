@@ -78,6 +78,7 @@ class RelaySettings:
     drain_seconds: int
     admin_socket: AdminSocket
     telemetry: TelemetrySettings
+    listed: tuple[IPAddress, ...] = ()  # public addresses for a family that nothing else names
 
     @property
     def public(self) -> Mapping[int, IPAddress]:
@@ -104,10 +105,11 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
     reader = SettingsReader("relay", arguments, environ)
     reader.switch("FIREZONE_TELEMETRY", "--telemetry", "accepted, without effect")
     from_peer = _read_from_peer(reader)
+    listed = _read_listed(reader)
     words = reader.positional()  # only now is it known which words were values of flags
     file = reader.optional("POSTERN_RELAY_CONFIG", "--config", Path, None, "path of relay.yaml: serve without a portal")
     process = len(reader.given)
-    configuration = _read_configuration(reader, from_peer)
+    configuration = _read_configuration(reader, from_peer, listed)
     portal = _read_portal(reader, words, is_required=file is None)
     if file is not None:
         given = reader.given[process:]
@@ -115,11 +117,12 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
         given += ["POSTERN_EBPF_GENERIC_FROM_PEER"] if from_peer else []
         for name in given:
             reader.problem(f"{name} is set together with a file for the relay: expected only one of the two")
-        configuration = _load(reader, file) or configuration
+        configuration = _load(reader, file, listed) or configuration
     settings = RelaySettings(
         configuration=configuration,
         portal=None if file is not None else portal,
         file=file,
+        listed=listed,
         health_address=reader.optional(
             "HEALTH_CHECK_ADDR", "--health-check-addr", Endpoint.parse, Endpoint(IPv4Address(0), 8080), "address:port"
         ),
@@ -147,17 +150,17 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
     return settings
 
 
-def _load(reader: SettingsReader, file: Path) -> Configuration | None:
+def _load(reader: SettingsReader, file: Path, listed: tuple[IPAddress, ...]) -> Configuration | None:
     try:
-        return config_file.load(file)
+        return config_file.load(file, listed)
     except SettingsError as error:
         for problem in error.problems:
             reader.problem(problem)
         return None
 
 
-def _read_configuration(reader: SettingsReader, from_peer: bool) -> Configuration:
-    public = _read_public(reader)
+def _read_configuration(reader: SettingsReader, from_peer: bool, listed: tuple[IPAddress, ...]) -> Configuration:
+    public = _read_public(reader, listed)
     offload = _read_offload(reader, from_peer)
     lowest = reader.optional("LOWEST_PORT", "--lowest-port", _port, LOWEST_RELAYED_PORT, "first relayed port")
     highest = reader.optional("HIGHEST_PORT", "--highest-port", _port, HIGHEST_RELAYED_PORT, "last relayed port")
@@ -221,13 +224,16 @@ def _read_telemetry(reader: SettingsReader) -> TelemetrySettings:
     return TelemetrySettings(metrics, traces, endpoint)
 
 
-def _read_public(reader: SettingsReader) -> dict[int, IPAddress]:
+def _read_listed(reader: SettingsReader) -> tuple[IPAddress, ...]:
+    """All that Kubernetes tells a pod of its node (status.hostIPs) is one list of both families."""
+    none: tuple[IPAddress, ...] = ()
+    text = "public addresses by comma, for a family without one"
+    return reader.optional("POSTERN_PUBLIC_ADDRESSES", "--public-addresses", _addresses, none, text)
+
+
+def _read_public(reader: SettingsReader, listed: tuple[IPAddress, ...]) -> dict[int, IPAddress]:
     public4 = reader.optional("PUBLIC_IP4_ADDR", "--public-ip4-addr", _ipv4, None, "IPv4 address that clients reach")
     public6 = reader.optional("PUBLIC_IP6_ADDR", "--public-ip6-addr", _ipv6, None, "IPv6 address that clients reach")
-    # All that Kubernetes tells a pod of its node (status.hostIPs) is one list of both families.
-    none: tuple[IPAddress, ...] = ()
-    text = "addresses by comma, for a family without one"
-    listed = reader.optional("POSTERN_PUBLIC_ADDRESSES", "--public-addresses", _addresses, none, text)
     public4 = public4 or next((ip for ip in listed if isinstance(ip, IPv4Address)), None)
     public6 = public6 or next((ip for ip in listed if isinstance(ip, IPv6Address)), None)
     return {ip.version: ip for ip in (public4, public6) if ip is not None}

@@ -11,6 +11,7 @@ from relay import config_file
 from relay.configuration import Configuration
 from relay.driver.making import credentials, server_settings
 from relay.driver.service import RelayService
+from relay.settings import RelaySettings
 
 _log = logging.getLogger("relay")
 
@@ -18,15 +19,16 @@ _log = logging.getLogger("relay")
 class Reloading:
     """What is in force of the file, and how to replace it."""
 
-    def __init__(self, service: RelayService, path: Path, configuration: Configuration) -> None:
+    def __init__(self, service: RelayService, settings: RelaySettings, path: Path) -> None:
         self._service = service
         self._path = path
-        self._configuration = configuration
+        self._listed = settings.listed
+        self._configuration = settings.configuration
 
     def reload(self) -> None:
         """Read the file and apply what can change."""
         try:
-            wanted = config_file.load(self._path)
+            wanted = config_file.load(self._path, self._listed)
             configuration, kept = self._configuration.changed_to(wanted)
             context = None if configuration.certificate is None else configuration.certificate.context()
         except (SettingsError, OSError) as error:

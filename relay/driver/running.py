@@ -54,7 +54,7 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
     async with AsyncExitStack() as stack:
         service = RelayService(server, loop, on_host)
         if settings.file is not None:
-            loop.add_signal_handler(signal.SIGHUP, Reloading(service, settings.file, configuration).reload)
+            loop.add_signal_handler(signal.SIGHUP, Reloading(service, settings, settings.file).reload)
         stack.callback(service.close)
         _listen(service, configuration)
         link = None if settings.portal is None else _link(settings.portal, configuration, stamp_secret)

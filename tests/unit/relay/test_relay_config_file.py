@@ -225,3 +225,15 @@ def test_a_file_and_a_portal_exclude_each_other_and_the_files_mistakes_come_with
     path.write_text("\n".join(f"{key}: {value}" for key, value in LEAST.items()))
     settings = read_settings(["--config", str(path)], {"HEALTH_CHECK_ADDR": "127.0.0.1:1", "LOG_FORMAT": "json"})
     assert (settings.portal, settings.file, settings.configuration.realm) == (None, path, "example.org")
+
+
+def test_a_list_of_addresses_fills_the_families_that_the_file_leaves_open(folder: Path) -> None:
+    path, listed = folder / "relay.yaml", "198.51.100.1,2001:db8::1,2001:db8::2"
+    path.write_text("\n".join(f"{key}: {value}" for key, value in LEAST.items()))
+    settings = read_settings(["--config", str(path)], {"POSTERN_PUBLIC_ADDRESSES": listed})
+    assert settings.public == {4: ip_address("203.0.113.5"), 6: ip_address("2001:db8::1")}
+    path.write_text("realm: example.org\nusers: {alice: secret}")
+    settings = read_settings(["--config", str(path)], {"POSTERN_PUBLIC_ADDRESSES": listed})
+    assert settings.public == {4: ip_address("198.51.100.1"), 6: ip_address("2001:db8::1")}
+    # The same again while running, so that nothing seems to have changed.
+    assert settings.configuration.changed_to(config_file.load(path, settings.listed)) == (settings.configuration, [])
