@@ -19,6 +19,7 @@ from charts.readme import CHART
 from gateway import command as gateway
 from portal import config_file
 from relay.settings import RelaySettings, read_settings
+from tests.unit.relay.test_relay_config_file import make_certificate
 
 pytestmark = pytest.mark.helm
 
@@ -114,7 +115,7 @@ def test_no_pod_has_more_than_it_needs(helm: Helm, case: str) -> None:
             assert "privileged" not in context
 
 
-def test_only_an_offload_needs_capabilities(helm: Helm) -> None:
+def test_only_an_offload_and_a_low_port_need_capabilities(helm: Helm) -> None:
     def context(*arguments: str) -> Object:
         found = part(helm.objects("minimal", *arguments), "relay")
         return dict(pod_spec(found)["containers"][0]["securityContext"])
@@ -124,6 +125,8 @@ def test_only_an_offload_needs_capabilities(helm: Helm) -> None:
     assert context()["runAsNonRoot"] is True
     assert {"BPF", "PERFMON", "NET_ADMIN"} < set(context(*interfaces)["capabilities"]["add"])
     assert "add" not in context(*interfaces, "--set", "relay.offload.mode=off")["capabilities"]
+    low_port = context("--set", "relay.listenPort=443")
+    assert low_port["capabilities"]["add"] == ["NET_BIND_SERVICE", "SETUID", "SETGID"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -133,7 +136,8 @@ def test_a_relay_has_longer_than_its_drain_and_never_meets_its_successor(helm: H
             continue
         strategy = found["spec"].get("strategy") or found["spec"]["updateStrategy"]
         assert strategy["rollingUpdate"]["maxSurge"] == 0
-        assert pod_spec(found)["terminationGracePeriodSeconds"] > relay_settings(found, "192.0.2.1").drain_seconds
+        drain_seconds = int(environment(found, "")["POSTERN_DRAIN_SECONDS"])
+        assert pod_spec(found)["terminationGracePeriodSeconds"] > drain_seconds
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -141,7 +145,8 @@ def test_each_service_accepts_what_it_is_given(helm: Helm, case: str, monkeypatc
     for found in workloads(helm.objects(case)):
         match found["metadata"]["labels"]["app.kubernetes.io/component"]:
             case "relay":
-                assert relay_settings(found, "192.0.2.1,2001:db8::1").public
+                if "POSTERN_RELAY_CONFIG" not in environment(found, ""):  # else below
+                    assert relay_settings(found, "192.0.2.1,2001:db8::1").public
             case "gateway":
                 env = environment(found, "")
                 for name in os.environ:
@@ -169,6 +174,56 @@ def test_a_relay_is_told_its_settings(helm: Helm) -> None:
     assert (settings.drain_seconds, settings.log_filter) == (600, "info,relay=debug")
     ipv6 = relay_settings(part(helm.objects("ipv6"), "relay"), "2001:db8::1")
     assert (str(ipv6.health_address), set(ipv6.public)) == ("[::]:8080", {6})
+
+
+def test_a_stand_alone_relay_is_told_its_file(helm: Helm, tmp_path: Path) -> None:
+    settings = standalone_settings(helm.objects("standalone-everything"), "", tmp_path)
+    served = settings.configuration
+    assert {version: str(ip) for version, ip in settings.public.items()} == {4: "203.0.113.5", 6: "2001:db8::5"}
+    assert [str(address) for address in served.listen] == ["0.0.0.0:3479", "[::]:3479"]
+    assert [str(address) for address in served.tls_listen] == ["0.0.0.0:443", "[::]:443"]
+    assert served.certificate is not None
+    assert (served.lowest_port, served.highest_port) == (50_000, 59_999)
+    assert served.offload is not None
+    assert (served.offload.interfaces, served.offload.mode) == (("eth0",), "generic")
+    assert [str(ip) for ip in served.internal] == ["10.0.0.5"]
+    assert [str(rule) for rule in served.peers_allow] == ["10.20.0.0/16", "10.30.0.0/16:5000-5999", "[fd00::/8]:443"]
+    assert [str(rule) for rule in served.peers_deny] == ["10.20.1.0/24"]
+    assert (served.quotas.bandwidth_per_user, len(served.rest_secrets)) == (10_000_000, 2)
+    assert {version: str(one) for version, one in served.alternate.items()} == {4: "203.0.113.6:3478"}
+    # With the least that must be said, it has the addresses of each node.
+    settings = standalone_settings(helm.objects("standalone"), "192.0.2.1,2001:db8::1", tmp_path)
+    assert {version: str(ip) for version, ip in settings.public.items()} == {4: "192.0.2.1", 6: "2001:db8::1"}
+    assert settings.configuration.users == {"alice": "a-password-of-alice"}
+    only4 = helm.objects(
+        "standalone", "--set", "relay.publicAddress.fromNode=false,relay.publicAddress.ipv4=203.0.113.5"
+    )
+    assert [str(one) for one in standalone_settings(only4, "", tmp_path).configuration.listen] == ["0.0.0.0:3478"]
+
+
+def test_a_stand_alone_relay_needs_nothing_of_a_portal(helm: Helm) -> None:
+    for case in ("standalone", "standalone-everything", "standalone-secret"):
+        objects = helm.objects(case)
+        found = part(objects, "relay")
+        assert not [name for name in environment(found, "") if name.startswith("FIREZONE_")]
+        components = {one["metadata"]["labels"]["app.kubernetes.io/component"] for one in objects}
+        assert components == {"relay", "test"}
+        secrets = [one for one in objects if one["kind"] == "Secret"]
+        assert [list(one["stringData"]) for one in secrets] == ([] if case == "standalone-secret" else [["relay.yaml"]])
+
+
+def test_a_change_of_the_file_starts_a_stand_alone_relay_anew(helm: Helm) -> None:
+    def checksum(*arguments: str) -> str:
+        found = part(helm.objects("standalone", *arguments), "relay")
+        return str(found["spec"]["template"]["metadata"]["annotations"]["checksum/secrets"])
+
+    assert checksum() == checksum()
+    for change in (
+        "relay.standalone.config.users.bob=another",
+        "relay.highestPort=60000",
+        "relay.peers.deny={9.9.9.9/32}",
+    ):
+        assert checksum() != checksum("--set", change)
 
 
 @pytest.mark.parametrize("case", ["minimal", "everything", "ipv6"])
@@ -215,6 +270,11 @@ def test_what_pods_mount_changes_them(helm: Helm) -> None:
         ("relay.ofload.mode=off", "at '/relay': additional properties 'ofload' not allowed"),
         ("relay.listenPort=70000", "at '/relay/listenPort': maximum: got 70,000, want 65,535"),
         ("relay.peers.allow={10.0.0.0}", "at '/relay/peers/allow/0': '10.0.0.0' does not match pattern"),
+        ("relay.peers.deny={fd00::/8:53}", "at '/relay/peers/deny/0': 'fd00::/8:53' does not match pattern"),
+        ("relay.standalone.enabled=yes", "at '/relay/standalone/enabled': got string, want boolean"),
+        ("relay.standalone.config=relay.yaml", "at '/relay/standalone/config': got string, want object"),
+        ("relay.standalone.tlsPort=0", "at '/relay/standalone/tlsPort': minimum: got 0, want 1"),
+        ("relay.standalone.secret=x", "at '/relay/standalone': additional properties 'secret' not allowed"),
         ("relay.publicAddress.ipv4=2001:db8::1", "at '/relay/publicAddress/ipv4': '2001:db8::1' does not match"),
         ("relay.maxUnavailable=0", "at '/relay/maxUnavailable'"),
         ("relay.kind=StatefulSet", "at '/relay/kind': value must be one of 'DaemonSet', 'Deployment'"),
@@ -248,6 +308,40 @@ def test_the_schema_refuses_in_words(helm: Helm, settings: str, complaint: str) 
         ("minimal", "gateway.site=hq", 'gateway.site is "hq": expected one of portal.config.sites (default)'),
         ("minimal", "portal.ingress.enabled=true", "portal.ingress.host is not set"),
         ("minimal", "portal.config.listen=x", "portal.config.listen is set: expected bindAddress"),
+        ("minimal", "relay.standalone.enabled=true", "expected portal.enabled=false, gateway.enabled=false"),
+        ("minimal", "relay.standalone.config.realm=x", "expected relay.enabled=true and relay.standalone.enabled=true"),
+        ("standalone", "gateway.enabled=true", "expected portal.enabled=false, gateway.enabled=false and no portalUrl"),
+        ("standalone", "portalUrl=wss://api.example", "expected portal.enabled=false, gateway.enabled=false and no"),
+        ("standalone", "relay.token.value=x", "relay.token is set with relay.standalone.enabled: expected none"),
+        (
+            "standalone",
+            "relay.standalone.existingSecret=file",
+            "config and relay.standalone.existingSecret are both set",
+        ),
+        (
+            "standalone-secret",
+            "relay.peers.allow={10.0.0.0/8}",
+            "relay.peers is set with relay.standalone.existingSecret",
+        ),
+        ("standalone", "relay.standalone.config.realm=", "relay.standalone.config.realm is not set: expected a name"),
+        (
+            "standalone",
+            "relay.standalone.config.users=null",
+            "has neither users nor rest_secrets: expected one of them",
+        ),
+        ("standalone", "relay.standalone.config.listen=x", "config.listen is set: expected relay.listenPort instead"),
+        (
+            "standalone",
+            "relay.standalone.config.tls=x",
+            "config.tls is set: expected relay.standalone.tlsSecret instead",
+        ),
+        (
+            "standalone",
+            "relay.standalone.config.user=x",
+            "config.user is not known: expected realm, users, rest_secrets",
+        ),
+        ("standalone-secret", "relay.standalone.tlsPort=3478", "tlsPort is 3478: expected another port than"),
+        ("standalone", "relay.publicAddress.fromNode=false", "relay.publicAddress is empty"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_in_words(helm: Helm, case: str, settings: str, complaint: str) -> None:
@@ -284,8 +378,20 @@ def environment(workload: Object, host_ips: str) -> dict[str, str]:
         assert entry["name"] not in found
         source = entry.get("valueFrom")
         found[entry["name"]] = entry["value"] if source is None else downward[source["fieldRef"]["fieldPath"]]
-    return {**found, "FIREZONE_TOKEN": "a token"}
+    return {**found, **({"FIREZONE_TOKEN": "a token"} if "FIREZONE_TOKEN" in found else {})}
 
 
 def relay_settings(workload: Object, host_ips: str) -> RelaySettings:
     return read_settings((), environment(workload, host_ips))
+
+
+def standalone_settings(objects: list[Object], host_ips: str, folder: Path) -> RelaySettings:
+    """With the file from its Secret, and a certificate where the file says that one is."""
+    (secret,) = (one for one in objects if one["kind"] == "Secret")
+    make_certificate(folder, "turn.example.org")
+    for made, mounted in (("cert.pem", "tls.crt"), ("key.pem", "tls.key")):
+        (folder / made).rename(folder / mounted)
+    (folder / "relay.yaml").write_text(secret["stringData"]["relay.yaml"].replace("/etc/postern/tls/", f"{folder}/"))
+    env = environment(part(objects, "relay"), host_ips)
+    assert env["POSTERN_RELAY_CONFIG"] == "/etc/postern/relay/relay.yaml"
+    return read_settings((), {**env, "POSTERN_RELAY_CONFIG": str(folder / "relay.yaml")})

@@ -95,15 +95,20 @@ default
 {{- if not (or $v.relay.enabled $v.gateway.enabled $v.portal.enabled) -}}
 {{- fail "nothing to install: enable relay, gateway or portal" -}}
 {{- end -}}
-{{- if and (or $v.relay.enabled $v.gateway.enabled) (not $v.portal.enabled) (not $v.portalUrl) -}}
-{{- fail "portalUrl is not set: expected the URL of a portal, or portal.enabled=true" -}}
+{{- $isAlone := and $v.relay.enabled $v.relay.standalone.enabled -}}
+{{- if $isAlone -}}
+{{- include "postern.checkStandalone" . -}}
+{{- else if or $v.relay.standalone.config $v.relay.standalone.existingSecret $v.relay.standalone.tlsSecret -}}
+{{- fail "relay.standalone has values: expected relay.enabled=true and relay.standalone.enabled=true with them" -}}
+{{- else if and (or $v.relay.enabled $v.gateway.enabled) (not $v.portal.enabled) (not $v.portalUrl) -}}
+{{- fail "portalUrl is not set: expected the URL of a portal, portal.enabled=true, or relay.standalone.enabled=true" -}}
 {{- end -}}
 {{- if and $v.portal.enabled $v.portalUrl -}}
 {{- fail "portalUrl and portal.enabled are both set: expected one of the two" -}}
 {{- end -}}
 {{- range $part := list "relay" "gateway" -}}
 {{- $token := (index $v $part).token -}}
-{{- if (index $v $part).enabled -}}
+{{- if and (index $v $part).enabled (not $isAlone) -}}
 {{- if and $token.value $token.existingSecret -}}
 {{- fail (printf "%s.token.value and %s.token.existingSecret are both set: expected one of the two" $part $part) -}}
 {{- end -}}

@@ -19,6 +19,8 @@ annotations:
 {{- $v := (index . 0).Values -}}
 {{- if eq (index . 1) "portal" -}}
 {{- dict "config" $v.portal.config "relay" $v.relay.token "gateway" $v.gateway.token "site" $v.gateway.site "bind" $v.bindAddress "port" $v.portal.port | toJson | sha256sum -}}
+{{- else if and (eq (index . 1) "relay") $v.relay.standalone.enabled -}}
+{{- include "postern.relayFile" (index . 0) | sha256sum -}}
 {{- else -}}
 {{- (index $v (index . 1)).token | toJson | sha256sum -}}
 {{- end -}}
