@@ -18,10 +18,13 @@ DOCUMENTS: Final = (
 )
 PROGRAMS: Final = (
     "curl", "docker", "ethtool", "git", "helm", "ip", "kill", "kubectl", "make", "nft", "nstat", "openssl", "postern",
-    "ss", "sysctl",
+    "ss", "sysctl", "turnutils_uclient",
 )  # fmt: skip
 
 _COMPOSE: Final = "docker compose --file compose/docker-compose.yml "
+_TURN: Final = "docker compose --file compose/turn/docker-compose.yml "
+_TURN_BY_COMPOSE: Final = "test_compose_turn::test_the_documented_commands"
+_TURN_BY_HELM: Final = "test_kube::test_a_turn_server_alone"
 _BY_HELM: Final = "test_kube::test_the_documented_commands"
 _BY_COMPOSE: Final = "test_compose::test_the_documented_commands"
 _AT_THE_RELAY: Final = "test_troubleshooting::test_commands_at_the_relay"
@@ -61,6 +64,14 @@ CLAIMS: Final[dict[str, str]] = {
     "docker build --file compose/Dockerfile --target relay .": _BY_COMPOSE,
     "docker network ls": _BY_COMPOSE,
     "docker version": _BY_COMPOSE,
+    _TURN + "up --detach --build": _TURN_BY_COMPOSE,
+    "turnutils_uclient -y -u alice -w secret 203.0.113.5": _TURN_BY_COMPOSE,
+    _TURN + "exec --user postern relay postern relay admin list": _TURN_BY_COMPOSE,
+    _TURN + "kill -s HUP relay": _TURN_BY_COMPOSE,
+    _TURN + "stop": _TURN_BY_COMPOSE,
+    "helm install turn charts/postern --values turn-values.yaml": _TURN_BY_HELM,
+    "helm test turn": _TURN_BY_HELM,
+    "kubectl exec daemonset/turn-postern-relay -- setpriv --reuid postern bash -c 'kill -HUP 1'": _TURN_BY_HELM,
     "helm install postern charts/postern --values my-values.yaml": "test_chart_api::test_the_documented_install",
     "helm uninstall postern": "test_chart_api::test_the_documented_install",
     "helm upgrade postern charts/postern --values my-values.yaml": _BY_HELM,

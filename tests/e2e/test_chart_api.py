@@ -78,6 +78,18 @@ def test_the_documented_install(cluster: Cluster, tmp_path: Path) -> None:
     cluster.run(*uninstall.split(), *PLACE, "--wait")
 
 
+def test_a_turn_server_says_its_urls(cluster: Cluster) -> None:
+    """Notes are in no snapshot; nothing is installed."""
+    values = ("--values", str(CHART / "ci/standalone-everything-values.yaml"))
+    said = cluster.run("helm", "install", "postern", str(CHART), *values, *PLACE, "--dry-run=client")
+    notes = said.partition("NOTES:")[2].split()
+    assert [word for word in notes if word.startswith(("turn:", "turns:"))] == [
+        "turn:203.0.113.5:3479",
+        "turn:203.0.113.5:3479?transport=tcp",
+        "turns:203.0.113.5:443?transport=tcp",
+    ]
+
+
 def existing(cluster: Cluster) -> list[str]:
     return sorted(cluster.run("kubectl", "get", KINDS, *PLACE, "--output=name").split())
 

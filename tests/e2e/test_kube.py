@@ -4,6 +4,7 @@ One node and one release serve all tests; each brings a client of its own.
 """
 
 import json
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,14 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
 
 from charts.readme import CHART
 from connectivity.stun import Method, RequestedTransport
 from ebpf import bpf_syscall
 from lab.processes import wait_until
-from tests.documented import claimed
-from tests.e2e.engine import Workshop
-from tests.e2e.kube_node import BESIDE, CLIENT, OUTSIDE, Node, kubernetes_node
+from tests.documented import ROOT, claimed
+from tests.e2e.engine import Workshop, install
+from tests.e2e.kube_node import BESIDE, CLIENT, NODE, OUTSIDE, Node, kubernetes_node
 from tests.e2e.kube_release import (
     DRAIN_SECONDS,
     NAME,
@@ -213,6 +215,33 @@ def exit_codes(log: Path) -> set[int]:
         found |= {state["terminated"]["exitCode"] for state in states if "terminated" in state}
         text = text[length:]
     return found
+
+
+def test_a_turn_server_alone(stage: Stage, tmp_path: Path) -> None:
+    """Beside the other release, so with other ports; the client's machine has coturn's client."""
+    release, node = stage.release, stage.release.node
+    before = starts(release)
+    text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    values = yaml.safe_load(text.partition("```yaml\n# turn-values.yaml\n")[2].partition("```")[0])
+    values["relay"] |= {"image": image("relay", "1"), "drainSeconds": 0, "probes": {"readiness": {"periodSeconds": 1}}}
+    values["relay"] |= {"listenPort": 4479, "lowestPort": 40100, "highestPort": 40199, "healthPort": 8181}
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    install(("turnutils_uclient",), ("coturn",))
+    setup, test, reload = claimed("test_kube::test_a_turn_server_alone")
+    actual = {"charts/postern": str(CHART), "turn-values.yaml": str(tmp_path / "values.yaml")}
+    with ExitStack() as stack:
+        stack.callback(wait_until, lambda: not release.pods("turn"), "its pod is gone", seconds=60)
+        stack.callback(node.run, "helm", "uninstall", "turn", "--wait")
+        said = node.run(*[actual.get(word, word) for word in setup.split()])
+        assert "turn:ADDRESS-OF-A-NODE:4479" in said
+        node.run("kubectl", "rollout", "status", "daemonset/turn-postern-relay", "--timeout=60s", seconds=70)
+        node.run(*test.split(), seconds=70)
+        ask = ["turnutils_uclient", "-y", "-u", "alice", "-w", "secret", "-p", "4479", NODE]
+        assert "Total lost packets 0 (0.000000%)" in release.in_client(*ask)
+        node.run(*shlex.split(reload))
+        log = ["kubectl", "logs", "daemonset/turn-postern-relay"]
+        wait_until(lambda: "Configuration read again" in node.run(*log), "the file is read again")
+    assert starts(release) == before
 
 
 BAD_PORT: Final = 4478
