@@ -81,6 +81,12 @@ class Project:
         """Have any variant of our own programs running."""
         self.ensure(DIRECT if self._variant is None or self._variant.images else self._variant)
 
+    def stop(self) -> dict[str, int]:
+        """End all; the exit codes of our own programs, for which the order to end was more than a blow."""
+        self.compose("stop", "--timeout", "10")
+        ours = RELAYS if self._variant is None or self._variant.images else (*RELAYS, *ENDS)
+        return {name: entry["State"]["ExitCode"] for name, entry in self.inspect().items() if name in ours}
+
     def inspect(self) -> dict[str, dict[str, Any]]:
         """All containers of the project by service; asked of the engine, which answers ten times as fast."""
         label = f"label=com.docker.compose.project={self.engine.env['COMPOSE_PROJECT_NAME']}"
@@ -130,7 +136,9 @@ def project(workshop: Workshop) -> Iterator[Project]:
     try:
         yield made
     finally:
+        codes = made.stop()
         made.compose("down", "--volumes", "--timeout", "5")
+    assert set(codes.values()) <= {0}, codes
     assert traces(engine) == pristine
 
 
