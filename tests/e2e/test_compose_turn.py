@@ -35,6 +35,8 @@ BEGIN: Final = ["docker", "compose", "--file", "compose/turn/docker-compose.yml"
 DOCUMENTED: Final = "203.0.113.5"
 UDP: Final = RequestedTransport(17)
 CHANNEL: Final = 0x4000
+LISTEN: Final = 'listen: ["0.0.0.0:3478", "0.0.0.0:79"]\n'
+READER: Final = 10001  # who the relay in the container is
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,13 @@ class Server:
         return self.folder / "compose/turn/relay.yaml"
 
     def write_file(self, user: str) -> None:
-        """The file of the README, with one more user, as somebody on the host would write it: read by user 10001."""
+        """The file of the README, as somebody on the host would write it: with one more user, and a privileged port."""
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         text = text.partition("```yaml\n# relay.yaml\n")[2].partition("```")[0].replace(DOCUMENTED, str(RELAY[4]))
         self.file.unlink(missing_ok=True)  # a new file under the same name, as editors make it
-        self.file.write_text(text.replace("users: {", "users: {" + user))
+        self.file.write_text(text.replace("users: {", "users: {" + user) + LISTEN)
         self.file.chmod(0o600)
-        shutil.chown(self.file, 10001)
+        shutil.chown(self.file, READER)
 
     def command(self, text: str) -> list[str]:
         """A documented command as it is here: built before, no terminal, another address, run where it belongs."""
