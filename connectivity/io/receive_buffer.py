@@ -39,6 +39,8 @@ _IPV6: Final = struct.Struct("!2xH4x16s")
 _FAMILY: Final = struct.Struct("=H")
 _INT: Final = struct.Struct("=i")
 _CONTROL_ALIGNMENT: Final = 8
+_PORT_BYTES: Final = 2
+_IPV6_BYTES: Final = 16
 _MSG_TRUNC: Final = int(socket.MSG_TRUNC)
 _MSG_DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 
@@ -85,7 +87,7 @@ class ReceiveBuffer:
         self._vectors = vectors  # only the kernel looks at them
         self._headers = memoryview(headers)
         self._fresh = bytes(headers)  # the kernel overwrites lengths and flags
-        self._origins: dict[tuple[bytes, int], Origin | None] = {}
+        self._origins: dict[tuple[bytes, bytes], Origin | None] = {}
 
     def receive(self, descriptor: int, limit: int = SLOTS) -> list[Arrival]:
         """What lies in a socket, at most ``limit`` batches; empty when there is nothing.
@@ -116,15 +118,20 @@ class ReceiveBuffer:
             return 0
         raise OSError(number, os.strerror(number))
 
-    def origin(self, envelope: bytes, port: int) -> Origin | None:
-        """What the envelope of a datagram to this port of ours says; None if it does not name our address."""
-        key = envelope, port
+    def origin(self, envelope: bytes, local: bytes) -> Origin | None:
+        """What the envelope of a datagram to this socket says; None if nothing names our address.
+
+        Args:
+            envelope: As it came with the datagram.
+            local: The socket's port in network order, then its address, which is missing if the envelope has it.
+        """
+        key = envelope, local
         try:
             return self._origins[key]
         except KeyError:
             if len(self._origins) >= MAX_REMEMBERED:
                 self._origins.clear()
-            origin = self._origins[key] = _read(envelope, port)
+            origin = self._origins[key] = _read(envelope, local)
             return origin
 
 
@@ -138,8 +145,8 @@ def _address_of(memory: bytearray) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
-def _read(envelope: bytes, port: int) -> Origin | None:
-    local: IPAddress | None = None
+def _read(envelope: bytes, bound: bytes) -> Origin | None:
+    port, local = int.from_bytes(bound[:_PORT_BYTES], "big"), _address(bound[_PORT_BYTES:])
     segment = tos = 0
     for level, kind, data in _control_messages(envelope, _NAME_BYTES):
         if level == socket.IPPROTO_UDP and kind == UDP_GRO:
@@ -149,7 +156,7 @@ def _read(envelope: bytes, port: int) -> Origin | None:
         elif level == socket.IPPROTO_IP and kind == socket.IP_TOS:
             tos = data[0]
         elif level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
-            local = _unmapped(data[:16])
+            local = _address(data[:16])
         elif level == socket.IPPROTO_IPV6 and kind == socket.IPV6_TCLASS:
             (tos,) = _INT.unpack_from(data)
     return None if local is None else Origin(Endpoint(local, port), _remote(envelope), segment, tos)
@@ -161,7 +168,9 @@ def _remote(envelope: bytes) -> Endpoint:
         port, packed = _IPV4.unpack_from(envelope)
         return Endpoint(IPv4Address(packed), port)
     port, packed = _IPV6.unpack_from(envelope)
-    return Endpoint(_unmapped(packed), port)
+    address = _address(packed)
+    assert address is not None, "sixteen bytes are one"
+    return Endpoint(address, port)
 
 
 def _control_messages(envelope: bytes, offset: int) -> Iterator[tuple[int, int, bytes]]:
@@ -172,7 +181,9 @@ def _control_messages(envelope: bytes, offset: int) -> Iterator[tuple[int, int, 
         offset += length + -length % _CONTROL_ALIGNMENT
 
 
-def _unmapped(packed: bytes) -> IPAddress:
-    """An IPv4 address that is written as an IPv6 one is an IPv4 address."""
+def _address(packed: bytes) -> IPAddress | None:
+    """An IPv4 address that is written as an IPv6 one is an IPv4 address; nothing is none."""
+    if len(packed) != _IPV6_BYTES:
+        return IPv4Address(packed) if packed else None
     address = IPv6Address(packed)
     return address.ipv4_mapped or address

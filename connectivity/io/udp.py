@@ -14,13 +14,13 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Final
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, size_buffers
 from connectivity.io.receive_buffer import SLOTS, Arrival, ReceiveBuffer
+from connectivity.io.udp_counters import UdpCounters
 from connectivity.io.udp_options import (
     UDP_GRO,
     UDP_SEGMENT,
@@ -49,30 +49,17 @@ _OF_THIS_SEND: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class UdpCounters:
-    """What one socket (or several that share this object) did; read by whoever exports metrics."""
-
-    batches_received: int = 0
-    datagrams_received: int = 0
-    batches_sent: int = 0
-    datagrams_sent: int = 0
-    receive_errors: int = 0
-    received_unusable: int = 0  # truncated, empty or without a destination address
-    send_errors: int = 0
-    backlog_dropped: int = 0
-    gso_failures: int = 0
-
-
 class UdpSocket:
     """A bound, non-blocking UDP socket; register ``fileno()`` with the event loop."""
 
     __slots__ = (
+        "_address",
         "_backlog",
         "_backlog_bytes",
         "_buffer",
         "_dont_fragment",
         "_errors",
+        "_local",
         "_max_backlog_bytes",
         "_port",
         "_segments",
@@ -90,16 +77,20 @@ class UdpSocket:
         *,
         gso: bool,
         gro: bool,
+        address: IPAddress | None = None,
         buffer: ReceiveBuffer | None = None,
         counters: UdpCounters | None = None,
         max_backlog_bytes: int = 4 << 20,
         dont_fragment: bool = True,
     ) -> None:
-        """Take over a bound, non-blocking socket; most callers want ``bind``."""
+        """Take over a non-blocking socket bound to this address; most callers want ``bind``."""
         self._socket = bound
         name = bound.getsockname()
         self._version = 4 if len(name) == 2 else 6  # an IPv6 address has a flow label and a scope, too
         self._port: int = name[1]
+        # An unspecified address is all of them: then each datagram names its own.
+        self._address = None if address is None or address.is_unspecified else address
+        self._local = self._port.to_bytes(2, "big") + (b"" if self._address is None else self._address.packed)
         self._buffer = buffer or ReceiveBuffer()
         self.counters = counters or UdpCounters()
         self._errors: list[OSError] = []
@@ -108,7 +99,7 @@ class UdpSocket:
         self._max_backlog_bytes = max_backlog_bytes
         self._dont_fragment = dont_fragment
         self._wants_errors = False
-        request_metadata(bound, self._version)
+        request_metadata(bound, self._version, has_address=self._address is not None)
         set_dont_fragment(bound, self._version, dont_fragment)
         self.gso = gso and probe(bound, UDP_SEGMENT, 0)
         self.gro = gro and probe(bound, UDP_GRO, 1)
@@ -128,7 +119,6 @@ class UdpSocket:
         gro: bool = True,
         buffer: ReceiveBuffer | None = None,
         counters: UdpCounters | None = None,
-        max_backlog_bytes: int = 4 << 20,
         dont_fragment: bool = True,
     ) -> "UdpSocket":
         """Bind and set everything up.
@@ -143,7 +133,6 @@ class UdpSocket:
             gro: use UDP_GRO if the kernel has it.
             buffer: shared among sockets that are read in turn.
             counters: shared likewise.
-            max_backlog_bytes: how much may wait for a full socket.
             dont_fragment: as ``set_dont_fragment``, from the start.
 
         Raises:
@@ -166,13 +155,7 @@ class UdpSocket:
             if send_buffer_bytes is not None or receive_buffer_bytes is not None:
                 size_buffers(bound, send_buffer_bytes, receive_buffer_bytes)
             return cls(
-                bound,
-                gso=gso,
-                gro=gro,
-                buffer=buffer,
-                counters=counters,
-                max_backlog_bytes=max_backlog_bytes,
-                dont_fragment=dont_fragment,
+                bound, gso=gso, gro=gro, address=ip, buffer=buffer, counters=counters, dont_fragment=dont_fragment
             )
         except BaseException:
             bound.close()
@@ -265,12 +248,12 @@ class UdpSocket:
 
     def is_single(self, envelope: bytes) -> bool:
         """Whether what comes in this envelope is one datagram, not a run."""
-        origin = self._buffer.origin(envelope, self._port)
+        origin = self._buffer.origin(envelope, self._local)
         return origin is not None and not origin.segment
 
     def open(self, envelope: bytes, data: memoryview) -> Received | None:
         """What arrived, with its addresses; None if it cannot be used."""
-        origin, size = self._buffer.origin(envelope, self._port), len(data)
+        origin, size = self._buffer.origin(envelope, self._local), len(data)
         if origin is None or not size:
             self.counters.received_unusable += 1
             return None
@@ -295,28 +278,19 @@ class UdpSocket:
 
     def prepared(self, like: Transmit) -> tuple[tuple[Any, ...], ControlMessages]:
         """Address and control messages for single datagrams with these addresses and this TOS."""
-        return sockaddr(like.destination), control_messages(self._version, like.source, like.tos, 0)
+        return sockaddr(like.destination), self._control(like.source, like.tos, 0)
 
-    def pass_on(
-        self, parts: tuple[bytes | memoryview, ...], address: tuple[Any, ...], control: ControlMessages
-    ) -> bool:
-        """Send what came as one datagram as another one, ``prepared``; False: it did not go, ``send`` knows what to do.
-
-        Counts it as received, too: nobody has opened it.
-        """
+    def pass_on(self, data: bytes | memoryview, address: tuple[Any, ...], control: ControlMessages) -> bool:
+        """Send one datagram, ``prepared``, and count nothing; False: it did not go, ``send`` knows what to do then."""
         if self._backlog:
             return False
         try:
-            if control or len(parts) > 1:
-                self._socket.sendmsg(parts, control, 0, address)
+            if control:
+                self._socket.sendmsg((data,), control, 0, address)
             else:
-                self._socket.sendto(parts[0], address)  # the same for less
+                self._socket.sendto(data, address)  # the same for less
         except OSError:  # a full socket, or what ICMP said of an earlier one
             return False
-        counters = self.counters
-        counters.datagrams_received += 1
-        counters.batches_sent += 1
-        counters.datagrams_sent += 1
         return True
 
     def flush(self) -> bool:
@@ -347,7 +321,7 @@ class UdpSocket:
             length = len(part)
             cut = segment if length > segment else 0
             try:
-                self._socket.sendmsg((part,), control_messages(self._version, source, tos, cut), 0, address)
+                self._socket.sendmsg((part,), self._control(source, tos, cut), 0, address)
             except BlockingIOError:
                 return done, failure
             except OSError as error:
@@ -378,7 +352,7 @@ class UdpSocket:
             OSError: it is refused alone, too (a source address that has vanished gives EINVAL).
         """
         try:
-            self._socket.sendmsg((first,), control_messages(self._version, source, tos, 0), 0, address)
+            self._socket.sendmsg((first,), self._control(source, tos, 0), 0, address)
         except BlockingIOError:
             self._segments = 1  # not known yet; single datagrams are right in either case
             return 0
@@ -388,6 +362,12 @@ class UdpSocket:
         self.counters.datagrams_sent += 1
         _log.info("UDP segmentation was refused: sending single datagrams", extra={"fields": {"port": self._port}})
         return len(first)
+
+    def _control(self, source: Endpoint | None, tos: int, segment: int) -> ControlMessages:
+        """The only address that a socket has need not be said."""
+        if self._address is not None and source is not None and source.ip == self._address:
+            source = None
+        return control_messages(self._version, source, tos, segment)
 
     def _collect(self, error: OSError) -> None:
         if len(self._errors) < _MAX_ERRORS:

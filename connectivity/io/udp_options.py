@@ -59,14 +59,16 @@ def probe(bound: socket.socket, option: int, value: int) -> bool:
     return True
 
 
-def request_metadata(bound: socket.socket, version: int) -> None:
-    """Destination address and TOS with each datagram."""
+def request_metadata(bound: socket.socket, version: int, *, has_address: bool) -> None:
+    """TOS with each datagram, and its destination address unless the socket has only one."""
     if version == 4:
-        bound.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         bound.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+        if not has_address:
+            bound.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
     else:
-        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
+        if not has_address:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
 
 
 @lru_cache(MAX_REMEMBERED)

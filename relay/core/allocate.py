@@ -228,7 +228,6 @@ class Allocator:
             account=account,
             channels_only=request.is_firezone,
             expires_at=now + lifetime * SECOND,
-            sources=self.settings.sources,
         )
         self._table.add(allocation)
         fields = {"port": port, "families": len(families), "lifetime": lifetime}

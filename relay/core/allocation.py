@@ -9,7 +9,6 @@ Invariants: within an allocation, channel numbers and peers map to each other on
 ``ChannelBinding.relays_until`` is never later than the binding, the permission of its peer or the allocation.
 """
 
-from collections.abc import Mapping
 from typing import Final
 
 from connectivity.clock import SECOND, Duration, Instant
@@ -82,7 +81,6 @@ class Allocation:
         "permissions",
         "port",
         "server",
-        "sources",
         "to_client_bytes",
         "to_client_packets",
         "to_peer_bytes",
@@ -101,7 +99,6 @@ class Allocation:
         account: Account,
         channels_only: bool,
         expires_at: Instant,
-        sources: Mapping[int, Endpoint] | None = None,
     ) -> None:
         self.five_tuple = five_tuple
         self.client, self.server, self.transport = five_tuple
@@ -111,8 +108,6 @@ class Allocation:
         self.account = account
         self.channels_only = channels_only
         self.expires_at = expires_at
-        # By IP version: the address to send from where that is not the kernel's choice.
-        self.sources = {} if sources is None else sources
         self.permissions: dict[IPAddress, Instant] = {}
         self.channels: dict[int, ChannelBinding] = {}
         self.channels_by_peer: dict[Endpoint, ChannelBinding] = {}

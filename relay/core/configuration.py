@@ -20,10 +20,8 @@ REALM: Final = "firezone"  # Firezone's peers accept no other
 class ServerSettings:
     """``public`` maps an IP version to the address that clients and peers see, one or both versions.
 
-    ``sources`` maps an IP version to the address that relayed datagrams must leave from, where this is not left to the
-    kernel; the port there is 0, because it is the relayed one anyway. ``policy.own`` holds the public addresses too.
-    ``listen_ports`` are never given away as relayed ones. ``alternate`` maps an IP version to the server that clients
-    are sent to when no allocation can be given here.
+    ``policy.own`` holds the public addresses too. ``listen_ports`` are never given away as relayed ones. ``alternate``
+    maps an IP version to the server that clients are sent to when no allocation can be given here.
 
     Raises:
         ValueError: the realm cannot be one (``opaque_string``).
@@ -36,7 +34,6 @@ class ServerSettings:
     listen_ports: frozenset[int] = frozenset({STUN_PORT})
     lowest_port: int = LOWEST_RELAYED_PORT
     highest_port: int = HIGHEST_RELAYED_PORT
-    sources: Mapping[int, Endpoint] = field(default_factory=dict)
     quotas: Quotas = field(default_factory=Quotas)
     alternate: Mapping[int, Endpoint] = field(default_factory=dict)
     is_standalone: bool = False

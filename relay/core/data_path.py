@@ -90,9 +90,8 @@ class DataPath:
         if binding.is_hairpin:
             yield from self._hairpin(allocation, binding.peer, payloads, tos, now)
             return
-        self.count_to_peer(allocation, payloads.segment_count, len(payloads.data))
-        source = allocation.sources.get(binding.peer.ip.version)
-        yield ToPeer(allocation.port, Transmit(source, binding.peer, payloads, tos))
+        self._count_to_peer(allocation, payloads.segment_count, len(payloads.data))
+        yield ToPeer(allocation.port, Transmit(None, binding.peer, payloads, tos))
 
     def relay_send(self, five_tuple: FiveTuple, message: Message, tos: int, now: Instant) -> Iterator[Relayed]:
         """A Send indication (RFC 8656 §11.2)."""
@@ -118,8 +117,8 @@ class DataPath:
             if self._reach.is_hairpin(peer.endpoint):
                 yield from self._hairpin(allocation, peer.endpoint, run, tos, now)
                 return
-            self.count_to_peer(allocation, run.segment_count, len(run.data))
-            transmit = Transmit(allocation.sources.get(peer.endpoint.ip.version), peer.endpoint, run, tos)
+            self._count_to_peer(allocation, run.segment_count, len(run.data))
+            transmit = Transmit(None, peer.endpoint, run, tos)
             yield ToPeer(allocation.port, transmit, dont_fragment=message.get(DontFragment) is not None)
 
     def relay_from_peer(self, port: int, peer: Endpoint, run: Run, tos: int, now: Instant) -> Iterator[Relayed]:
@@ -181,7 +180,7 @@ class DataPath:
         if sender is not None:
             sender.to_peer_packets += run.segment_count
             sender.to_peer_bytes += len(run.data)
-        self.count_to_client(allocation, run.segment_count, len(run.data))
+        self._count_to_client(allocation, run.segment_count, len(run.data))
         if binding is None:
             for datagram in run.segments():
                 yield from self._indicate(allocation, peer, Data(bytes(datagram)), tos)
@@ -231,16 +230,23 @@ class DataPath:
             return False
         return not accounts.is_metered or accounts.spends(channel.allocation.account, direction, size, now)
 
-    def count_to_peer(self, allocation: Allocation, packets: int, size: int) -> None:
+    def count_passed(self, direction: Direction, packets: int, size: int) -> None:
+        """So many bytes have passed in so many packets; each allocation's own are counted already."""
+        if direction is Direction.TO_PEER:
+            self._statistics.to_peer_packets += packets
+            self._statistics.to_peer_bytes += size
+        else:
+            self._statistics.to_client_packets += packets
+            self._statistics.to_client_bytes += size
+
+    def _count_to_peer(self, allocation: Allocation, packets: int, size: int) -> None:
         """So many bytes have gone in so many packets."""
-        self._statistics.to_peer_packets += packets
-        self._statistics.to_peer_bytes += size
         allocation.to_peer_packets += packets
         allocation.to_peer_bytes += size
+        self.count_passed(Direction.TO_PEER, packets, size)
 
-    def count_to_client(self, allocation: Allocation, packets: int, size: int) -> None:
+    def _count_to_client(self, allocation: Allocation, packets: int, size: int) -> None:
         """The same for the other direction."""
-        self._statistics.to_client_packets += packets
-        self._statistics.to_client_bytes += size
         allocation.to_client_packets += packets
         allocation.to_client_bytes += size
+        self.count_passed(Direction.TO_CLIENT, packets, size)

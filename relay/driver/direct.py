@@ -11,7 +11,7 @@ forgotten when it ends. What cannot go at once (a full socket, an error, no toke
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from connectivity.clock import Instant
 from connectivity.io.receive_buffer import Arrival
@@ -37,86 +37,95 @@ class _Way(NamedTuple):
     control: ControlMessages
 
 
+_Ways: TypeAlias = dict[tuple[bytes, int], _Way]
+_NONE: Final[_Ways] = {}
+
+
 class Direct:
     """The ways of one relay's datagrams."""
 
     def __init__(self, data_path: DataPath, sockets: RelaySockets) -> None:
         self._data_path = data_path
         self._sockets = sockets
-        # Looked up once: each datagram asks for them.
-        self._lets_pass = data_path.lets_pass
-        self._count_to_peer = data_path.count_to_peer
-        self._count_to_client = data_path.count_to_client
-        self._to_peer: dict[tuple[bytes, int], _Way] = {}  # by envelope and channel number
-        self._to_client: dict[tuple[bytes, int], _Way] = {}  # by envelope and relayed port
+        self._to_peer: dict[UdpSocket, _Ways] = {}  # by listen socket; then by envelope and channel number
+        self._to_client: _Ways = {}  # by envelope and relayed port
 
-    def to_peers(self, arrivals: Sequence[Arrival], begin: int, now: Instant) -> int:
+    def to_peers(self, listening: UdpSocket, arrivals: Sequence[Arrival], begin: int, now: Instant) -> int:
         """Relay what clients sent, from number ``begin`` on, up to the first that has to go through the core.
 
         Returns:
             The number of that one.
         """
-        ways, lets_pass, count = self._to_peer, self._lets_pass, self._count_to_peer
-        for index in range(begin, len(arrivals)):
-            envelope, data = arrivals[index]
+        ways, lets_pass = self._to_peer.get(listening, _NONE), self._data_path.lets_pass
+        end, octets = begin, 0
+        for envelope, data in arrivals[begin:] if begin else arrivals:
             size = len(data) - HEADER_BYTES
             if size <= 0:
-                return index
+                break
             number, length = _HEADER.unpack_from(data)
             way = ways.get((envelope, number))
             if way is None or not 0 < length <= size <= length + MOST_PADDING:
-                return index
+                break
             channel, by, address, control = way
-            payload = data[HEADER_BYTES : HEADER_BYTES + length]
-            if not lets_pass(channel, Direction.TO_PEER, length, now) or not by.pass_on((payload,), address, control):
-                return index
-            count(channel.allocation, 1, length)
-        return len(arrivals)
+            if not lets_pass(channel, Direction.TO_PEER, length, now):
+                break
+            if not by.pass_on(data[HEADER_BYTES : HEADER_BYTES + length], address, control):
+                break
+            allocation = channel.allocation
+            allocation.to_peer_packets += 1
+            allocation.to_peer_bytes += length
+            end += 1
+            octets += length
+        self._data_path.count_passed(Direction.TO_PEER, end - begin, octets)
+        self._sockets.counters.count_passed(end - begin)
+        return end
 
     def to_client(self, port: int, arrivals: Sequence[Arrival], begin: int, now: Instant) -> int:
         """Relay what came to a relayed port, in the same manner."""
-        for index in range(begin, len(arrivals)):
-            envelope, data = arrivals[index]
-            way, length = self._to_client.get((envelope, port)), len(data)
+        ways, lets_pass = self._to_client, self._data_path.lets_pass
+        end, octets = begin, 0
+        for envelope, data in arrivals[begin:] if begin else arrivals:
+            way, length = ways.get((envelope, port)), len(data)
             if way is None or not length:
-                return index
+                break
             channel, by, address, control = way
-            message = _HEADER.pack(channel.binding.number, length), data
-            if not self._lets_pass(channel, Direction.TO_CLIENT, length, now):
-                return index
-            if not by.pass_on(message, address, control):
-                return index
-            self._count_to_client(channel.allocation, 1, length)
-        return len(arrivals)
+            if not lets_pass(channel, Direction.TO_CLIENT, length, now):
+                break
+            # To copy a datagram takes less than to send it from two places.
+            if not by.pass_on(_HEADER.pack(channel.binding.number, length) + data, address, control):
+                break
+            allocation = channel.allocation
+            allocation.to_client_packets += 1
+            allocation.to_client_bytes += length
+            end += 1
+            octets += length
+        self._data_path.count_passed(Direction.TO_CLIENT, end - begin, octets)
+        self._sockets.counters.count_passed(end - begin)
+        return end
 
-    def learn_to_peer(self, envelope: bytes, received: Received) -> None:
+    def learn_to_peer(self, listening: UdpSocket, envelope: bytes, received: Received) -> None:
         """What came alone in this envelope has gone through the core; remember the way if it is a channel's."""
         data = received.run.data
         if len(data) < HEADER_BYTES:
             return
         number, _ = _HEADER.unpack_from(data)
         channel = self._data_path.channel_to_peer(FiveTuple(received.remote, received.local), number)
-        if channel is None:
-            return
-        allocation, peer = channel.allocation, channel.binding.peer
-        by = self._sockets.relayed(allocation.port, peer.ip.version)
-        source = allocation.sources.get(peer.ip.version)
-        like = Transmit(source, peer, received.run, received.tos)
-        _remember(self._to_peer, (envelope, number), channel, by, like)
+        if channel is not None:
+            peer = channel.binding.peer
+            by = self._sockets.relayed(channel.allocation.port, peer.ip.version)
+            like = Transmit(None, peer, received.run, received.tos)
+            _remember(self._to_peer.setdefault(listening, {}), (envelope, number), channel, by, like)
 
     def learn_to_client(self, port: int, envelope: bytes, received: Received) -> None:
         """The same for what came to a relayed port."""
         channel = self._data_path.channel_to_client(port, received.remote)
-        if channel is None:
-            return
-        allocation = channel.allocation
-        like = Transmit(allocation.server, allocation.client, received.run, received.tos)
-        _remember(self._to_client, (envelope, port), channel, self._sockets.listening(allocation.server), like)
+        if channel is not None:
+            allocation = channel.allocation
+            like = Transmit(allocation.server, allocation.client, received.run, received.tos)
+            _remember(self._to_client, (envelope, port), channel, self._sockets.listening(allocation.server), like)
 
 
-def _remember(
-    ways: dict[tuple[bytes, int], _Way], key: tuple[bytes, int], channel: Channel, by: UdpSocket | None, like: Transmit
-) -> None:
+def _remember(ways: _Ways, key: tuple[bytes, int], channel: Channel, by: UdpSocket | None, like: Transmit) -> None:
     if by is None:
         return
     if len(ways) >= MOST_WAYS:

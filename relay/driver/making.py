@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.endpoint import IPAddress
 from connectivity.phoenix import COMPONENT_VERSIONS
 from relay.configuration import Configuration
 from relay.core import (
@@ -21,7 +21,7 @@ SOFTWARE: Final = f"postern-relay/{COMPONENT_VERSIONS['relay']}"
 def server_settings(
     configuration: Configuration, on_host: frozenset[IPAddress], *, is_standalone: bool
 ) -> ServerSettings:
-    """What the core needs of them. A public address that this host has is also what peers see as source."""
+    """What the core needs of them."""
     own = on_host | always_own_addresses(configuration)
     return ServerSettings(
         public=configuration.public,
@@ -31,11 +31,15 @@ def server_settings(
         listen_ports=frozenset(endpoint.port for endpoint in (*configuration.listen, *configuration.tls_listen)),
         lowest_port=configuration.lowest_port,
         highest_port=configuration.highest_port,
-        sources={version: Endpoint(ip, 0) for version, ip in configuration.public.items() if ip in on_host},
         quotas=configuration.quotas,
         alternate=configuration.alternate,
         is_standalone=is_standalone,
     )
+
+
+def relayed_at(configuration: Configuration, on_host: frozenset[IPAddress]) -> dict[int, IPAddress]:
+    """By IP version, the one address of this host that peers shall see; where it is not said any of them will do."""
+    return {version: ip for version, ip in configuration.public.items() if ip in on_host}
 
 
 def credentials(configuration: Configuration) -> CredentialSource:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from connectivity.io.udp import UdpCounters
+from connectivity.io.udp_counters import UdpCounters
 from relay.core import Direction, Snapshot
 from relay.core.statistics import DropReason, IcmpFate, QuotaKind
 from relay.driver.offload import Offload

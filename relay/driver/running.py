@@ -25,6 +25,7 @@ from relay.core import Server, Transport
 from relay.driver.addresses import always_own_addresses, host_addresses
 from relay.driver.admin import Admin
 from relay.driver.health import Health
+from relay.driver.making import relayed_at
 from relay.driver.metrics import Metric, Sources, collect
 from relay.driver.offload import Offload
 from relay.driver.reloading import Reloading
@@ -52,7 +53,7 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
     stopping = Stopping(loop)
     configuration = settings.configuration
     async with AsyncExitStack() as stack:
-        service = RelayService(server, loop, on_host)
+        service = RelayService(server, loop, on_host, relayed_at(configuration, on_host))
         if settings.file is not None:
             loop.add_signal_handler(signal.SIGHUP, Reloading(service, settings, settings.file).reload)
         stack.callback(service.close)

@@ -6,8 +6,9 @@ Nothing that a client, a peer or the system does ends it: their errors are count
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Final, assert_never
 
 from connectivity.clock import SECOND, Instant, WallTime
@@ -49,11 +50,17 @@ class RelayService:
     """One core with its sockets. ``failed`` ends with an exception if the event loop's own work raised one."""
 
     def __init__(
-        self, server: Server, loop: asyncio.AbstractEventLoop, on_host: frozenset[IPAddress] = frozenset()
+        self,
+        server: Server,
+        loop: asyncio.AbstractEventLoop,
+        on_host: frozenset[IPAddress] = frozenset(),
+        relayed_at: Mapping[int, IPAddress] = MappingProxyType({}),
     ) -> None:
         self.server = server
         self.on_host = on_host  # the host's own addresses, as they were found last
-        self.sockets = RelaySockets(loop, on_listen=self._read_listen, on_relayed=self._read_relayed)
+        self.sockets = RelaySockets(
+            loop, on_listen=self._read_listen, on_relayed=self._read_relayed, relayed_at=relayed_at
+        )
         self.streams = Streams(
             loop,
             on_data=self._read_stream,
@@ -112,7 +119,7 @@ class RelayService:
             now, wall_now = time.monotonic_ns(), time.time_ns()
             for _ in range(_BATCHES_PER_TURN):
                 arrivals, at = readable.arrivals(), 0
-                while (at := self._direct.to_peers(arrivals, at, now)) < len(arrivals):
+                while (at := self._direct.to_peers(readable, arrivals, at, now)) < len(arrivals):
                     self._handle_client(readable, arrivals[at], now, wall_now)
                     at += 1
                 self._flush()
@@ -129,7 +136,7 @@ class RelayService:
         self._drain(now)
         envelope, _ = arrival
         if readable.is_single(envelope):
-            self._direct.learn_to_peer(envelope, received)
+            self._direct.learn_to_peer(readable, envelope, received)
 
     def _read_stream(self, five_tuple: FiveTuple, data: memoryview) -> None:
         with self._failing():

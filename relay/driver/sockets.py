@@ -12,14 +12,16 @@ import resource
 import select
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
+from types import MappingProxyType
 from typing import Final
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError
 from connectivity.io.receive_buffer import ReceiveBuffer
-from connectivity.io.udp import UdpCounters, UdpSocket
+from connectivity.io.udp import UdpSocket
+from connectivity.io.udp_counters import UdpCounters
 from connectivity.io.udp_options import MAX_REMEMBERED, PassedOn
 from connectivity.run import Transmit
 from connectivity.stun import AddressFamily
@@ -50,10 +52,12 @@ class RelaySockets:
         *,
         on_listen: Callable[[UdpSocket], None],
         on_relayed: Callable[[list[tuple[int, UdpSocket]]], None],
+        relayed_at: Mapping[int, IPAddress] = MappingProxyType({}),
     ) -> None:
         self._loop = loop
         self._on_listen = on_listen
         self._on_relayed = on_relayed
+        self._relayed_at = {**_ANY, **relayed_at}  # by IP version: where relayed ports are bound
         self._buffer = ReceiveBuffer()
         self.counters = UdpCounters()
         self._listening: dict[Endpoint, UdpSocket] = {}
@@ -96,7 +100,7 @@ class RelaySockets:
             keep_some_free(self._epoll.fileno())
             for family in families:
                 relayed = UdpSocket.bind(
-                    _ANY[family.version],
+                    self._relayed_at[family.version],
                     port,
                     send_buffer_bytes=None,
                     receive_buffer_bytes=None,

@@ -148,23 +148,23 @@ class DrivenRelay(RelayUnderTest):
         self, client: Endpoint, data: bytes | Run, *, tos: int = 0, server: Endpoint | None = None
     ) -> list[Relayed | Output]:
         assert isinstance(data, bytes)
-        assert server is None
+        local = server or SERVER4
         before = len(self.log)
-        self.feed(SERVER4.port, [Datagram(client, data, tos=tos)])
-        answers = [(sent.to, sent.data) for sent in self.log[before:] if sent.port == SERVER4.port]
+        self.feed(local.port, [Datagram(client, data, tos=tos)])
+        answers = [(sent.to, sent.data) for sent in self.log[before:] if sent.port == local.port]
         return [
-            ToClient(Transmit(SERVER4, Endpoint.parse(f"{ip}:{port}"), Run.single(data)))
-            for (ip, port), data in answers
+            ToClient(Transmit(local, Endpoint.parse(f"{ip}:{port}"), Run.single(data))) for (ip, port), data in answers
         ]
 
     def feed(self, port: int, batch: list[Datagram]) -> None:
         """Datagrams that lie in the socket of a port."""
         sockets = self.service.sockets
-        readable = sockets.listening(SERVER4) if port == SERVER4.port else sockets.relayed(port, 4)
+        listening = sockets.listening(Endpoint(SERVER4.ip, port))
+        readable = listening or sockets.relayed(port, 4)
         assert readable is not None
         wire: Any = readable._socket
         wire.incoming += [datagram.incoming for datagram in batch]
-        if port == SERVER4.port:
+        if listening is not None:
             self.service._read_listen(readable)
         else:
             self.service._read_relayed([(port, readable)])
@@ -304,3 +304,33 @@ def test_the_second_datagram_goes_directly(quotas: Quotas) -> None:
         assert [sent.data for sent in driven.log[-4:]] == [b"to the peer"] * 2 + [
             channel_message(0x4000, b"to the client")
         ] * 2
+
+
+class ClientOf(Client):
+    """A client of one of the relay's addresses."""
+
+    server = SERVER4
+
+    def send(self, data: bytes | Run, *, tos: int = 0) -> list[Relayed | Output]:
+        return self.relay.from_client(self.endpoint, data, tos=tos, server=self.server)
+
+
+def test_each_address_that_a_client_talks_to_has_ways_of_its_own() -> None:
+    """What a client sends to two of our ports may differ in nothing but the port."""
+    other = Endpoint(SERVER4.ip, 3479)
+    with twins() as (_, driven):
+        sockets = driven.service.sockets
+        sockets.listen([other])
+        ports = []
+        for server, peer in ((SERVER4, PEER4), (other, OTHER_PEER)):
+            client = ClientOf(driven, str(CLIENT))
+            client.server = server
+            ports.append(client.allocate(RequestedAddressFamily(AddressFamily.IPV4)))
+            client.bind(0x4000, peer)
+        message = Datagram(CLIENT, channel_message(0x4000, b"to whom?"))
+        before = len(driven.log)
+        for _ in range(3):
+            driven.feed(SERVER4.port, [message])
+            driven.feed(other.port, [message])
+        sent = [(sent.port, sent.to) for sent in driven.log[before:]]
+        assert sent == [(ports[0], (str(PEER4.ip), PEER4.port)), (ports[1], (str(OTHER_PEER.ip), OTHER_PEER.port))] * 3

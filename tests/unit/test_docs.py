@@ -14,7 +14,7 @@ import gateway.command
 import portal.command
 import relay.settings
 from connectivity.endpoint import Endpoint
-from connectivity.io.udp import UdpCounters
+from connectivity.io.udp_counters import UdpCounters
 from connectivity.settings import HelpRequested
 from connectivity.stun import ErrorCode
 from relay.core import DropReason

@@ -295,7 +295,7 @@ def test_ipv4_in_ipv6_is_ipv4() -> None:
 def test_envelopes_are_remembered_up_to_a_bound() -> None:
     buffer = ReceiveBuffer()
     for port in range(2 * MAX_REMEMBERED):
-        buffer.origin(struct.pack("=H", socket.AF_INET) + port.to_bytes(2, "big") + bytes(28), 7)
+        buffer.origin(struct.pack("=H", socket.AF_INET) + port.to_bytes(2, "big") + bytes(28), bytes(2))
     assert len(buffer._origins) <= MAX_REMEMBERED
 
 
@@ -307,20 +307,30 @@ def test_a_single_datagram_may_be_passed_on_unopened() -> None:
     (alone, data), (many, _) = udp.arrivals()
     assert (udp.is_single(alone), udp.is_single(many)) == (True, False)
     address, control = udp.prepared(Transmit(Endpoint(ip_address("192.0.2.1"), 1), TO, Run(data, 5), 0x2D))
-    assert udp.pass_on((b"head", data), address, control)
-    assert (script.sent[0][1], script.sent[0][2]) == (control, ("192.0.2.2", 9))
-    assert (udp.counters.datagrams_received, udp.counters.datagrams_sent) == (1, 1)
+    assert udp.pass_on(data, address, control)
+    assert script.sent == [(b"alone", control, ("192.0.2.2", 9))]
+
+
+def test_the_only_address_of_a_socket_need_not_be_said() -> None:
+    script = ScriptedSocket()
+    script.incoming = [(b"x", [(socket.IPPROTO_IP, socket.IP_TOS, b"\x2d")], 0, ("198.51.100.1", 7))]
+    udp = opened(script, address=ip_address("192.0.2.1"))
+    (received,) = udp.receive()
+    assert (received.local, received.tos) == (Endpoint(ip_address("192.0.2.1"), 52625), 0x2D)
+    for source in ("192.0.2.1", "192.0.2.7"):
+        udp.send(Transmit(Endpoint(ip_address(source), 1), TO, run_of(1)))
+    assert [bool(control) for _, control, _ in script.sent] == [False, True]
 
 
 def test_what_cannot_be_passed_on_at_once_is_not_lost_nor_overtakes() -> None:
     script = ScriptedSocket(answers=[errno.EAGAIN, errno.EAGAIN])
     udp = opened(script)
     way = udp.prepared(Transmit(Endpoint(ip_address("192.0.2.1"), 1), TO, run_of(1)))
-    assert not udp.pass_on((b"x",), *way)
+    assert not udp.pass_on(b"x", *way)
     udp.send(Transmit(None, TO, Run.single(b"first")))
-    assert not udp.pass_on((b"second",), *way)
+    assert not udp.pass_on(b"second", *way)
     assert udp.flush()
-    assert udp.pass_on((b"second",), *way)
+    assert udp.pass_on(b"second", *way)
     assert [sent[0] for sent in script.sent] == [b"first", b"second"]
 
 

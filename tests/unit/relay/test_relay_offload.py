@@ -10,7 +10,7 @@ import pytest
 
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
-from connectivity.io.udp import UdpCounters
+from connectivity.io.udp_counters import UdpCounters
 from ebpf import (
     ChannelFlow,
     Counter,

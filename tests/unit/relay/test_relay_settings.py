@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
 from connectivity.settings import SettingsError
 from relay.configuration import OffloadWish
 from relay.core.peers import parse_rule
-from relay.driver.making import server_settings
+from relay.driver.making import relayed_at, server_settings
 from relay.settings import PortalAccess, RelaySettings, read_settings
 
 MINIMUM = {
@@ -180,7 +179,7 @@ def test_what_the_core_is_told() -> None:
     assert core.policy.allow == (parse_rule("127.0.0.0/8:53"), parse_rule("::1/128"))
     assert core.policy.deny == (parse_rule("10.0.0.0/8"),)
     assert core.policy.under_portal
-    assert core.sources == {6: Endpoint(ip_address("2001:db8::10"), 0)}
+    assert relayed_at(settings.configuration, on_host) == {6: ip_address("2001:db8::10")}
 
 
 def test_the_time_to_drain() -> None:
