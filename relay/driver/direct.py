@@ -10,7 +10,7 @@ forgotten when it ends. What cannot go at once (a full socket, an error, no toke
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from connectivity.clock import Instant
@@ -50,58 +50,58 @@ class Direct:
         self._to_peer: dict[UdpSocket, _Ways] = {}  # by listen socket; then by envelope and channel number
         self._to_client: _Ways = {}  # by envelope and relayed port
 
-    def to_peers(self, listening: UdpSocket, arrivals: Sequence[Arrival], begin: int, now: Instant) -> int:
-        """Relay what clients sent, from number ``begin`` on, up to the first that has to go through the core.
-
-        Returns:
-            The number of that one.
-        """
-        ways, lets_pass = self._to_peer.get(listening, _NONE), self._data_path.lets_pass
-        end, octets = begin, 0
-        for envelope, data in arrivals[begin:] if begin else arrivals:
+    def to_peers(self, listening: UdpSocket, arrivals: Sequence[Arrival], now: Instant) -> Iterator[Arrival]:
+        """Relay what clients sent; yields what has to go through the core instead, each at its turn."""
+        ways, lets_pass, unpack = self._to_peer.get(listening, _NONE), self._data_path.lets_pass, _HEADER.unpack_from
+        passed = octets = 0
+        for arrival in arrivals:
+            envelope, data = arrival
             size = len(data) - HEADER_BYTES
-            if size <= 0:
-                break
-            number, length = _HEADER.unpack_from(data)
-            way = ways.get((envelope, number))
-            if way is None or not 0 < length <= size <= length + MOST_PADDING:
-                break
-            channel, by, address, control = way
-            if not lets_pass(channel, Direction.TO_PEER, length, now):
-                break
-            if not by.pass_on(data[HEADER_BYTES : HEADER_BYTES + length], address, control):
-                break
-            allocation = channel.allocation
-            allocation.to_peer_packets += 1
-            allocation.to_peer_bytes += length
-            end += 1
-            octets += length
-        self._data_path.count_passed(Direction.TO_PEER, end - begin, octets)
-        self._sockets.counters.count_passed(end - begin)
-        return end
+            if size > 0:
+                number, length = unpack(data)
+                way = ways.get((envelope, number))
+                if way is not None and 0 < length <= size <= length + MOST_PADDING:
+                    channel, by, address, control = way
+                    payload = data[HEADER_BYTES : HEADER_BYTES + length]
+                    if lets_pass(channel, Direction.TO_PEER, length, now) and by.pass_on(payload, address, control):
+                        allocation = channel.allocation
+                        allocation.to_peer_packets += 1
+                        allocation.to_peer_bytes += length
+                        passed += 1
+                        octets += length
+                        continue
+            yield arrival
+            ways = self._to_peer.get(listening, _NONE)  # there may be some now
+        self._count(Direction.TO_PEER, passed, octets)
 
-    def to_client(self, port: int, arrivals: Sequence[Arrival], begin: int, now: Instant) -> int:
-        """Relay what came to a relayed port, in the same manner."""
-        ways, lets_pass = self._to_client, self._data_path.lets_pass
-        end, octets = begin, 0
-        for envelope, data in arrivals[begin:] if begin else arrivals:
-            way, length = ways.get((envelope, port)), len(data)
-            if way is None or not length:
-                break
-            channel, by, address, control = way
-            if not lets_pass(channel, Direction.TO_CLIENT, length, now):
-                break
-            # To copy a datagram takes less than to send it from two places.
-            if not by.pass_on(_HEADER.pack(channel.binding.number, length) + data, address, control):
-                break
-            allocation = channel.allocation
-            allocation.to_client_packets += 1
-            allocation.to_client_bytes += length
-            end += 1
-            octets += length
-        self._data_path.count_passed(Direction.TO_CLIENT, end - begin, octets)
-        self._sockets.counters.count_passed(end - begin)
-        return end
+    def to_clients(
+        self, ready: Sequence[tuple[int, UdpSocket]], now: Instant
+    ) -> Iterator[tuple[int, UdpSocket, Arrival | None]]:
+        """Read relayed ports and relay what came; yields what has to go through the core instead, each at its turn.
+
+        None is of a socket that was ready without having anything.
+        """
+        ways, lets_pass, pack = self._to_client, self._data_path.lets_pass, _HEADER.pack
+        passed = octets = 0
+        for port, readable in ready:
+            arrivals = readable.arrivals()
+            if not arrivals:
+                yield port, readable, None
+            for arrival in arrivals:
+                envelope, data = arrival
+                way, length = ways.get((envelope, port)), len(data)
+                if way is not None and length:
+                    channel, by, address, control = way
+                    message = pack(channel.binding.number, length) + data  # takes less than to send from two places
+                    if lets_pass(channel, Direction.TO_CLIENT, length, now) and by.pass_on(message, address, control):
+                        allocation = channel.allocation
+                        allocation.to_client_packets += 1
+                        allocation.to_client_bytes += length
+                        passed += 1
+                        octets += length
+                        continue
+                yield port, readable, arrival
+        self._count(Direction.TO_CLIENT, passed, octets)
 
     def learn_to_peer(self, listening: UdpSocket, envelope: bytes, received: Received) -> None:
         """What came alone in this envelope has gone through the core; remember the way if it is a channel's."""
@@ -123,6 +123,10 @@ class Direct:
             allocation = channel.allocation
             like = Transmit(allocation.server, allocation.client, received.run, received.tos)
             _remember(self._to_client, (envelope, port), channel, self._sockets.listening(allocation.server), like)
+
+    def _count(self, direction: Direction, passed: int, octets: int) -> None:
+        self._data_path.count_passed(direction, passed, octets)
+        self._sockets.counters.count_passed(passed)
 
 
 def _remember(ways: _Ways, key: tuple[bytes, int], channel: Channel, by: UdpSocket | None, like: Transmit) -> None:

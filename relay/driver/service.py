@@ -118,13 +118,12 @@ class RelayService:
         with self._failing():
             now, wall_now = time.monotonic_ns(), time.time_ns()
             for _ in range(_BATCHES_PER_TURN):
-                arrivals, at = readable.arrivals(), 0
-                while (at := self._direct.to_peers(readable, arrivals, at, now)) < len(arrivals):
-                    self._handle_client(readable, arrivals[at], now, wall_now)
-                    at += 1
-                self._flush()
+                arrivals = readable.arrivals()
+                for arrival in self._direct.to_peers(readable, arrivals, now):
+                    self._handle_client(readable, arrival, now, wall_now)
                 if len(arrivals) < SLOTS:
                     break
+            self._flush()
             self._note_errors(readable)
 
     def _handle_client(self, readable: UdpSocket, arrival: Arrival, now: Instant, wall_now: WallTime) -> None:
@@ -155,17 +154,18 @@ class RelayService:
     def _read_relayed(self, ready: list[tuple[int, UdpSocket]]) -> None:
         with self._failing():
             now = time.monotonic_ns()
-            for port, readable in ready:
-                arrivals, at = readable.arrivals(), 0
-                while (at := self._direct.to_client(port, arrivals, at, now)) < len(arrivals):
-                    self._handle_peer(port, readable, arrivals[at], now)
-                    at += 1
-                if not arrivals:  # readable without data: something is in the error queue
-                    for error in self.sockets.icmp_errors(readable, _ERRORS_PER_TURN):
-                        for relayed in self.server.handle_icmp(port, IcmpError(*error), now):
-                            self._send(relayed)
-                    self._note_errors(readable)
+            for port, readable, arrival in self._direct.to_clients(ready, now):
+                if arrival is not None:
+                    self._handle_peer(port, readable, arrival, now)
+                else:  # something is in the error queue
+                    self._handle_errors(port, readable, now)
             self.streams.flush()
+
+    def _handle_errors(self, port: int, readable: UdpSocket, now: Instant) -> None:
+        for error in self.sockets.icmp_errors(readable, _ERRORS_PER_TURN):
+            for relayed in self.server.handle_icmp(port, IcmpError(*error), now):
+                self._send(relayed)
+        self._note_errors(readable)
 
     def _handle_peer(self, port: int, readable: UdpSocket, arrival: Arrival, now: Instant) -> None:
         received = readable.open(*arrival)
