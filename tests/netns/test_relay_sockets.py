@@ -1,4 +1,4 @@
-"""The relay's sockets where the kernel has no room left to watch them."""
+"""The relay's sockets: where they are open, and what happens where the kernel has no room left to watch them."""
 
 import asyncio
 import errno
@@ -8,15 +8,16 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
+from ipaddress import ip_address
 
 import pytest
 
-from connectivity.endpoint import Endpoint
+from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.run import Run, Transmit
 from connectivity.stun import AddressFamily
 from relay.driver.sockets import RelaySockets
 from tests.netns.plain_pair import entered, namespaces
-from tests.netns.relay_stage import FAR
+from tests.netns.relay_stage import FAR, RELAY
 
 pytestmark = pytest.mark.root
 
@@ -31,8 +32,9 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
         yield made
 
 
-def sockets(loop: asyncio.AbstractEventLoop) -> RelaySockets:
-    made = RelaySockets(loop, on_listen=lambda _: None, on_relayed=lambda _: None)
+def sockets(loop: asyncio.AbstractEventLoop, **relayed_at: IPAddress) -> RelaySockets:
+    addresses = {int(name[-1]): ip for name, ip in relayed_at.items()}
+    made = RelaySockets(loop, on_listen=lambda _: None, on_relayed=lambda _: None, relayed_at=addresses)
     made.start()
     return made
 
@@ -65,6 +67,16 @@ def test_a_port_that_cannot_be_watched_is_not_open_and_leaves_nothing(
         crowded.room = 2
         assert relayed.open_relayed(50_000, BOTH)
         relayed.close_relayed(50_000, BOTH)
+
+
+def test_a_relayed_port_is_open_at_the_public_address_only(loop: asyncio.AbstractEventLoop) -> None:
+    """Of a family without one any address of the host will do; an address that is not there opens nothing."""
+    with closing(sockets(loop, ipv4=RELAY[4])) as relayed:
+        assert relayed.open_relayed(50_000, BOTH)
+        bound = [relayed.relayed(50_000, version) for version in (4, 6)]
+        assert [opened and opened.local.ip for opened in bound] == [RELAY[4], ip_address("::")]
+    with closing(sockets(loop, ipv4=ip_address("192.0.2.99"))) as relayed:
+        assert relayed.open_relayed(50_000, BOTH) is None
 
 
 def test_a_full_socket_that_cannot_be_watched_ends_nothing(
