@@ -128,10 +128,12 @@ class TurnStage:
         """Write a capture of what was said within TLS."""
         fields = [word for name in ("tcp.stream", "tcp.srcport", "data.data") for word in ("-e", name)]
         rows = [line.split("\t") for line in self._tshark(self._capture, "tls.app_data", "-T", "fields", *fields)]
-        write_capture(
-            self._decrypted,
-            ((int(stream), port == str(TLS_PORT), bytes.fromhex(data.replace(",", ""))) for stream, port, data in rows),
+        records = (
+            (int(stream), port == str(TLS_PORT), bytes.fromhex(record))
+            for stream, port, data in rows
+            for record in data.split(",")  # one TCP segment may hold several
         )
+        write_capture(self._decrypted, records)
 
     def _tshark(self, capture: Path, display_filter: str, *options: str) -> list[str]:
         keys = f"tls.keylog_file:{self._keys}"
