@@ -8,12 +8,16 @@ flows between two clients.
 """
 
 import mmap
+from typing import Final
 
 import numpy as np
 
-from connectivity.clock import Instant
+from connectivity.clock import MILLISECOND, Duration, Instant
 from ebpf import layout
 from ebpf.layout import Counter
+
+# The program's clock is that of the kernel's last tick (CONFIG_HZ is 100 to 1000), and nothing may pass too late.
+LONGEST_TICK: Final[Duration] = 10 * MILLISECOND
 
 
 class Bindings:
@@ -31,9 +35,9 @@ class Bindings:
         self._to_peer[slot] = self._to_client[slot] = 0
 
     def relay_until(self, slot: int, expires_at: Instant, bucket: int) -> None:
-        """Let a binding live, or live longer."""
+        """Let a binding live, or live longer; in its last moments the program leaves its packets to the core."""
         self._bucket[slot] = bucket
-        self._expires_at[slot] = expires_at
+        self._expires_at[slot] = max(0, expires_at - LONGEST_TICK)
 
     def end(self, slot: int) -> None:
         """Nothing passes any more. The counters stay until the next ``start``."""

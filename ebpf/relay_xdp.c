@@ -245,7 +245,7 @@ static __always_inline enum outcome relay_flow(struct xdp_md *context, const str
 	__u32 slot = flow->next_hop;
 	/*
 	 * As of the last tick, 1 to 10 ms ago: a tenth of the program's time less than asking the clock, and exact enough
-	 * for what lives minutes and for buckets that hold a second.
+	 * for buckets that hold a second. An expiry that is written is a tick early, so that nothing passes late.
 	 */
 	__u64 now_ns = bpf_ktime_get_coarse_ns();
 

@@ -207,6 +207,11 @@ def test_an_expired_flow_goes_up_until_it_is_refreshed(bench: Bench) -> None:
     assert bench.run(frame)[0] == "redirect"
 
 
+def test_nothing_passes_after_its_time_although_the_program_s_clock_is_late(bench: Bench) -> None:
+    bench.install(replace(FLOW, expires_at=time.monotonic_ns()))
+    assert bench.run(_frame(_v4()))[0] == "pass"
+
+
 def test_between_clients_the_far_end_s_life_counts_with_every_packet(bench: Bench) -> None:
     """An allocation that ended, or whose binding did, gets nothing, although the other's entry is still there."""
     near = replace(FLOW, peer=Endpoint(PUBLIC[4], 50_002))
