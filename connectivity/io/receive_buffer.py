@@ -101,7 +101,10 @@ class ReceiveBuffer:
         if count == 1:  # what most sockets hold: not worth an iterator
             return [_arrival(_RESULT.unpack_from(self._headers), self._slots[0])]
         results = _RESULT.iter_unpack(self._headers[: count * _HEADER.size])
-        return [_arrival(result, slot) for result, slot in zip(results, self._slots, strict=False)]
+        return [  # as _arrival, which would have to be called
+            (envelope[: _NAME_BYTES + length].tobytes(), data[: 0 if flags & _MSG_TRUNC else size])
+            for (length, flags, size), (envelope, data) in zip(results, self._slots, strict=False)
+        ]
 
     def fill(self, descriptor: int, limit: int) -> int:
         """Let the kernel write into the slots; returns into how many.

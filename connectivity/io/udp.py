@@ -13,9 +13,9 @@ import logging
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, size_buffers
@@ -44,6 +44,7 @@ MAX_SEGMENTS: Final = 64
 _MAX_BATCH_BYTES: Final = {4: 65535 - 68, 6: 65535 - 48}
 _MAX_ERRORS: Final = 64
 # What no ICMP error fails a send with.
+PassOn: TypeAlias = Callable[[bytes | memoryview], bool]
 _OF_THIS_SEND: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM, errno.EPERM})
 
 _log = logging.getLogger(__name__)
@@ -276,22 +277,27 @@ class UdpSocket:
             self._wait(source, destination, data[done:], segment, tos)
         return error
 
-    def prepared(self, like: Transmit) -> tuple[tuple[Any, ...], ControlMessages]:
-        """Address and control messages for single datagrams with these addresses and this TOS."""
-        return sockaddr(like.destination), self._control(like.source, like.tos, 0)
+    def passing(self, like: Transmit) -> PassOn:
+        """What sends single datagrams with these addresses and this TOS, and counts nothing.
 
-    def pass_on(self, data: bytes | memoryview, address: tuple[Any, ...], control: ControlMessages) -> bool:
-        """Send one datagram, ``prepared``, and count nothing; False: it did not go, ``send`` knows what to do then."""
-        if self._backlog:
-            return False
-        try:
-            if control:
-                self._socket.sendmsg((data,), control, 0, address)
-            else:
-                self._socket.sendto(data, address)  # the same for less
-        except OSError:  # a full socket, or what ICMP said of an earlier one
-            return False
-        return True
+        It returns False if a datagram did not go at once: ``send`` knows what to do then.
+        """
+        backlog, sendmsg, sendto = self._backlog, self._socket.sendmsg, self._socket.sendto
+        address, control = sockaddr(like.destination), self._control(like.source, like.tos, 0)
+
+        def pass_on(data: bytes | memoryview) -> bool:
+            if backlog:
+                return False
+            try:
+                if control:
+                    sendmsg((data,), control, 0, address)
+                else:
+                    sendto(data, address)  # the same for less
+            except OSError:  # a full socket, or what ICMP said of an earlier one
+                return False
+            return True
+
+        return pass_on
 
     def flush(self) -> bool:
         """Send what waited. Returns whether all of it has gone."""

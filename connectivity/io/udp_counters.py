@@ -18,7 +18,7 @@ class UdpCounters:
     gso_failures: int = 0
 
     def count_passed(self, datagrams: int) -> None:
-        """So many single datagrams came unopened and went by ``pass_on``."""
+        """So many single datagrams came unopened and went by what ``passing`` gave."""
         self.datagrams_received += datagrams
         self.batches_sent += datagrams
         self.datagrams_sent += datagrams

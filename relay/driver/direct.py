@@ -11,12 +11,11 @@ forgotten when it ends. What cannot go at once (a full socket, an error, no toke
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from connectivity.clock import Instant
 from connectivity.io.receive_buffer import Arrival
-from connectivity.io.udp import UdpSocket
-from connectivity.io.udp_options import ControlMessages
+from connectivity.io.udp import PassOn, UdpSocket
 from connectivity.run import Received, Transmit
 from connectivity.turn.channel_data import HEADER_BYTES
 from relay.core import Channel, DataPath, Direction, FiveTuple
@@ -29,12 +28,10 @@ _HEADER: Final = struct.Struct("!HH")  # of ChannelData: number, length
 
 
 class _Way(NamedTuple):
-    """What to send by, to whom, and with which control messages."""
+    """By which channel, and what sends."""
 
     channel: Channel
-    by: UdpSocket
-    address: tuple[Any, ...]
-    control: ControlMessages
+    pass_on: PassOn
 
 
 _Ways: TypeAlias = dict[tuple[bytes, int], _Way]
@@ -61,9 +58,9 @@ class Direct:
                 number, length = unpack(data)
                 way = ways.get((envelope, number))
                 if way is not None and 0 < length <= size <= length + MOST_PADDING:
-                    channel, by, address, control = way
+                    channel, pass_on = way
                     payload = data[HEADER_BYTES : HEADER_BYTES + length]
-                    if lets_pass(channel, Direction.TO_PEER, length, now) and by.pass_on(payload, address, control):
+                    if lets_pass(channel, Direction.TO_PEER, length, now) and pass_on(payload):
                         allocation = channel.allocation
                         allocation.to_peer_packets += 1
                         allocation.to_peer_bytes += length
@@ -91,9 +88,9 @@ class Direct:
                 envelope, data = arrival
                 way, length = ways.get((envelope, port)), len(data)
                 if way is not None and length:
-                    channel, by, address, control = way
+                    channel, pass_on = way
                     message = pack(channel.binding.number, length) + data  # takes less than to send from two places
-                    if lets_pass(channel, Direction.TO_CLIENT, length, now) and by.pass_on(message, address, control):
+                    if lets_pass(channel, Direction.TO_CLIENT, length, now) and pass_on(message):
                         allocation = channel.allocation
                         allocation.to_client_packets += 1
                         allocation.to_client_bytes += length
@@ -134,4 +131,4 @@ def _remember(ways: _Ways, key: tuple[bytes, int], channel: Channel, by: UdpSock
         return
     if len(ways) >= MOST_WAYS:
         ways.clear()
-    ways[key] = _Way(channel, by, *by.prepared(like))
+    ways[key] = _Way(channel, by.passing(like))

@@ -102,9 +102,6 @@ class Wire(ScriptedSocket):
         self.log.append(Sent(self.port, b"".join(map(bytes, data)), control, to))
         return len(self.log[-1].data)
 
-    def sendto(self, data: Any, to: Any) -> int:
-        return self.sendmsg((data,), (), 0, to)
-
     def close(self) -> None:
         os.close(self._descriptor)
 

@@ -57,6 +57,9 @@ class ScriptedSocket:
         self.sent.append((bytes(data[0]), ancillary, to))
         return len(data[0])
 
+    def sendto(self, data: memoryview, to: Any) -> int:
+        return self.sendmsg((data,), (), 0, to)
+
     def fileno(self) -> int:
         return 0
 
@@ -306,9 +309,10 @@ def test_a_single_datagram_may_be_passed_on_unopened() -> None:
     udp = opened(script)
     (alone, data), (many, _) = udp.arrivals()
     assert (udp.is_single(alone), udp.is_single(many)) == (True, False)
-    address, control = udp.prepared(Transmit(Endpoint(ip_address("192.0.2.1"), 1), TO, Run(data, 5), 0x2D))
-    assert udp.pass_on(data, address, control)
-    assert script.sent == [(b"alone", control, ("192.0.2.2", 9))]
+    pass_on = udp.passing(Transmit(Endpoint(ip_address("192.0.2.1"), 1), TO, Run(data, 5), 0x2D))
+    assert pass_on(data)
+    (sent,) = script.sent
+    assert (sent[0], sent[2], len(sent[1])) == (b"alone", ("192.0.2.2", 9), 2)
 
 
 def test_the_only_address_of_a_socket_need_not_be_said() -> None:
@@ -325,12 +329,12 @@ def test_the_only_address_of_a_socket_need_not_be_said() -> None:
 def test_what_cannot_be_passed_on_at_once_is_not_lost_nor_overtakes() -> None:
     script = ScriptedSocket(answers=[errno.EAGAIN, errno.EAGAIN])
     udp = opened(script)
-    way = udp.prepared(Transmit(Endpoint(ip_address("192.0.2.1"), 1), TO, run_of(1)))
-    assert not udp.pass_on(b"x", *way)
+    pass_on = udp.passing(Transmit(Endpoint(ip_address("192.0.2.1"), 1), TO, run_of(1)))
+    assert not pass_on(b"x")
     udp.send(Transmit(None, TO, Run.single(b"first")))
-    assert not udp.pass_on(b"second", *way)
+    assert not pass_on(b"second")
     assert udp.flush()
-    assert udp.pass_on(b"second", *way)
+    assert pass_on(b"second")
     assert [sent[0] for sent in script.sent] == [b"first", b"second"]
 
 
