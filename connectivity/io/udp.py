@@ -43,8 +43,9 @@ FIREZONE_MARK: Final = 0xFD002021
 MAX_SEGMENTS: Final = 64
 _MAX_BATCH_BYTES: Final = {4: 65535 - 68, 6: 65535 - 48}
 _MAX_ERRORS: Final = 64
-# What no ICMP error fails a send with.
+# Sends one datagram; False if it did not go at once.
 PassOn: TypeAlias = Callable[[bytes | memoryview], bool]
+# What no ICMP error fails a send with.
 _OF_THIS_SEND: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM, errno.EPERM})
 
 _log = logging.getLogger(__name__)
