@@ -43,7 +43,8 @@ FIREZONE_MARK: Final = 0xFD002021
 MAX_SEGMENTS: Final = 64
 _MAX_BATCH_BYTES: Final = {4: 65535 - 68, 6: 65535 - 48}
 _MAX_ERRORS: Final = 64
-# Sends one datagram; False if it did not go at once.
+_LARGEST_DATAGRAM: Final = 65_535
+# Sends a datagram or a run; False if it did not go at once.
 PassOn: TypeAlias = Callable[[bytes | memoryview], bool]
 # What no ICMP error fails a send with.
 _OF_THIS_SEND: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM, errno.EPERM})
@@ -248,10 +249,10 @@ class UdpSocket:
             return arrivals
         return []
 
-    def is_single(self, envelope: bytes) -> bool:
-        """Whether what comes in this envelope is one datagram, not a run."""
+    def segment(self, envelope: bytes) -> int:
+        """The size of the segments of what comes in this envelope; 0 if it is one datagram."""
         origin = self._buffer.origin(envelope, self._local)
-        return origin is not None and not origin.segment
+        return 0 if origin is None else origin.segment
 
     def open(self, envelope: bytes, data: memoryview) -> Received | None:
         """What arrived, with its addresses; None if it cannot be used."""
@@ -278,16 +279,17 @@ class UdpSocket:
             self._wait(source, destination, data[done:], segment, tos)
         return error
 
-    def passing(self, like: Transmit) -> PassOn:
-        """What sends single datagrams with these addresses and this TOS, and counts nothing.
+    def passing(self, source: Endpoint | None, destination: Endpoint, tos: int, segment: int = 0) -> PassOn:
+        """What sends with these addresses and this TOS, and counts nothing: datagrams, or runs of segments.
 
-        It returns False if a datagram did not go at once: ``send`` knows what to do then.
+        It returns False if they did not go at once and whole: ``send`` knows what to do then.
         """
         backlog, sendmsg, sendto = self._backlog, self._socket.sendmsg, self._socket.sendto
-        address, control = sockaddr(like.destination), self._control(like.source, like.tos, 0)
+        address, control = sockaddr(destination), self._control(source, tos, segment)
+        most = self._most_bytes(segment) if segment else _LARGEST_DATAGRAM
 
         def pass_on(data: bytes | memoryview) -> bool:
-            if backlog:
+            if backlog or not segment < len(data) <= most:
                 return False
             try:
                 if control:
@@ -323,7 +325,7 @@ class UdpSocket:
         may_retry = self._wants_errors
         address = sockaddr(destination)
         while done < size:
-            chunk = segment * max(1, min(self._segments, _MAX_BATCH_BYTES[self._version] // segment))
+            chunk = self._most_bytes(segment)
             part = data[done : done + chunk] if done or chunk < size else data
             length = len(part)
             cut = segment if length > segment else 0
@@ -369,6 +371,10 @@ class UdpSocket:
         self.counters.datagrams_sent += 1
         _log.info("UDP segmentation was refused: sending single datagrams", extra={"fields": {"port": self._port}})
         return len(first)
+
+    def _most_bytes(self, segment: int) -> int:
+        """Of what goes in one call."""
+        return segment * max(1, min(self._segments, _MAX_BATCH_BYTES[self._version] // segment))
 
     def _control(self, source: Endpoint | None, tos: int, segment: int) -> ControlMessages:
         """The only address that a socket has need not be said."""

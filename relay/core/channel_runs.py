@@ -9,8 +9,10 @@ came through a path which sees it as one packet. It reads as the run that it is.
 message are accepted over UDP (§12.5).
 """
 
+import struct
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -22,6 +24,8 @@ MOST_PADDING: Final = 3
 _LARGEST_DATAGRAM: Final = 65_535
 # The worst run is one of one-byte datagrams: each grows to five bytes, and to eight on a stream.
 SCRATCH_BYTES: Final = (_LARGEST_DATAGRAM + 1) * (HEADER_BYTES + 1 + MOST_PADDING)
+_HEADER: Final = np.dtype((np.void, HEADER_BYTES))
+_NUMBER_AND_LENGTH: Final = struct.Struct("!HH")
 
 
 class ChannelRun(NamedTuple):
@@ -67,6 +71,38 @@ def split(run: Run) -> Iterator[ChannelRun | Malformed | Run]:
             yield from _read_uniform(group, size)
         else:
             yield from map(_read_one, Run(group, size).segments())
+
+
+def strip_uniform(data: memoryview, stride: int, length: int, scratch: memoryview) -> memoryview | None:
+    """What ``split`` and ``strip`` make of messages of one channel and size, for less.
+
+    Args:
+        data: A datagram every ``stride`` bytes; the last one may be shorter.
+        stride: More than a header.
+        length: Of the payload in each message.
+        scratch: Where the payloads go.
+
+    Returns:
+        The payloads, contiguous. None if it is something else: ``split`` sees what.
+    """
+    whole, rest = divmod(len(data), stride)
+    number, said = _NUMBER_AND_LENGTH.unpack_from(data)
+    if said != length or not 0 < length <= stride - HEADER_BYTES <= length + MOST_PADDING:
+        return None
+    headers = np.ndarray((whole,), _HEADER, data, 0, (stride,))
+    if headers.tobytes() != data[:HEADER_BYTES].tobytes() * whole:
+        return None
+    payload = _opaque(length)
+    np.ndarray((whole,), payload, scratch)[:] = np.ndarray((whole,), payload, data, HEADER_BYTES, (stride,))
+    end = whole * length
+    if rest:
+        tail = data[-rest:]
+        last_length = _continues(tail, number, length)
+        if not last_length:
+            return None
+        scratch[end : end + last_length] = tail[HEADER_BYTES : HEADER_BYTES + last_length]
+        end += last_length
+    return scratch[:end]
 
 
 def strip(run: ChannelRun, scratch: memoryview) -> Run:
@@ -121,6 +157,12 @@ def frame_padded(run: Run, number: int, scratch: memoryview) -> Run:
         scratch[end : end + padding] = bytes(padding)
         end += padding
     return Run(scratch[:end], end)
+
+
+@lru_cache(2048)
+def _opaque(size: int) -> np.dtype[Any]:
+    """Elements of so many bytes, which are copied as a whole."""
+    return np.dtype((np.void, size))
 
 
 def _read_uniform(data: memoryview, size: int) -> Iterator[ChannelRun | Malformed | Run]:

@@ -205,7 +205,7 @@ class DataPath:
         yield ToClient(transmit, allocation.transport)
 
     def channel_to_peer(self, five_tuple: FiveTuple, number: int) -> Channel | None:
-        """What single datagrams of a client over UDP go by, if they leave this relay."""
+        """What the datagrams of a client over UDP go by, if they leave this relay."""
         allocation = self._table.get(five_tuple)
         binding = None if allocation is None else allocation.channels.get(number)
         if allocation is None or binding is None or binding.is_hairpin:
@@ -213,22 +213,23 @@ class DataPath:
         return Channel(allocation, binding)
 
     def channel_to_client(self, port: int, peer: Endpoint) -> Channel | None:
-        """What single datagrams from a peer to a relayed port go by, if the client is one over UDP."""
+        """What datagrams from a peer to a relayed port go by, if the client is one over UDP."""
         allocation = self._table.by_port.get(port)
         if allocation is None or allocation.transport is not Transport.UDP:
             return None
         binding = allocation.channels_by_peer.get(peer)
         return None if binding is None else Channel(allocation, binding)
 
-    def lets_pass(self, channel: Channel, direction: Direction, size: int, now: Instant) -> bool:
-        """Whether a datagram may go by this channel, now; if so, its tokens are taken, and it is still to be counted.
+    def lets_pass(self, channel: Channel, direction: Direction, size: int, segment: int, now: Instant) -> bool:
+        """Whether so many bytes, one datagram or a run of segments, may go by this channel now.
 
-        If not (the channel has ended, is between two of our clients now, or has no tokens), it has to come here.
+        Then their tokens are taken, and they are still to be counted. If not (the channel has ended, is between two of
+        our clients now, or has too few tokens), they have to come here.
         """
         binding, accounts = channel.binding, self._accounts
         if binding.relays_until <= now or binding.is_hairpin:
             return False
-        return not accounts.is_metered or accounts.spends(channel.allocation.account, direction, size, now)
+        return not accounts.is_metered or accounts.spends(channel.allocation.account, direction, size, segment, now)
 
     def count_passed(self, direction: Direction, packets: int, size: int) -> None:
         """So many bytes have passed in so many packets; each allocation's own are counted already."""

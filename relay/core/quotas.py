@@ -191,12 +191,12 @@ class Accounts:
                 bucket.spend(len(data), now)
         return Run(data, size)
 
-    def spends(self, account: Account, direction: Direction, size: int, now: Instant) -> bool:
-        """Take the tokens of one datagram if both budgets have room for it; if not, nothing happens."""
+    def spends(self, account: Account, direction: Direction, size: int, segment: int, now: Instant) -> bool:
+        """Take the tokens of a datagram or a whole run if both budgets have room for it; if not, nothing happens."""
         buckets = [
             bucket for bucket in (account.buckets.get(direction), self._whole.get(direction)) if bucket is not None
         ]
-        if not all(bucket.room(size, now) for bucket in buckets):
+        if not all(bucket.room(segment, now) * segment >= size for bucket in buckets):
             return False
         for bucket in buckets:
             bucket.spend(size, now)

@@ -134,8 +134,7 @@ class RelayService:
             self._send(relayed)
         self._drain(now)
         envelope, _ = arrival
-        if readable.is_single(envelope):
-            self._direct.learn_to_peer(readable, envelope, received)
+        self._direct.learn_to_peer(readable, envelope, received)
 
     def _read_stream(self, five_tuple: FiveTuple, data: memoryview) -> None:
         with self._failing():
@@ -174,8 +173,7 @@ class RelayService:
         for relayed in self.server.handle_peer(port, received, now):
             self._send(relayed)
         envelope, _ = arrival
-        if readable.is_single(envelope):
-            self._direct.learn_to_client(port, envelope, received)
+        self._direct.learn_to_client(readable, port, envelope, received)
 
     def _wake(self) -> None:
         self._timer = None

@@ -1,4 +1,4 @@
-"""The direct way of single datagrams does what the core does: the same packets, counters and drops, whatever happens.
+"""The direct way does what the core does: the same packets, counters and drops, whatever happens.
 
 Two relays live through the same story: one is the core alone, the other the driver's own code with the core behind it,
 over sockets that are scripts. Whatever is put on a wire, in which order and from which socket, has to be equal.
@@ -214,16 +214,25 @@ from_client = st.builds(
     Datagram, st.sampled_from((CLIENT, CLIENT, STRANGER)), channel_data | payloads.filter(len), st.just(0), tos
 )
 runs = st.builds(
-    lambda number, count, payload, tos: Datagram(
-        CLIENT, channel_message(number, payload) * count, 4 + len(payload), tos
+    lambda messages, last, tos: Datagram(CLIENT, b"".join(messages) + last[: len(messages[0])], len(messages[0]), tos),
+    st.one_of(
+        st.builds(lambda message, count: [message] * count, channel_data, st.integers(1, 5)),
+        st.lists(st.binary(min_size=12, max_size=12), min_size=2, max_size=3).map(
+            lambda rows: [channel_message(0x4000 + row[0] % 2, row) for row in rows]
+        ),
     ),
-    numbers,
-    st.integers(1, 5),
-    payloads.filter(len),
+    st.just(b"") | channel_data,
     tos,
 )
 from_peer = st.builds(
-    Datagram, st.sampled_from((PEER4, PEER4, OTHER_PEER, STRANGER)), payloads.filter(len), st.just(0), tos
+    lambda sender, payload, count, last, tos: Datagram(
+        sender, payload * count + payload[:last], len(payload) if count > 1 or last else 0, tos
+    ),
+    st.sampled_from((PEER4, PEER4, OTHER_PEER, STRANGER)),
+    payloads.filter(len),
+    st.sampled_from((1, 1, 2, 5)),
+    st.sampled_from((0, 0, 1, 3)),
+    tos,
 )
 traffic = st.one_of(
     st.tuples(st.just("client"), st.lists(from_client | from_client | runs, min_size=1, max_size=8)),
@@ -279,8 +288,9 @@ def live(relay: PlainRelay | DrivenRelay, client: Client, port: int, kind: str, 
             assert kind == "peer", "nobody has the port any more"
 
 
-@pytest.mark.parametrize("quotas", [Quotas(), Quotas(bandwidth=8_000, bandwidth_per_user=8_000)])
-def test_the_second_datagram_goes_directly(quotas: Quotas) -> None:
+@pytest.mark.parametrize("segments", [1, 5])
+@pytest.mark.parametrize("quotas", [Quotas(), Quotas(bandwidth=80_000, bandwidth_per_user=80_000)])
+def test_the_second_arrival_goes_directly(quotas: Quotas, segments: int) -> None:
     """Or else nothing would be tested above."""
     with twins() as (_, driven):
         driven.quotas = quotas
@@ -288,18 +298,19 @@ def test_the_second_datagram_goes_directly(quotas: Quotas) -> None:
         client = Client(driven, str(CLIENT))
         port = client.allocate(RequestedAddressFamily(AddressFamily.IPV4))
         client.bind(0x4000, PEER4)
-        message = Datagram(CLIENT, channel_message(0x4000, b"to the peer"))
-        answer = Datagram(PEER4, b"to the client")
-        driven.feed(SERVER4.port, [message])
-        driven.feed(port, [answer])
+        message, answer = channel_message(0x4000, b"to the peer"), b"to the client"
+        from_client = Datagram(CLIENT, message * segments, len(message) if segments > 1 else 0)
+        from_peer = Datagram(PEER4, answer * segments, len(answer) if segments > 1 else 0)
+        driven.feed(SERVER4.port, [from_client])
+        driven.feed(port, [from_peer])
         with patch.object(driven.server, "handle_client"), patch.object(driven.server, "handle_peer"):
-            driven.feed(SERVER4.port, [message, message])
-            driven.feed(port, [answer, answer])
+            driven.feed(SERVER4.port, [from_client, from_client])
+            driven.feed(port, [from_peer, from_peer])
         view = driven.server.allocation(port)
         assert view is not None
-        assert (view.to_peer_packets, view.to_client_packets) == (3, 3)
-        assert [sent.data for sent in driven.log[-4:]] == [b"to the peer"] * 2 + [
-            channel_message(0x4000, b"to the client")
+        assert (view.to_peer_packets, view.to_client_packets) == (3 * segments, 3 * segments)
+        assert [sent.data for sent in driven.log[-4:]] == [b"to the peer" * segments] * 2 + [
+            channel_message(0x4000, answer) * segments
         ] * 2
 
 

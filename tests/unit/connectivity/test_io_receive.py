@@ -10,6 +10,7 @@ from connectivity.io.receive_buffer import ReceiveBuffer
 from connectivity.io.udp_options import (
     MAX_REMEMBERED,
     UDP_GRO,
+    UDP_SEGMENT,
 )
 from connectivity.run import Run, Transmit
 from tests.unit.connectivity.test_io_udp import PKTINFO, TO, ScriptedSocket, opened, run_of
@@ -85,11 +86,21 @@ def test_a_single_datagram_may_be_passed_on_unopened() -> None:
     script.incoming = [(b"alone", run[:1], 0, ("198.51.100.1", 7)), (b"runsrun", run, 0, ("198.51.100.1", 7))]
     udp = opened(script)
     (alone, data), (many, _) = udp.arrivals()
-    assert (udp.is_single(alone), udp.is_single(many)) == (True, False)
-    pass_on = udp.passing(Transmit(Endpoint(ip_address("192.0.2.1"), 1), TO, Run(data, 5), 0x2D))
-    assert pass_on(data)
+    assert (udp.segment(alone), udp.segment(many)) == (0, 4)
+    assert udp.passing(Endpoint(ip_address("192.0.2.1"), 1), TO, 0x2D)(data)
     (sent,) = script.sent
     assert (sent[0], sent[2], len(sent[1])) == (b"alone", ("192.0.2.2", 9), 2)
+
+
+def test_a_run_is_passed_on_in_one_call_or_not_at_all() -> None:
+    script = ScriptedSocket()
+    udp = opened(script)
+    pass_on = udp.passing(None, TO, 0, segment=1000)
+    assert pass_on(bytes(2500))
+    assert [control for _, control, _ in script.sent] == [((socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", 1000)),)]
+    assert not pass_on(bytes(1000)), "one datagram: the kernel is told of no segments then"
+    assert not pass_on(bytes(65_001)), "more than one call takes"
+    assert len(script.sent) == 1
 
 
 def test_the_only_address_of_a_socket_need_not_be_said() -> None:
@@ -106,7 +117,7 @@ def test_the_only_address_of_a_socket_need_not_be_said() -> None:
 def test_what_cannot_be_passed_on_at_once_is_not_lost_nor_overtakes() -> None:
     script = ScriptedSocket(answers=[errno.EAGAIN, errno.EAGAIN])
     udp = opened(script)
-    pass_on = udp.passing(Transmit(Endpoint(ip_address("192.0.2.1"), 1), TO, run_of(1)))
+    pass_on = udp.passing(Endpoint(ip_address("192.0.2.1"), 1), TO, 0)
     assert not pass_on(b"x")
     udp.send(Transmit(None, TO, Run.single(b"first")))
     assert not pass_on(b"second")
