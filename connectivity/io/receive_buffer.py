@@ -15,12 +15,13 @@ import socket
 import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
+from mmap import mmap
 from typing import Final, NamedTuple, TypeAlias
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.io.udp_options import IP_PKTINFO, MAX_REMEMBERED, UDP_GRO
 
-# Datagrams, or runs of them, that one system call brings.
+# Datagrams, or runs of them, that one system call brings; whoever wants more says so.
 SLOTS: Final = 32
 
 # Not a power of two apart, or the same few sets of the processor's caches would hold the start of every datagram.
@@ -61,15 +62,16 @@ class Origin(NamedTuple):
 
 
 class ReceiveBuffer:
-    """Sockets that are read in turn may share one."""
+    """Sockets that are read in turn may share one. Of the memory of a slot only what is used ever exists."""
 
-    __slots__ = ("_fresh", "_headers", "_origins", "_pointer", "_slots", "_vectors")
+    __slots__ = ("_filled", "_fresh", "_headers", "_origins", "_pointer", "_slots", "_vectors", "slots")
 
-    def __init__(self) -> None:
-        data, envelopes = bytearray(SLOTS * _SLOT_BYTES), bytearray(SLOTS * _ENVELOPE_BYTES)
-        vectors, headers = bytearray(SLOTS * _IOVEC.size), bytearray(SLOTS * _HEADER.size)
-        data_at, envelopes_at, vectors_at = map(_address_of, (data, envelopes, vectors))
-        for slot in range(SLOTS):
+    def __init__(self, slots: int = SLOTS) -> None:
+        self.slots = slots
+        data, envelopes = mmap(-1, slots * _SLOT_BYTES), bytearray(slots * _ENVELOPE_BYTES)
+        vectors, headers = bytearray(slots * _IOVEC.size), bytearray(slots * _HEADER.size)
+        data_at, envelopes_at, vectors_at = _address_of(data), _address_of(envelopes), _address_of(vectors)
+        for slot in range(slots):
             _IOVEC.pack_into(vectors, slot * _IOVEC.size, data_at + slot * _SLOT_BYTES, _SLOT_BYTES)
             name_at = envelopes_at + slot * _ENVELOPE_BYTES
             vector_at = vectors_at + slot * _IOVEC.size
@@ -81,12 +83,13 @@ class ReceiveBuffer:
                 envelope_view[slot * _ENVELOPE_BYTES : (slot + 1) * _ENVELOPE_BYTES],
                 view[slot * _SLOT_BYTES : (slot + 1) * _SLOT_BYTES],
             )
-            for slot in range(SLOTS)
+            for slot in range(slots)
         ]
         self._pointer = ctypes.c_void_p(_address_of(headers))
         self._vectors = vectors  # only the kernel looks at them
         self._headers = memoryview(headers)
-        self._fresh = bytes(headers)  # the kernel overwrites lengths and flags
+        self._fresh = memoryview(bytes(headers))  # the kernel overwrites lengths and flags
+        self._filled = 0  # bytes of headers that it has written
         self._origins: dict[tuple[bytes, bytes], Origin | None] = {}
 
     def receive(self, descriptor: int, limit: int = SLOTS) -> list[Arrival]:
@@ -95,7 +98,7 @@ class ReceiveBuffer:
         Raises:
             OSError: the socket's own, usually an asynchronous error of an earlier send.
         """
-        count = self.fill(descriptor, min(limit, SLOTS))
+        count = self.fill(descriptor, min(limit, self.slots))
         if not count:
             return []
         if count == 1:  # what most sockets hold: not worth an iterator
@@ -112,10 +115,12 @@ class ReceiveBuffer:
         Raises:
             OSError: as ``receive``.
         """
-        self._headers[:] = self._fresh
+        self._headers[: self._filled] = self._fresh[: self._filled]
         count: int = _recvmmsg(descriptor, self._pointer, limit, _MSG_DONTWAIT, None)
         if count >= 0:
+            self._filled = count * _HEADER.size
             return count
+        self._filled = _HEADER.size
         number = ctypes.get_errno()
         if number == errno.EAGAIN:
             return 0
@@ -144,7 +149,7 @@ def _arrival(result: tuple[int, int, int], slot: tuple[memoryview, memoryview]) 
     return envelope[: _NAME_BYTES + length].tobytes(), data[: 0 if flags & _MSG_TRUNC else size]
 
 
-def _address_of(memory: bytearray) -> int:
+def _address_of(memory: bytearray | mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 

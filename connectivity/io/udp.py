@@ -1,9 +1,10 @@
 """One UDP socket that moves runs: UDP_GRO in, UDP_SEGMENT out, with local addresses and TOS as ancillary data.
 
-Offloads are probed when the socket is bound. If the kernel refuses a segmented send (EIO, EINVAL) the same bytes go out
-once more as single datagrams; if that works, segmentation stays off until the socket is bound anew (connectivity facts
-§6.3). A full socket queues copies up to a bound; ``flush`` sends them when the socket is writable. Errors of sending
-are collected, never raised: one bad destination must not stop the rest of a batch.
+Offloads are probed when the socket is bound. If the kernel refuses a segmented send the same bytes go out once more as
+single datagrams. If that works and it was the device that could not (EIO), segmentation stays off until the socket is
+bound anew (connectivity facts §6.3). Where only these segments were too long (EMSGSIZE, EINVAL) it stays on: whoever
+sends such must not slow down others. A full socket queues copies up to a bound; ``flush`` sends them when the socket is
+writable. Errors of sending are collected, never raised: one bad destination must not stop the rest of a batch.
 
 Fragmentation is forbidden unless asked for: the path MTU is probed, not remembered.
 """
@@ -13,12 +14,13 @@ import logging
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, size_buffers
+from connectivity.io.passage import Passage, passage
 from connectivity.io.receive_buffer import SLOTS, Arrival, ReceiveBuffer
 from connectivity.io.udp_counters import UdpCounters
 from connectivity.io.udp_options import (
@@ -43,11 +45,11 @@ FIREZONE_MARK: Final = 0xFD002021
 MAX_SEGMENTS: Final = 64
 _MAX_BATCH_BYTES: Final = {4: 65535 - 68, 6: 65535 - 48}
 _MAX_ERRORS: Final = 64
-_LARGEST_DATAGRAM: Final = 65_535
-# Sends a datagram or a run; False if it did not go at once.
-PassOn: TypeAlias = Callable[[bytes | memoryview], bool]
 # What no ICMP error fails a send with.
 _OF_THIS_SEND: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM, errno.EPERM})
+# What a run may be refused with that its datagrams need not be: no offload; segments beyond the MTU (EINVAL in older
+# kernels), which would not be fragmented.
+_OF_SEGMENTS: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE})
 
 _log = logging.getLogger(__name__)
 
@@ -229,13 +231,13 @@ class UdpSocket:
                 received = self.open(envelope, data)
                 if received is not None:
                     yield received
-            if len(arrivals) < SLOTS:
+            if len(arrivals) < self._buffer.slots:
                 return  # all that there was
 
     def arrivals(self, limit: int = SLOTS) -> list[Arrival]:
-        """At most ``SLOTS`` batches in their envelopes, to be opened or passed on as they are; empty: nothing is there.
+        """At most ``limit`` batches in their envelopes, to be opened or passed on as they are; empty: nothing is there.
 
-        Valid until the buffer is used again.
+        Never more than the buffer has slots for; valid until it is used again.
         """
         while limit:
             try:
@@ -279,28 +281,15 @@ class UdpSocket:
             self._wait(source, destination, data[done:], segment, tos)
         return error
 
-    def passing(self, source: Endpoint | None, destination: Endpoint, tos: int, segment: int = 0) -> PassOn:
-        """What sends with these addresses and this TOS, and counts nothing: datagrams, or runs of segments.
-
-        It returns False if they did not go at once and whole: ``send`` knows what to do then.
-        """
-        backlog, sendmsg, sendto = self._backlog, self._socket.sendmsg, self._socket.sendto
-        address, control = sockaddr(destination), self._control(source, tos, segment)
-        most = self._most_bytes(segment) if segment else _LARGEST_DATAGRAM
-
-        def pass_on(data: bytes | memoryview) -> bool:
-            if backlog or not segment < len(data) <= most:
-                return False
-            try:
-                if control:
-                    sendmsg((data,), control, 0, address)
-                else:
-                    sendto(data, address)  # the same for less
-            except OSError:  # a full socket, or what ICMP said of an earlier one
-                return False
-            return True
-
-        return pass_on
+    def passing(self, source: Endpoint | None, destination: Endpoint, tos: int) -> Passage:
+        """What sends with these addresses and this TOS."""
+        return passage(
+            self._socket,
+            self._backlog,
+            sockaddr(destination),
+            lambda segment: self._control(source, tos, segment),
+            self._most_bytes,
+        )
 
     def flush(self) -> bool:
         """Send what waited. Returns whether all of it has gone."""
@@ -320,13 +309,13 @@ class UdpSocket:
         self, source: Endpoint | None, destination: Endpoint, data: memoryview, segment: int, tos: int
     ) -> tuple[int, OSError | None]:
         """Send in as few calls as possible; returns how many bytes are done with (sent or refused for good)."""
-        size, done = len(data), 0
+        size, done, most = len(data), 0, self._most_bytes(segment)
         failure: OSError | None = None
+        refusal: OSError | None = None  # of segments: the same bytes go once more as single datagrams
         may_retry = self._wants_errors
         address = sockaddr(destination)
         while done < size:
-            chunk = self._most_bytes(segment)
-            part = data[done : done + chunk] if done or chunk < size else data
+            part = data[done : done + most] if done or most < size else data
             length = len(part)
             cut = segment if length > segment else 0
             try:
@@ -337,40 +326,28 @@ class UdpSocket:
                 if may_retry and error.errno not in _OF_THIS_SEND:  # ICMP about an earlier one: this was not sent
                     may_retry = False
                     continue
-                if cut and error.errno in (errno.EIO, errno.EINVAL):
-                    try:
-                        done += self._retry_single(part[:segment], source, tos, address)
-                        continue
-                    except OSError as second:  # segmentation is not to blame: nothing of this run can go
-                        length = size - done
-                        error = second
+                if cut and error.errno in _OF_SEGMENTS:
+                    most, refusal = segment, error
+                    continue
+                if refusal is not None:  # segments are not to blame: nothing of this run can go
+                    length = size - done
                 self.counters.send_errors += 1
                 failure = failure or _refused(error, done, length, size, segment, destination)
             else:
+                if refusal is not None:
+                    self._note(refusal)
+                    refusal = None
                 self.counters.batches_sent += 1
                 self.counters.datagrams_sent += -(-length // segment)
             done += length
         return done, failure
 
-    def _retry_single(self, first: memoryview, source: Endpoint | None, tos: int, address: tuple[Any, ...]) -> int:
-        """Find out whether segmentation was what the kernel refused: send the first datagram alone.
-
-        If it goes, segmentation stays off and the caller continues behind it.
-
-        Raises:
-            OSError: it is refused alone, too (a source address that has vanished gives EINVAL).
-        """
-        try:
-            self._socket.sendmsg((first,), self._control(source, tos, 0), 0, address)
-        except BlockingIOError:
-            self._segments = 1  # not known yet; single datagrams are right in either case
-            return 0
-        self._segments, self.gso = 1, False
+    def _note(self, refusal: OSError) -> None:
+        """Segments were refused that go one by one: by a device (EIO) for good, else because these are too long."""
         self.counters.gso_failures += 1
-        self.counters.batches_sent += 1
-        self.counters.datagrams_sent += 1
-        _log.info("UDP segmentation was refused: sending single datagrams", extra={"fields": {"port": self._port}})
-        return len(first)
+        if refusal.errno == errno.EIO:
+            self._segments, self.gso = 1, False
+            _log.info("UDP segmentation was refused: sending single datagrams", extra={"fields": {"port": self._port}})
 
     def _most_bytes(self, segment: int) -> int:
         """Of what goes in one call."""

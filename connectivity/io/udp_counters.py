@@ -17,8 +17,8 @@ class UdpCounters:
     backlog_dropped: int = 0
     gso_failures: int = 0
 
-    def count_passed(self, datagrams: int) -> None:
-        """So many single datagrams came unopened and went by what ``passing`` gave."""
+    def count_passed(self, batches: int, datagrams: int) -> None:
+        """So many datagrams came unopened and went by a ``Passage``, in so many batches."""
         self.datagrams_received += datagrams
-        self.batches_sent += datagrams
+        self.batches_sent += batches
         self.datagrams_sent += datagrams

@@ -16,6 +16,7 @@ from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.stun import AddressFamily
 from relay.core.outputs import FiveTuple
 from relay.core.quotas import Account
+from relay.core.statistics import Direction, Volume
 
 # Specification constants (RFC 8656 §9, §12); a channel's permission deviates, see above.
 PERMISSION_LIFETIME: Final[Duration] = 300 * SECOND
@@ -81,10 +82,8 @@ class Allocation:
         "permissions",
         "port",
         "server",
-        "to_client_bytes",
-        "to_client_packets",
-        "to_peer_bytes",
-        "to_peer_packets",
+        "to_client",
+        "to_peer",
         "transport",
         "username",
     )
@@ -111,10 +110,8 @@ class Allocation:
         self.permissions: dict[IPAddress, Instant] = {}
         self.channels: dict[int, ChannelBinding] = {}
         self.channels_by_peer: dict[Endpoint, ChannelBinding] = {}
-        self.to_peer_packets = 0
-        self.to_peer_bytes = 0
-        self.to_client_packets = 0
-        self.to_client_bytes = 0
+        self.to_peer = Volume()
+        self.to_client = Volume()
 
     def add_binding(self, binding: ChannelBinding) -> None:
         """Enter a new binding into both indices."""
@@ -124,6 +121,10 @@ class Allocation:
     def remove_binding(self, binding: ChannelBinding) -> None:
         """Take a binding out of both indices."""
         del self.channels[binding.number], self.channels_by_peer[binding.peer]
+
+    def moved(self, direction: Direction) -> Volume:
+        """What it has moved so far."""
+        return self.to_peer if direction is Direction.TO_PEER else self.to_client
 
     def has_family_of(self, ip: IPAddress) -> bool:
         """Whether peers of this IP version can be reached."""

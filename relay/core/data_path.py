@@ -90,7 +90,7 @@ class DataPath:
         if binding.is_hairpin:
             yield from self._hairpin(allocation, binding.peer, payloads, tos, now)
             return
-        self._count_to_peer(allocation, payloads.segment_count, len(payloads.data))
+        self._count(allocation, Direction.TO_PEER, payloads)
         yield ToPeer(allocation.port, Transmit(None, binding.peer, payloads, tos))
 
     def relay_send(self, five_tuple: FiveTuple, message: Message, tos: int, now: Instant) -> Iterator[Relayed]:
@@ -117,7 +117,7 @@ class DataPath:
             if self._reach.is_hairpin(peer.endpoint):
                 yield from self._hairpin(allocation, peer.endpoint, run, tos, now)
                 return
-            self._count_to_peer(allocation, run.segment_count, len(run.data))
+            self._count(allocation, Direction.TO_PEER, run)
             transmit = Transmit(None, peer.endpoint, run, tos)
             yield ToPeer(allocation.port, transmit, dont_fragment=message.get(DontFragment) is not None)
 
@@ -178,9 +178,8 @@ class DataPath:
             if not run.data:
                 return
         if sender is not None:
-            sender.to_peer_packets += run.segment_count
-            sender.to_peer_bytes += len(run.data)
-        self._count_to_client(allocation, run.segment_count, len(run.data))
+            sender.to_peer.add(run.segment_count, len(run.data))
+        self._count(allocation, Direction.TO_CLIENT, run)
         if binding is None:
             for datagram in run.segments():
                 yield from self._indicate(allocation, peer, Data(bytes(datagram)), tos)
@@ -231,23 +230,16 @@ class DataPath:
             return False
         return not accounts.is_metered or accounts.spends(channel.allocation.account, direction, size, segment, now)
 
+    def returns_tokens(self, channel: Channel, direction: Direction, size: int) -> None:
+        """What ``lets_pass`` has let pass at this moment has not gone."""
+        if self._accounts.is_metered:
+            self._accounts.gives_back(channel.allocation.account, direction, size)
+
     def count_passed(self, direction: Direction, packets: int, size: int) -> None:
         """So many bytes have passed in so many packets; each allocation's own are counted already."""
-        if direction is Direction.TO_PEER:
-            self._statistics.to_peer_packets += packets
-            self._statistics.to_peer_bytes += size
-        else:
-            self._statistics.to_client_packets += packets
-            self._statistics.to_client_bytes += size
+        self._statistics.moved[direction].add(packets, size)
 
-    def _count_to_peer(self, allocation: Allocation, packets: int, size: int) -> None:
-        """So many bytes have gone in so many packets."""
-        allocation.to_peer_packets += packets
-        allocation.to_peer_bytes += size
-        self.count_passed(Direction.TO_PEER, packets, size)
-
-    def _count_to_client(self, allocation: Allocation, packets: int, size: int) -> None:
-        """The same for the other direction."""
-        allocation.to_client_packets += packets
-        allocation.to_client_bytes += size
-        self.count_passed(Direction.TO_CLIENT, packets, size)
+    def _count(self, allocation: Allocation, direction: Direction, run: Run) -> None:
+        packets, size = run.segment_count, len(run.data)
+        allocation.moved(direction).add(packets, size)
+        self._statistics.moved[direction].add(packets, size)

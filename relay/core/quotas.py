@@ -85,6 +85,10 @@ class TokenBucket:
         cost = count * SECOND // self.bytes_per_second
         self._memory[self._place] = max(self._memory[self._place], now - BUCKET_DEPTH) + cost
 
+    def give_back(self, count: int) -> None:
+        """Undo ``spend``, at the same moment."""
+        self._memory[self._place] -= count * SECOND // self.bytes_per_second
+
 
 class Account:
     """What one user holds. ``bucket`` is the offload's: 0 without a limit, None if there is none left to be had."""
@@ -201,6 +205,12 @@ class Accounts:
         for bucket in buckets:
             bucket.spend(size, now)
         return True
+
+    def gives_back(self, account: Account, direction: Direction, size: int) -> None:
+        """Undo ``spends``, at the same moment."""
+        for bucket in (account.buckets.get(direction), self._whole.get(direction)):
+            if bucket is not None:
+                bucket.give_back(size)
 
     def _all_buckets(self) -> Iterator[tuple[int | None, dict[Direction, TokenBucket]]]:
         yield WHOLE_RELAY, self._whole

@@ -194,10 +194,8 @@ class Server:
         """What an offload relayed for a channel that has ended counts for its allocation, if that lives on."""
         allocation = self._table.get(five_tuple)
         if allocation is not None:
-            allocation.to_peer_packets += to_peer_packets
-            allocation.to_peer_bytes += to_peer_bytes
-            allocation.to_client_packets += to_client_packets
-            allocation.to_client_bytes += to_client_bytes
+            allocation.to_peer.add(to_peer_packets, to_peer_bytes)
+            allocation.to_client.add(to_client_packets, to_client_bytes)
 
     def stop_allocating(self) -> None:
         """Refuse whoever wants an allocation from now on (RFC 8656 §7.2); those that live are served on."""

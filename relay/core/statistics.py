@@ -16,6 +16,20 @@ class Direction(Enum):
     TO_CLIENT = "to_client"
 
 
+class Volume:
+    """What has moved in one direction: datagrams, and the bytes in them."""
+
+    __slots__ = ("packets", "size")
+
+    def __init__(self) -> None:
+        self.packets = self.size = 0
+
+    def add(self, packets: int, size: int) -> None:
+        """So much more."""
+        self.packets += packets
+        self.size += size
+
+
 class DropReason(Enum):
     """Why a datagram went nowhere."""
 
@@ -78,19 +92,13 @@ class Statistics:
         "consumed",
         "drops",
         "icmp_errors",
+        "moved",
         "quota_refusals",
         "responses",
-        "to_client_bytes",
-        "to_client_packets",
-        "to_peer_bytes",
-        "to_peer_packets",
     )
 
     def __init__(self) -> None:
-        self.to_peer_packets = 0
-        self.to_peer_bytes = 0
-        self.to_client_packets = 0
-        self.to_client_bytes = 0
+        self.moved = {direction: Volume() for direction in Direction}
         self.consumed = 0
         self.drops: Counter[DropReason] = Counter()
         self.responses: Counter[ResponseKey] = Counter()
@@ -100,8 +108,8 @@ class Statistics:
     def snapshot(self, *, allocations: int, channels: int) -> Snapshot:
         """An independent copy."""
         return Snapshot(
-            packets={Direction.TO_PEER: self.to_peer_packets, Direction.TO_CLIENT: self.to_client_packets},
-            bytes={Direction.TO_PEER: self.to_peer_bytes, Direction.TO_CLIENT: self.to_client_bytes},
+            packets={direction: moved.packets for direction, moved in self.moved.items()},
+            bytes={direction: moved.size for direction, moved in self.moved.items()},
             drops=dict(self.drops),
             responses=dict(self.responses),
             quota_refusals=dict(self.quota_refusals),

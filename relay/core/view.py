@@ -60,8 +60,8 @@ def view_of(allocation: Allocation) -> AllocationView:
             for binding in allocation.channels.values()
             if binding.is_bound
         ),
-        to_peer_packets=allocation.to_peer_packets,
-        to_peer_bytes=allocation.to_peer_bytes,
-        to_client_packets=allocation.to_client_packets,
-        to_client_bytes=allocation.to_client_bytes,
+        to_peer_packets=allocation.to_peer.packets,
+        to_peer_bytes=allocation.to_peer.size,
+        to_client_packets=allocation.to_client.packets,
+        to_client_bytes=allocation.to_client.size,
     )

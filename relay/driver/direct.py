@@ -5,41 +5,71 @@ were answered for the one before: as long as the same bytes stand around it (``c
 core says of the channel that it relays, the answer is the same. So the first goes through the core, and its way is
 remembered.
 
-A way has a channel of the core's, which tells with every arrival whether it may pass: nothing has to be forgotten when
-it ends. What cannot go at once and whole (a full socket, an error, too few tokens, a run of several channels) takes the
-way through the core.
+Datagrams of one channel that lie in a socket together leave as a run if they are of one kind and size, whatever lay
+between them: the more there is to do, the less each costs. The order within a channel stays, and what has to go through
+the core finds all before it gone.
+
+A way has a channel of the core's, which tells each time whether it may pass: nothing has to be forgotten when it ends.
+What cannot go at once and whole (a full socket, an error, too few tokens, a run of several channels) takes the way
+through the core.
 """
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from connectivity.clock import Instant
+from connectivity.io.passage import Part, Passage
 from connectivity.io.receive_buffer import Arrival
-from connectivity.io.udp import PassOn, UdpSocket
+from connectivity.io.udp import UdpSocket
 from connectivity.run import Received, Run
 from connectivity.turn.channel_data import HEADER_BYTES
 from relay.core import Channel, DataPath, Direction, FiveTuple
+from relay.core.allocation import ChannelBinding
 from relay.core.channel_runs import MOST_PADDING, SCRATCH_BYTES, frame, strip_uniform
+from relay.core.statistics import Volume
 from relay.driver.sockets import RelaySockets
 
 # Ways that are remembered in each direction; past this the memory is emptied, not grown.
 MOST_WAYS: Final = 16_384
+# What is made one run of single datagrams. The kernel takes no more at once.
+_MOST_MERGED: Final = 64
+_MOST_MERGED_BYTES: Final = 65_000
 _HEADER: Final = struct.Struct("!HH")  # of ChannelData: number, length
 
 # Relays what arrived, now; False if it has not gone.
-_Way: TypeAlias = Callable[[memoryview, Instant], bool]
+_Relay: TypeAlias = Callable[[memoryview, Instant], bool]
+# The same for datagrams of one size.
+_RelayMany: TypeAlias = Callable[[Sequence[Arrival], Instant], bool]
+# Sends what has so many bytes of payload, if that may pass, and counts it.
+_Send: TypeAlias = Callable[[Part, int, Instant], bool]
+# The same for a run; of payload and of what goes, so many bytes a datagram.
+_SendRun: TypeAlias = Callable[[Sequence[Part], int, int, int, Instant], bool]
+
+
+class _Way(NamedTuple):
+    """Of a channel in one direction, for what comes in one envelope.
+
+    ``waiting`` is of all ways of the channel: nothing overtakes what came in another envelope.
+    """
+
+    relay: _Relay
+    relay_many: _RelayMany | None
+    waiting: "_Waiting"
+
+
+_Waiting: TypeAlias = list[tuple[_Way, Arrival]]
 _Ways: TypeAlias = dict[tuple[bytes, int], _Way]
-_NONE: Final[_Ways] = {}
 
 
-class _Passed:
-    """What has passed in one direction and is not in the core's totals yet."""
+class _Passed(Volume):
+    """What is not in the totals yet; ``merged`` datagrams of it went behind another in a run."""
 
-    __slots__ = ("packets", "size")
+    __slots__ = ("merged",)
 
     def __init__(self) -> None:
-        self.packets = self.size = 0
+        super().__init__()
+        self.merged = 0
 
 
 class Direct:
@@ -50,40 +80,63 @@ class Direct:
         self._sockets = sockets
         self._to_peer: dict[UdpSocket, _Ways] = {}  # by listen socket; then by envelope and channel number
         self._to_client: _Ways = {}  # by envelope and relayed port
+        self._waiting: dict[tuple[ChannelBinding, Direction], _Waiting] = {}
         self._passed = {direction: _Passed() for direction in Direction}
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
 
     def to_peers(self, listening: UdpSocket, arrivals: Sequence[Arrival], now: Instant) -> Iterator[Arrival]:
-        """Relay what clients sent; yields what has to go through the core instead, each at its turn."""
-        ways, unpack = self._to_peer.get(listening, _NONE), _HEADER.unpack_from
+        """Relay what clients sent; yields what has to go through the core instead."""
+        ways, unpack = self._to_peer.setdefault(listening, {}), _HEADER.unpack_from
+        busy: list[_Waiting] = []
         for arrival in arrivals:
             envelope, data = arrival
+            way = None
             if len(data) > HEADER_BYTES:
                 number, _ = unpack(data)
                 way = ways.get((envelope, number))
-                if way is not None and way(data, now):
-                    continue
-            yield arrival
-            ways = self._to_peer.get(listening, _NONE)  # there may be some now
+            if way is None:
+                yield from _empty(busy, now)
+                yield arrival
+                continue
+            if way.relay_many is None:  # several channels may be in a run of the kernel's: it overtakes nothing
+                yield from _empty(busy, now)
+                if not way.relay(data, now):
+                    yield arrival
+                continue
+            waiting = way.waiting
+            if not waiting:
+                busy.append(waiting)
+            waiting.append((way, arrival))
+        yield from _empty(busy, now)
         self._count(Direction.TO_PEER)
 
     def to_clients(
         self, ready: Sequence[tuple[int, UdpSocket]], now: Instant
     ) -> Iterator[tuple[int, UdpSocket, Arrival | None]]:
-        """Read relayed ports and relay what came; yields what has to go through the core instead, each at its turn.
+        """Read relayed ports and relay what came; yields what has to go through the core instead.
 
         None is of a socket that was ready without having anything.
         """
         ways = self._to_client
+        busy: list[_Waiting] = []
         for port, readable in ready:
             arrivals = readable.arrivals()
             if not arrivals:
                 yield port, readable, None
             for arrival in arrivals:
-                envelope, data = arrival
+                envelope, _ = arrival
                 way = ways.get((envelope, port))
-                if way is None or not way(data, now):
+                if way is None:
+                    for left in _empty(busy, now):
+                        yield port, readable, left
                     yield port, readable, arrival
+                    continue
+                waiting = way.waiting
+                if not waiting:
+                    busy.append(waiting)
+                waiting.append((way, arrival))
+            for left in _empty(busy, now):  # before the next socket is read into the same memory
+                yield port, readable, left
         self._count(Direction.TO_CLIENT)
 
     def learn_to_peer(self, listening: UdpSocket, envelope: bytes, received: Received) -> None:
@@ -99,11 +152,12 @@ class Direct:
         by = self._sockets.relayed(channel.allocation.port, peer.ip.version)
         if by is None:
             return
+        passage = by.passing(None, peer, received.tos)
         if arriving:
-            way = self._run_to_peer(channel, by.passing(None, peer, received.tos, length), arriving, length)
+            way = self._runs_to_peer(channel, passage, arriving, length)
         else:
-            way = self._datagram_to_peer(channel, by.passing(None, peer, received.tos))
-        _remember(self._to_peer.setdefault(listening, {}), (envelope, number), way)
+            way = self._way_to_peer(channel, passage)
+        self._remember(self._to_peer.setdefault(listening, {}), (envelope, number), way)
 
     def learn_to_client(self, readable: UdpSocket, port: int, envelope: bytes, received: Received) -> None:
         """The same for what came to a relayed port."""
@@ -115,97 +169,164 @@ class Direct:
         by = self._sockets.listening(server)
         if by is None:
             return
-        if arriving:
-            pass_on = by.passing(server, client, received.tos, HEADER_BYTES + arriving)
-            way = self._run_to_client(channel, pass_on, arriving)
-        else:
-            way = self._datagram_to_client(channel, by.passing(server, client, received.tos))
-        _remember(self._to_client, (envelope, port), way)
+        passage = by.passing(server, client, received.tos)
+        way = self._runs_to_client(channel, passage, arriving) if arriving else self._way_to_client(channel, passage)
+        self._remember(self._to_client, (envelope, port), way)
 
-    def _datagram_to_peer(self, channel: Channel, pass_on: PassOn) -> _Way:
-        lets_pass, passed, unpack = self._data_path.lets_pass, self._passed[Direction.TO_PEER], _HEADER.unpack_from
-        allocation = channel.allocation
+    def _way_to_peer(self, channel: Channel, passage: Passage) -> _Way:
+        """Of single datagrams."""
+        direction, unpack = Direction.TO_PEER, _HEADER.unpack_from
+        send, send_run = self._sends(channel, direction, passage), self._sends_runs(channel, direction, passage)
 
         def relay(data: memoryview, now: Instant) -> bool:
             _, size = unpack(data)
             end = HEADER_BYTES + size
-            if not HEADER_BYTES < end <= len(data) <= end + MOST_PADDING:
-                return False
-            if not lets_pass(channel, Direction.TO_PEER, size, size, now) or not pass_on(data[HEADER_BYTES:end]):
-                return False
-            allocation.to_peer_packets += 1
-            allocation.to_peer_bytes += size
-            passed.packets += 1
-            passed.size += size
-            return True
+            return HEADER_BYTES < end <= len(data) <= end + MOST_PADDING and send(data[HEADER_BYTES:end], size, now)
 
-        return relay
+        def relay_many(arrivals: Sequence[Arrival], now: Instant) -> bool:
+            _, first = arrivals[0]
+            _, length = unpack(first)
+            end = HEADER_BYTES + length
+            if not HEADER_BYTES < end <= len(first) <= end + MOST_PADDING:
+                return False
+            payloads = [data[HEADER_BYTES:end] for _, data in arrivals if unpack(data)[1] == length]
+            return len(payloads) == len(arrivals) and send_run(payloads, length * len(payloads), length, length, now)
 
-    def _run_to_peer(self, channel: Channel, pass_on: PassOn, arriving: int, leaving: int) -> _Way:
-        lets_pass, passed, scratch = self._data_path.lets_pass, self._passed[Direction.TO_PEER], self._scratch
-        allocation = channel.allocation
+        return _Way(relay, relay_many, self._waiting_of(channel, direction))
+
+    def _way_to_client(self, channel: Channel, passage: Passage) -> _Way:
+        """Of single datagrams."""
+        direction = Direction.TO_CLIENT
+        send, send_run = self._sends(channel, direction, passage), self._sends_runs(channel, direction, passage)
+        pack, number = _HEADER.pack, channel.binding.number
+
+        def relay(data: memoryview, now: Instant) -> bool:
+            size = len(data)
+            return size > 0 and send(pack(number, size) + data, size, now)  # takes less than to send from two places
+
+        def relay_many(arrivals: Sequence[Arrival], now: Instant) -> bool:
+            _, first = arrivals[0]
+            length = len(first)
+            header = pack(number, length)
+            parts = [part for _, data in arrivals for part in (header, data)]
+            return length > 0 and send_run(parts, length * len(arrivals), length, HEADER_BYTES + length, now)
+
+        return _Way(relay, relay_many, self._waiting_of(channel, direction))
+
+    def _runs_to_peer(self, channel: Channel, passage: Passage, arriving: int, leaving: int) -> _Way:
+        """Of runs that the kernel has made."""
+        send_run, scratch = self._sends_runs(channel, Direction.TO_PEER, passage), self._scratch
 
         def relay(data: memoryview, now: Instant) -> bool:
             payloads = strip_uniform(data, arriving, leaving, scratch)
-            if payloads is None:
-                return False
-            size = len(payloads)
-            if not lets_pass(channel, Direction.TO_PEER, size, leaving, now) or not pass_on(payloads):
-                return False
-            count = -(-size // leaving)
-            allocation.to_peer_packets += count
-            allocation.to_peer_bytes += size
-            passed.packets += count
-            passed.size += size
-            return True
+            return payloads is not None and send_run((payloads,), len(payloads), leaving, leaving, now)
 
-        return relay
+        return _Way(relay, None, self._waiting_of(channel, Direction.TO_PEER))
 
-    def _datagram_to_client(self, channel: Channel, pass_on: PassOn) -> _Way:
-        lets_pass, passed, pack = self._data_path.lets_pass, self._passed[Direction.TO_CLIENT], _HEADER.pack
-        allocation, number = channel.allocation, channel.binding.number
+    def _runs_to_client(self, channel: Channel, passage: Passage, arriving: int) -> _Way:
+        """Of runs that the kernel has made."""
+        send_run, scratch = self._sends_runs(channel, Direction.TO_CLIENT, passage), self._scratch
+        number = channel.binding.number
 
         def relay(data: memoryview, now: Instant) -> bool:
-            size = len(data)
-            if not size or not lets_pass(channel, Direction.TO_CLIENT, size, size, now):
+            framed, leaving = frame(Run(data, arriving), number, scratch)
+            return send_run((framed,), len(data), arriving, leaving, now)
+
+        return _Way(relay, None, self._waiting_of(channel, Direction.TO_CLIENT))
+
+    def _sends(self, channel: Channel, direction: Direction, passage: Passage) -> _Send:
+        lets_pass, returns_tokens = self._data_path.lets_pass, self._data_path.returns_tokens
+        moved, passed, send = channel.allocation.moved(direction), self._passed[direction], passage.datagram
+
+        def send_one(data: Part, size: int, now: Instant) -> bool:
+            if not lets_pass(channel, direction, size, size, now):
                 return False
-            if not pass_on(pack(number, size) + data):  # takes less than to send from two places
+            if not send(data):
+                returns_tokens(channel, direction, size)
                 return False
-            allocation.to_client_packets += 1
-            allocation.to_client_bytes += size
+            moved.packets += 1
+            moved.size += size
             passed.packets += 1
             passed.size += size
             return True
 
-        return relay
+        return send_one
 
-    def _run_to_client(self, channel: Channel, pass_on: PassOn, arriving: int) -> _Way:
-        lets_pass, passed, scratch = self._data_path.lets_pass, self._passed[Direction.TO_CLIENT], self._scratch
-        allocation, number = channel.allocation, channel.binding.number
+    def _sends_runs(self, channel: Channel, direction: Direction, passage: Passage) -> _SendRun:
+        lets_pass, returns_tokens = self._data_path.lets_pass, self._data_path.returns_tokens
+        moved, passed = channel.allocation.moved(direction), self._passed[direction]
 
-        def relay(data: memoryview, now: Instant) -> bool:
-            size = len(data)
-            if not size or not lets_pass(channel, Direction.TO_CLIENT, size, arriving, now):
+        def send_run(parts: Sequence[Part], size: int, segment: int, leaving: int, now: Instant) -> bool:
+            if not lets_pass(channel, direction, size, segment, now):
                 return False
-            if not pass_on(frame(Run(data, arriving), number, scratch).data):
+            if not passage.run(parts, leaving):
+                returns_tokens(channel, direction, size)
                 return False
-            count = -(-size // arriving)
-            allocation.to_client_packets += count
-            allocation.to_client_bytes += size
-            passed.packets += count
-            passed.size += size
+            count = -(-size // segment)
+            moved.add(count, size)
+            passed.add(count, size)
+            passed.merged += count - 1
             return True
 
-        return relay
+        return send_run
+
+    def _waiting_of(self, channel: Channel, direction: Direction) -> _Waiting:
+        return self._waiting.setdefault((channel.binding, direction), [])
+
+    def _remember(self, ways: _Ways, key: tuple[bytes, int], way: _Way) -> None:
+        if len(ways) >= MOST_WAYS:
+            for each in (*self._to_peer.values(), self._to_client):
+                each.clear()
+            self._waiting.clear()
+        ways[key] = way
 
     def _count(self, direction: Direction) -> None:
         passed = self._passed[direction]
         self._data_path.count_passed(direction, passed.packets, passed.size)
-        self._sockets.counters.count_passed(passed.packets)
-        passed.packets = passed.size = 0
+        self._sockets.counters.count_passed(passed.packets - passed.merged, passed.packets)
+        passed.packets = passed.size = passed.merged = 0
 
 
-def _remember(ways: _Ways, key: tuple[bytes, int], way: _Way) -> None:
-    if len(ways) >= MOST_WAYS:
-        ways.clear()
-    ways[key] = way
+def _empty(busy: list[_Waiting], now: Instant) -> list[Arrival]:
+    """Relay what waits; returns what has not gone, which is to go before anything else."""
+    left: list[Arrival] = []
+    for waiting in busy:
+        if len(waiting) == 1:
+            ((way, arrival),) = waiting
+            _, data = arrival
+            if not way.relay(data, now):
+                left.append(arrival)
+        else:
+            left += _relay_all(waiting, now)
+        waiting.clear()
+    busy.clear()
+    return left
+
+
+def _relay_all(waiting: _Waiting, now: Instant) -> list[Arrival]:
+    """Several, in order: once something has not gone, nothing behind it goes directly."""
+    begin = 0
+    while begin < len(waiting):
+        way, _ = waiting[begin]
+        end = _end_of_kind(waiting, begin)
+        if end - begin == 1 or not way.relay_many or not way.relay_many([each for _, each in waiting[begin:end]], now):
+            for index in range(begin, end):
+                _, (_, data) = waiting[index]
+                if not way.relay(data, now):
+                    return [arrival for _, arrival in waiting[index:]]
+        begin = end
+    return []
+
+
+def _end_of_kind(waiting: _Waiting, begin: int) -> int:
+    """Where the datagrams of one kind and size that begin here end, if a run may not be longer."""
+    way, (_, data) = waiting[begin]
+    size = len(data)
+    most = begin + min(_MOST_MERGED, _MOST_MERGED_BYTES // (size + HEADER_BYTES))
+    end = begin + 1
+    while end < min(most, len(waiting)):
+        other, (_, data) = waiting[end]
+        if other is not way or len(data) != size:
+            break
+        end += 1
+    return end

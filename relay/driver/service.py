@@ -34,12 +34,14 @@ from relay.core import (
 )
 from relay.driver.direct import Direct
 from relay.driver.offload import FlowCount, Offload
-from relay.driver.sockets import RelaySockets
+from relay.driver.sockets import MOST_ARRIVALS, RelaySockets
 from relay.driver.streams import Streams
 from relay.driver.tracing import Tracing
 
 # Full batches that one listen socket may hand in before the others get their turn.
-_BATCHES_PER_TURN: Final = 4
+_BATCHES_PER_TURN: Final = 2
+# On average: single datagrams rather than runs of them.
+_SMALL_BYTES: Final = 4096
 # ICMP errors that one socket may hand in before the others get their turn.
 _ERRORS_PER_TURN: Final = 32
 
@@ -117,12 +119,15 @@ class RelayService:
     def _read_listen(self, readable: UdpSocket) -> None:
         with self._failing():
             now, wall_now = time.monotonic_ns(), time.time_ns()
+            limit = SLOTS
             for _ in range(_BATCHES_PER_TURN):
-                arrivals = readable.arrivals()
+                arrivals = readable.arrivals(limit)
                 for arrival in self._direct.to_peers(readable, arrivals, now):
                     self._handle_client(readable, arrival, now, wall_now)
-                if len(arrivals) < SLOTS:
+                if len(arrivals) < limit:
                     break
+                if sum(len(data) for _, data in arrivals) < _SMALL_BYTES * limit:
+                    limit = MOST_ARRIVALS  # the more small ones are looked at, the more of them go together
             self._flush()
             self._note_errors(readable)
 

@@ -33,6 +33,8 @@ RELAYED_RECEIVE_BYTES: Final = 16 << 20
 RELAYED_SEND_BYTES: Final = 4 << 20
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
+# What is read from a socket at once.
+MOST_ARRIVALS: Final = 1024
 # Relayed ports that are read before others get their turn.
 _MOST_READY: Final = 256
 _ANY: Final[dict[int, IPAddress]] = {4: IPv4Address(0), 6: IPv6Address(0)}
@@ -58,7 +60,7 @@ class RelaySockets:
         self._on_listen = on_listen
         self._on_relayed = on_relayed
         self._relayed_at = {**_ANY, **relayed_at}  # by IP version: where relayed ports are bound
-        self._buffer = ReceiveBuffer()
+        self._buffer = ReceiveBuffer(MOST_ARRIVALS)
         self.counters = UdpCounters()
         self._listening: dict[Endpoint, UdpSocket] = {}
         self._by_source: dict[Endpoint, UdpSocket | None] = {}
@@ -77,7 +79,9 @@ class RelaySockets:
         """
         for address in addresses:
             try:
-                opened = UdpSocket.bind(address.ip, address.port, buffer=self._buffer, counters=self.counters)
+                opened = UdpSocket.bind(
+                    address.ip, address.port, buffer=self._buffer, counters=self.counters
+                )
             except OSError as error:
                 raise FatalError(f"cannot listen on UDP {describe(address)}") from error
             _set_hop_limit(opened, address.ip.version)

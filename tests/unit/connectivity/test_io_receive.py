@@ -87,20 +87,30 @@ def test_a_single_datagram_may_be_passed_on_unopened() -> None:
     udp = opened(script)
     (alone, data), (many, _) = udp.arrivals()
     assert (udp.segment(alone), udp.segment(many)) == (0, 4)
-    assert udp.passing(Endpoint(ip_address("192.0.2.1"), 1), TO, 0x2D)(data)
+    assert udp.passing(Endpoint(ip_address("192.0.2.1"), 1), TO, 0x2D).datagram(data)
     (sent,) = script.sent
     assert (sent[0], sent[2], len(sent[1])) == (b"alone", ("192.0.2.2", 9), 2)
 
 
 def test_a_run_is_passed_on_in_one_call_or_not_at_all() -> None:
     script = ScriptedSocket()
-    udp = opened(script)
-    pass_on = udp.passing(None, TO, 0, segment=1000)
-    assert pass_on(bytes(2500))
-    assert [control for _, control, _ in script.sent] == [((socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", 1000)),)]
-    assert not pass_on(bytes(1000)), "one datagram: the kernel is told of no segments then"
-    assert not pass_on(bytes(65_001)), "more than one call takes"
+    run = opened(script).passing(None, TO, 0).run
+    assert run((bytes(1500), bytes(1000)), 1000)
+    assert [(len(data), control) for data, control, _ in script.sent] == [
+        (2500, ((socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", 1000)),))
+    ]
+    assert not run((bytes(1000),), 1000), "one datagram: nothing would be cut"
+    assert not run((bytes(65_001),), 1000), "more than one call takes"
     assert len(script.sent) == 1
+
+
+def test_segments_beyond_the_mtu_are_found_out_once() -> None:
+    script = ScriptedSocket(answers=[errno.EMSGSIZE])
+    run = opened(script).passing(None, TO, 0).run
+    assert not run((bytes(3000),), 1500)
+    assert not run((bytes(3002),), 1501)
+    assert script.sent == []
+    assert run((bytes(2998),), 1499)
 
 
 def test_the_only_address_of_a_socket_need_not_be_said() -> None:
@@ -117,7 +127,7 @@ def test_the_only_address_of_a_socket_need_not_be_said() -> None:
 def test_what_cannot_be_passed_on_at_once_is_not_lost_nor_overtakes() -> None:
     script = ScriptedSocket(answers=[errno.EAGAIN, errno.EAGAIN])
     udp = opened(script)
-    pass_on = udp.passing(Endpoint(ip_address("192.0.2.1"), 1), TO, 0)
+    pass_on = udp.passing(Endpoint(ip_address("192.0.2.1"), 1), TO, 0).datagram
     assert not pass_on(b"x")
     udp.send(Transmit(None, TO, Run.single(b"first")))
     assert not pass_on(b"second")

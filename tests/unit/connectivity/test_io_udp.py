@@ -4,6 +4,7 @@ import errno
 import logging
 import socket
 import struct
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, cast
@@ -49,12 +50,13 @@ class ScriptedSocket:
             raise OSError(errno.ENOPROTOOPT, f"no option {option} for {value}")
         self.options.append((level, option, value))
 
-    def sendmsg(self, data: tuple[memoryview], ancillary: ControlMessages, flags: int, to: Any) -> int:
+    def sendmsg(self, parts: Sequence[bytes | memoryview], ancillary: ControlMessages, flags: int, to: Any) -> int:
         code = self.answers.pop(0) if self.answers else flags
         if code:
             raise OSError(code, "scripted")
-        self.sent.append((bytes(data[0]), ancillary, to))
-        return len(data[0])
+        data = b"".join(parts)
+        self.sent.append((data, ancillary, to))
+        return len(data)
 
     def sendto(self, data: memoryview, to: Any) -> int:
         return self.sendmsg((data,), (), 0, to)
@@ -149,9 +151,19 @@ def test_a_single_datagram_carries_no_segment_size() -> None:
     ]
 
 
-@pytest.mark.parametrize("refusal", [errno.EIO, errno.EINVAL])
-def test_refused_segmentation_sends_the_same_bytes_once_more_and_remembers(refusal: int) -> None:
+@pytest.mark.parametrize("refusal", [errno.EINVAL, errno.EMSGSIZE])
+def test_segments_beyond_the_mtu_go_as_single_datagrams_and_slow_down_no_others(refusal: int) -> None:
     script = ScriptedSocket(answers=[refusal])
+    sender = opened(script)
+    assert sender.send(Transmit(None, TO, run_of(5))) is None
+    assert lengths(script) == [100] * 5
+    assert (sender.gso, sender.counters.gso_failures, sender.counters.datagrams_sent) == (True, 1, 5)
+    sender.send(Transmit(None, TO, run_of(2)))
+    assert lengths(script) == [100] * 5 + [200]
+
+
+def test_refused_segmentation_sends_the_same_bytes_once_more_and_remembers() -> None:
+    script = ScriptedSocket(answers=[errno.EIO])
     sender = opened(script)
     assert sender.send(Transmit(None, TO, run_of(5))) is None
     assert b"".join(data for data, _, _ in script.sent) == bytes(run_of(5).data)
@@ -178,6 +190,7 @@ def test_a_full_queue_while_finding_out_loses_nothing() -> None:
     sender = opened(script)
     assert sender.send(Transmit(None, TO, run_of(3))) is None
     assert sender.backlogged
+    assert not sender.flush()
     assert sender.flush()
     assert b"".join(data for data, _, _ in script.sent) == bytes(run_of(3).data)
 
@@ -275,7 +288,7 @@ def test_what_icmp_said_of_an_earlier_datagram_costs_no_later_one() -> None:
     assert error.errno == errno.EHOSTUNREACH
     for about_this_one in (errno.EMSGSIZE, errno.ENOBUFS):  # asking again would only be told twice
         script.answers = [about_this_one]
-        assert udp.send(Transmit(None, TO, run_of(3))) is not None
+        assert udp.send(Transmit(None, TO, run_of(1))) is not None
         assert lengths(script) == [300]
     assert udp.counters.send_errors == 3
 
