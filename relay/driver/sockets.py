@@ -80,7 +80,7 @@ class RelaySockets:
         for address in addresses:
             try:
                 opened = UdpSocket.bind(
-                    address.ip, address.port, buffer=self._buffer, counters=self.counters
+                    address.ip, address.port, buffer=self._buffer, counters=self.counters, dont_fragment=False
                 )
             except OSError as error:
                 raise FatalError(f"cannot listen on UDP {describe(address)}") from error

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import pytest
 
 from connectivity.endpoint import Endpoint
+from connectivity.io.udp_options import UDP_SEGMENT
 from connectivity.stun import Attribute, Data, DontFragment, Icmp, MessageClass, Method, XorPeerAddress, encode
 from relay.core import Transport
 from tests.netns.plain_pair import entered
@@ -118,6 +119,21 @@ def test_what_is_too_long_for_the_link_is_fragmented_or_told(relay: StandAlone, 
     assert peer.recv(2000) == BIG
     if version == 4:
         assert capture.flags(port) == ["was", "was"]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_only_the_channel_header_makes_too_long_reaches_the_client(relay: StandAlone, version: int) -> None:
+    """Of a run from a peer that fills its packets: the kernel would cut a longer one, but not fragment its segments."""
+    client = relay.client(version=version)
+    port = allocate(client, version)
+    peer, address = permitted(relay, client, version)
+    client.bind(CHANNEL, address)
+    size = MTU - (28 if version == 4 else 48)
+    segments = [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", size))]
+    for turn in range(3):
+        payloads = [bytes((turn, index)).ljust(size, b"x") for index in range(4)]
+        peer.sendmsg([b"".join(payloads)], segments, 0, (str(RELAY[version]), port))
+        assert [client.read_data() for _ in payloads] == [(CHANNEL, payload) for payload in payloads]
 
 
 @pytest.mark.parametrize(("transport", "version"), [(Transport.UDP, 4), (Transport.UDP, 6), (Transport.TCP, 4)])
