@@ -31,7 +31,7 @@ CHOICES: Final = {
     "user-space": (Variant.USER_SPACE,),
     "xdp": (Variant.NATIVE, Variant.GENERIC),
 }
-_DEFAULT_RATES: Final = (50_000, 100_000, 200_000, 400_000)
+_DEFAULT_RATES: Final = (50_000, 100_000, 200_000, 300_000, 400_000)
 _DESCRIPTORS_BESIDES: Final = 500
 
 
