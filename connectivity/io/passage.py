@@ -1,11 +1,10 @@
 """Sending again and again to one place, with all that can be known beforehand known beforehand."""
 
-import errno
 import socket
 from collections.abc import Callable, Sequence, Sized
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from connectivity.io.udp_options import ControlMessages
+from connectivity.io.udp_options import OF_SEGMENTS, ControlMessages
 
 _ANY_DATAGRAM: Final = 65_535
 Part: TypeAlias = bytes | memoryview
@@ -56,18 +55,21 @@ def passage(
             return False
         return True
 
-    too_long = _ANY_DATAGRAM + 1
+    too_long = _ANY_DATAGRAM + 1  # of segments
 
     def send_run(parts: Sequence[Part], segment: int) -> bool:
         nonlocal too_long
         if waiting or segment >= too_long or not segment < sum(map(len, parts)) <= most_bytes(segment):
             return False
-        try:
-            sendmsg(parts, control_of(segment), 0, address)
-        except OSError as error:
-            if error.errno == errno.EMSGSIZE:  # beyond the MTU, as longer ones will be
-                too_long = segment
-            return False
-        return True
+        for _ in range(2):  # the first refusal may be what ICMP said of another datagram
+            try:
+                sendmsg(parts, control_of(segment), 0, address)
+            except OSError as error:
+                if error.errno not in OF_SEGMENTS:
+                    return False
+            else:
+                return True
+        too_long = segment
+        return False
 
     return Passage(send, send_run)

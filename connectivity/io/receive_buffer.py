@@ -10,12 +10,12 @@ Layouts are Linux's of 64-bit machines: ``struct mmsghdr``, ``iovec``, ``cmsghdr
 
 import ctypes
 import errno
+import mmap
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
-from mmap import mmap
 from typing import Final, NamedTuple, TypeAlias
 
 from connectivity.endpoint import Endpoint, IPAddress
@@ -62,13 +62,15 @@ class Origin(NamedTuple):
 
 
 class ReceiveBuffer:
-    """Sockets that are read in turn may share one. Of the memory of a slot only what is used ever exists."""
+    """Sockets that are read in turn may share one. Of the 67 KB of a slot those pages exist that were ever used."""
 
     __slots__ = ("_filled", "_fresh", "_headers", "_origins", "_pointer", "_slots", "_vectors", "slots")
 
     def __init__(self, slots: int = SLOTS) -> None:
         self.slots = slots
-        data, envelopes = mmap(-1, slots * _SLOT_BYTES), bytearray(slots * _ENVELOPE_BYTES)
+        data = mmap.mmap(-1, slots * _SLOT_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        data.madvise(mmap.MADV_NOHUGEPAGE)  # or one byte would bring two megabytes
+        envelopes = bytearray(slots * _ENVELOPE_BYTES)
         vectors, headers = bytearray(slots * _IOVEC.size), bytearray(slots * _HEADER.size)
         data_at, envelopes_at, vectors_at = _address_of(data), _address_of(envelopes), _address_of(vectors)
         for slot in range(slots):
@@ -98,7 +100,7 @@ class ReceiveBuffer:
         Raises:
             OSError: the socket's own, usually an asynchronous error of an earlier send.
         """
-        count = self.fill(descriptor, min(limit, self.slots))
+        count = self.fill(descriptor, limit)
         if not count:
             return []
         if count == 1:  # what most sockets hold: not worth an iterator
@@ -110,13 +112,13 @@ class ReceiveBuffer:
         ]
 
     def fill(self, descriptor: int, limit: int) -> int:
-        """Let the kernel write into the slots; returns into how many.
+        """Let the kernel write into the slots, at most ``limit`` of them; returns into how many.
 
         Raises:
             OSError: as ``receive``.
         """
         self._headers[: self._filled] = self._fresh[: self._filled]
-        count: int = _recvmmsg(descriptor, self._pointer, limit, _MSG_DONTWAIT, None)
+        count: int = _recvmmsg(descriptor, self._pointer, min(limit, self.slots), _MSG_DONTWAIT, None)
         if count >= 0:
             self._filled = count * _HEADER.size
             return count
@@ -149,7 +151,7 @@ def _arrival(result: tuple[int, int, int], slot: tuple[memoryview, memoryview]) 
     return envelope[: _NAME_BYTES + length].tobytes(), data[: 0 if flags & _MSG_TRUNC else size]
 
 
-def _address_of(memory: bytearray | mmap) -> int:
+def _address_of(memory: bytearray | mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 

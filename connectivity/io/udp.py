@@ -24,6 +24,7 @@ from connectivity.io.passage import Passage, passage
 from connectivity.io.receive_buffer import SLOTS, Arrival, ReceiveBuffer
 from connectivity.io.udp_counters import UdpCounters
 from connectivity.io.udp_options import (
+    OF_SEGMENTS,
     UDP_GRO,
     UDP_SEGMENT,
     ControlMessages,
@@ -47,9 +48,6 @@ _MAX_BATCH_BYTES: Final = {4: 65535 - 68, 6: 65535 - 48}
 _MAX_ERRORS: Final = 64
 # What no ICMP error fails a send with.
 _OF_THIS_SEND: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOBUFS, errno.ENOMEM, errno.EPERM})
-# What a run may be refused with that its datagrams need not be: no offload; segments beyond the MTU (EINVAL in older
-# kernels), which would not be fragmented.
-_OF_SEGMENTS: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE})
 
 _log = logging.getLogger(__name__)
 
@@ -226,12 +224,12 @@ class UdpSocket:
     def receive(self, limit: int = SLOTS) -> Iterator[Received]:
         """Read what is there, at most ``limit`` batches; each is valid until this ends or the buffer is used again."""
         while limit > 0 and (arrivals := self.arrivals(limit)):
-            limit -= len(arrivals)
+            wanted, limit = min(limit, self._buffer.slots), limit - len(arrivals)
             for envelope, data in arrivals:
                 received = self.open(envelope, data)
                 if received is not None:
                     yield received
-            if len(arrivals) < self._buffer.slots:
+            if len(arrivals) < wanted:
                 return  # all that there was
 
     def arrivals(self, limit: int = SLOTS) -> list[Arrival]:
@@ -326,10 +324,10 @@ class UdpSocket:
                 if may_retry and error.errno not in _OF_THIS_SEND:  # ICMP about an earlier one: this was not sent
                     may_retry = False
                     continue
-                if cut and error.errno in _OF_SEGMENTS:
+                if cut and error.errno in OF_SEGMENTS:
                     most, refusal = segment, error
                     continue
-                if refusal is not None:  # segments are not to blame: nothing of this run can go
+                if refusal is not None and refusal.errno != errno.EMSGSIZE:  # no matter of segments: nothing can go
                     length = size - done
                 self.counters.send_errors += 1
                 failure = failure or _refused(error, done, length, size, segment, destination)

@@ -77,6 +77,11 @@ def sockaddr(destination: Endpoint) -> tuple[str, int]:
     return str(destination.ip), destination.port
 
 
+# What a run may be refused with that its datagrams need not be: no offload (EIO); segments beyond the MTU (EMSGSIZE,
+# EINVAL in older kernels), which are not fragmented.
+OF_SEGMENTS: Final = frozenset({errno.EIO, errno.EINVAL, errno.EMSGSIZE})
+
+
 @lru_cache(MAX_REMEMBERED)
 def control_messages(version: int, source: Endpoint | None, tos: int, segment: int) -> ControlMessages:
     """What goes with a datagram from ``source``, or with a run of them, one every ``segment`` bytes (0: single)."""

@@ -5,9 +5,9 @@ were answered for the one before: as long as the same bytes stand around it (``c
 core says of the channel that it relays, the answer is the same. So the first goes through the core, and its way is
 remembered.
 
-Datagrams of one channel that lie in a socket together leave as a run if they are of one kind and size, whatever lay
-between them: the more there is to do, the less each costs. The order within a channel stays, and what has to go through
-the core finds all before it gone.
+Datagrams of one channel that lie in a socket together leave as a run if they are of one kind and size, whatever
+datagrams of others lay between them: the more there is to do, the less each costs. The order within a channel stays,
+and what goes through the core finds all before it gone.
 
 A way has a channel of the core's, which tells each time whether it may pass: nothing has to be forgotten when it ends.
 What cannot go at once and whole (a full socket, an error, too few tokens, a run of several channels) takes the way
@@ -17,11 +17,12 @@ through the core.
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
+from weakref import WeakValueDictionary
 
 from connectivity.clock import Instant
 from connectivity.io.passage import Part, Passage
 from connectivity.io.receive_buffer import Arrival
-from connectivity.io.udp import UdpSocket
+from connectivity.io.udp import MAX_SEGMENTS, UdpSocket
 from connectivity.run import Received, Run
 from connectivity.turn.channel_data import HEADER_BYTES
 from relay.core import Channel, DataPath, Direction, FiveTuple
@@ -30,10 +31,9 @@ from relay.core.channel_runs import MOST_PADDING, SCRATCH_BYTES, frame, strip_un
 from relay.core.statistics import Volume
 from relay.driver.sockets import RelaySockets
 
-# Ways that are remembered in each direction; past this the memory is emptied, not grown.
-MOST_WAYS: Final = 16_384
-# What is made one run of single datagrams. The kernel takes no more at once.
-_MOST_MERGED: Final = 64
+# Ways that are remembered by each listen socket, and towards clients, of some 3 KB; past this the oldest go.
+MOST_WAYS: Final = 8_192
+# What is made one run of single datagrams.
 _MOST_MERGED_BYTES: Final = 65_000
 _HEADER: Final = struct.Struct("!HH")  # of ChannelData: number, length
 
@@ -50,25 +50,33 @@ _SendRun: TypeAlias = Callable[[Sequence[Part], int, int, int, Instant], bool]
 class _Way(NamedTuple):
     """Of a channel in one direction, for what comes in one envelope.
 
-    ``waiting`` is of all ways of the channel: nothing overtakes what came in another envelope.
+    ``waiting`` is of all ways of the channel: nothing overtakes what came in another envelope. ``leaving`` is the size
+    in which segments of a run go that the kernel has made; 0: a way of single datagrams.
     """
 
-    relay: _Relay
-    relay_many: _RelayMany | None
+    channel: Channel
     waiting: "_Waiting"
+    relay: _Relay
+    relay_many: _RelayMany | None = None
+    leaving: int = 0
 
 
-_Waiting: TypeAlias = list[tuple[_Way, Arrival]]
+class _Waiting(list[tuple[_Way, Arrival]]):
+    """Empty but while arrivals are gone through. It lives as long as a way that has it."""
+
+    __slots__ = ("__weakref__",)
+
+
 _Ways: TypeAlias = dict[tuple[bytes, int], _Way]
 
 
-class _Passed(Volume):
+class _Passed:
     """What is not in the totals yet; ``merged`` datagrams of it went behind another in a run."""
 
-    __slots__ = ("merged",)
+    __slots__ = ("merged", "volume")
 
     def __init__(self) -> None:
-        super().__init__()
+        self.volume = Volume()
         self.merged = 0
 
 
@@ -80,7 +88,7 @@ class Direct:
         self._sockets = sockets
         self._to_peer: dict[UdpSocket, _Ways] = {}  # by listen socket; then by envelope and channel number
         self._to_client: _Ways = {}  # by envelope and relayed port
-        self._waiting: dict[tuple[ChannelBinding, Direction], _Waiting] = {}
+        self._waiting: WeakValueDictionary[tuple[ChannelBinding, Direction], _Waiting] = WeakValueDictionary()
         self._passed = {direction: _Passed() for direction in Direction}
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
 
@@ -142,36 +150,39 @@ class Direct:
     def learn_to_peer(self, listening: UdpSocket, envelope: bytes, received: Received) -> None:
         """What came in this envelope has gone through the core; remember the way if it is a channel's."""
         data, arriving = received.run.data, listening.segment(envelope)
-        if len(data) < HEADER_BYTES:
+        if len(data) <= HEADER_BYTES:
             return
         number, length = _HEADER.unpack_from(data)
         channel = self._data_path.channel_to_peer(FiveTuple(received.remote, received.local), number)
         if channel is None:
             return
+        ways, key, leaving = self._to_peer.setdefault(listening, {}), (envelope, number), length if arriving else 0
+        if _knows(ways, key, channel, leaving):
+            return
+        if arriving and strip_uniform(data, arriving, length, self._scratch) is None:
+            return  # as those that follow, probably
         peer = channel.binding.peer
         by = self._sockets.relayed(channel.allocation.port, peer.ip.version)
-        if by is None:
-            return
-        passage = by.passing(None, peer, received.tos)
-        if arriving:
-            way = self._runs_to_peer(channel, passage, arriving, length)
-        else:
-            way = self._way_to_peer(channel, passage)
-        self._remember(self._to_peer.setdefault(listening, {}), (envelope, number), way)
+        if by is not None:
+            passage = by.passing(None, peer, received.tos)
+            runs = arriving and self._runs_to_peer(channel, passage, arriving, leaving)
+            _remember(ways, key, runs or self._way_to_peer(channel, passage))
 
     def learn_to_client(self, readable: UdpSocket, port: int, envelope: bytes, received: Received) -> None:
         """The same for what came to a relayed port."""
-        arriving = readable.segment(envelope)
         channel = self._data_path.channel_to_client(port, received.remote)
         if channel is None:
             return
+        arriving = readable.segment(envelope)
+        ways, key, leaving = self._to_client, (envelope, port), HEADER_BYTES + arriving if arriving else 0
+        if _knows(ways, key, channel, leaving):
+            return
         client, server = channel.allocation.client, channel.allocation.server
         by = self._sockets.listening(server)
-        if by is None:
-            return
-        passage = by.passing(server, client, received.tos)
-        way = self._runs_to_client(channel, passage, arriving) if arriving else self._way_to_client(channel, passage)
-        self._remember(self._to_client, (envelope, port), way)
+        if by is not None:
+            passage = by.passing(server, client, received.tos)
+            runs = arriving and self._runs_to_client(channel, passage, arriving, leaving)
+            _remember(ways, key, runs or self._way_to_client(channel, passage))
 
     def _way_to_peer(self, channel: Channel, passage: Passage) -> _Way:
         """Of single datagrams."""
@@ -192,7 +203,7 @@ class Direct:
             payloads = [data[HEADER_BYTES:end] for _, data in arrivals if unpack(data)[1] == length]
             return len(payloads) == len(arrivals) and send_run(payloads, length * len(payloads), length, length, now)
 
-        return _Way(relay, relay_many, self._waiting_of(channel, direction))
+        return _Way(channel, self._waiting_of(channel, direction), relay, relay_many)
 
     def _way_to_client(self, channel: Channel, passage: Passage) -> _Way:
         """Of single datagrams."""
@@ -211,7 +222,7 @@ class Direct:
             parts = [part for _, data in arrivals for part in (header, data)]
             return length > 0 and send_run(parts, length * len(arrivals), length, HEADER_BYTES + length, now)
 
-        return _Way(relay, relay_many, self._waiting_of(channel, direction))
+        return _Way(channel, self._waiting_of(channel, direction), relay, relay_many)
 
     def _runs_to_peer(self, channel: Channel, passage: Passage, arriving: int, leaving: int) -> _Way:
         """Of runs that the kernel has made."""
@@ -221,22 +232,22 @@ class Direct:
             payloads = strip_uniform(data, arriving, leaving, scratch)
             return payloads is not None and send_run((payloads,), len(payloads), leaving, leaving, now)
 
-        return _Way(relay, None, self._waiting_of(channel, Direction.TO_PEER))
+        return _Way(channel, self._waiting_of(channel, Direction.TO_PEER), relay, leaving=leaving)
 
-    def _runs_to_client(self, channel: Channel, passage: Passage, arriving: int) -> _Way:
+    def _runs_to_client(self, channel: Channel, passage: Passage, arriving: int, leaving: int) -> _Way:
         """Of runs that the kernel has made."""
         send_run, scratch = self._sends_runs(channel, Direction.TO_CLIENT, passage), self._scratch
         number = channel.binding.number
 
         def relay(data: memoryview, now: Instant) -> bool:
-            framed, leaving = frame(Run(data, arriving), number, scratch)
+            framed, _ = frame(Run(data, arriving), number, scratch)
             return send_run((framed,), len(data), arriving, leaving, now)
 
-        return _Way(relay, None, self._waiting_of(channel, Direction.TO_CLIENT))
+        return _Way(channel, self._waiting_of(channel, Direction.TO_CLIENT), relay, leaving=leaving)
 
     def _sends(self, channel: Channel, direction: Direction, passage: Passage) -> _Send:
         lets_pass, returns_tokens = self._data_path.lets_pass, self._data_path.returns_tokens
-        moved, passed, send = channel.allocation.moved(direction), self._passed[direction], passage.datagram
+        moved, passed, send = channel.allocation.moved(direction), self._passed[direction].volume, passage.datagram
 
         def send_one(data: Part, size: int, now: Instant) -> bool:
             if not lets_pass(channel, direction, size, size, now):
@@ -264,27 +275,21 @@ class Direct:
                 return False
             count = -(-size // segment)
             moved.add(count, size)
-            passed.add(count, size)
+            passed.volume.add(count, size)
             passed.merged += count - 1
             return True
 
         return send_run
 
     def _waiting_of(self, channel: Channel, direction: Direction) -> _Waiting:
-        return self._waiting.setdefault((channel.binding, direction), [])
-
-    def _remember(self, ways: _Ways, key: tuple[bytes, int], way: _Way) -> None:
-        if len(ways) >= MOST_WAYS:
-            for each in (*self._to_peer.values(), self._to_client):
-                each.clear()
-            self._waiting.clear()
-        ways[key] = way
+        return self._waiting.setdefault((channel.binding, direction), _Waiting())
 
     def _count(self, direction: Direction) -> None:
         passed = self._passed[direction]
-        self._data_path.count_passed(direction, passed.packets, passed.size)
-        self._sockets.counters.count_passed(passed.packets - passed.merged, passed.packets)
-        passed.packets = passed.size = passed.merged = 0
+        packets, size = passed.volume.packets, passed.volume.size
+        self._data_path.count_passed(direction, packets, size)
+        self._sockets.counters.count_passed(packets - passed.merged, packets)
+        passed.volume.packets = passed.volume.size = passed.merged = 0
 
 
 def _empty(busy: list[_Waiting], now: Instant) -> list[Arrival]:
@@ -322,7 +327,7 @@ def _end_of_kind(waiting: _Waiting, begin: int) -> int:
     """Where the datagrams of one kind and size that begin here end, if a run may not be longer."""
     way, (_, data) = waiting[begin]
     size = len(data)
-    most = begin + min(_MOST_MERGED, _MOST_MERGED_BYTES // (size + HEADER_BYTES))
+    most = begin + min(MAX_SEGMENTS, _MOST_MERGED_BYTES // (size + HEADER_BYTES))
     end = begin + 1
     while end < min(most, len(waiting)):
         other, (_, data) = waiting[end]
@@ -330,3 +335,15 @@ def _end_of_kind(waiting: _Waiting, begin: int) -> int:
             break
         end += 1
     return end
+
+
+def _knows(ways: _Ways, key: tuple[bytes, int], channel: Channel, leaving: int) -> bool:
+    """Whether there is such a way, and what has not gone by it had another reason."""
+    way = ways.get(key)
+    return way is not None and way.channel == channel and way.leaving == leaving
+
+
+def _remember(ways: _Ways, key: tuple[bytes, int], way: _Way) -> None:
+    if len(ways) >= MOST_WAYS and key not in ways:
+        del ways[next(iter(ways))]
+    ways[key] = way

@@ -6,7 +6,7 @@ Nothing that a client, a peer or the system does ends it: their errors are count
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Final, assert_never
@@ -42,6 +42,7 @@ from relay.driver.tracing import Tracing
 _BATCHES_PER_TURN: Final = 2
 # On average: single datagrams rather than runs of them.
 _SMALL_BYTES: Final = 4096
+_MOST_INDIRECT: Final = 16
 # ICMP errors that one socket may hand in before the others get their turn.
 _ERRORS_PER_TURN: Final = 32
 
@@ -75,6 +76,7 @@ class RelayService:
         self.tracing: Tracing | None = None
         self.failed: asyncio.Future[None] = loop.create_future()
         self._answers: list[ToClient] = []
+        self._limits: dict[UdpSocket, int] = {}  # arrivals that are read from a listen socket at once
         self._idle: asyncio.Event | None = None
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
@@ -119,15 +121,15 @@ class RelayService:
     def _read_listen(self, readable: UdpSocket) -> None:
         with self._failing():
             now, wall_now = time.monotonic_ns(), time.time_ns()
-            limit = SLOTS
             for _ in range(_BATCHES_PER_TURN):
+                limit, indirect = self._limits.get(readable, SLOTS), 0
                 arrivals = readable.arrivals(limit)
                 for arrival in self._direct.to_peers(readable, arrivals, now):
                     self._handle_client(readable, arrival, now, wall_now)
+                    indirect += 1
+                self._limits[readable] = _next_limit(limit, arrivals, indirect)
                 if len(arrivals) < limit:
                     break
-                if sum(len(data) for _, data in arrivals) < _SMALL_BYTES * limit:
-                    limit = MOST_ARRIVALS  # the more small ones are looked at, the more of them go together
             self._flush()
             self._note_errors(readable)
 
@@ -278,3 +280,15 @@ class RelayService:
         except Exception as error:  # noqa: BLE001 - said above
             if not self.failed.done():
                 self.failed.set_exception(error)
+
+
+def _next_limit(limit: int, arrivals: Sequence[Arrival], indirect: int) -> int:
+    """How many to read next: the more small ones of channels are looked at together, the more of them leave together.
+
+    Runs, and what goes through the core, would make a turn long.
+    """
+    if len(arrivals) < limit:
+        return max(SLOTS, limit // 2)
+    if indirect > _MOST_INDIRECT or sum(len(data) for _, data in arrivals) > _SMALL_BYTES * limit:
+        return SLOTS
+    return min(2 * limit, MOST_ARRIVALS)

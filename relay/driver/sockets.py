@@ -33,7 +33,7 @@ RELAYED_RECEIVE_BYTES: Final = 16 << 20
 RELAYED_SEND_BYTES: Final = 4 << 20
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
-# What is read from a socket at once.
+# What is read at once from a listen socket to which many small datagrams come; a system call takes no more.
 MOST_ARRIVALS: Final = 1024
 # Relayed ports that are read before others get their turn.
 _MOST_READY: Final = 256

@@ -136,6 +136,24 @@ def test_a_taken_port_may_be_replaced_by_a_free_one(stack: ExitStack, pair: tupl
     assert second.local.port != 51999
 
 
+def test_a_buffer_forgets_what_it_held(stack: ExitStack, pair: tuple[str, str]) -> None:
+    """Many, one, nothing and many again, of two families whose addresses differ in length."""
+    buffer = ReceiveBuffer(8)
+    with entered(pair[0]):
+        four, six = (
+            UdpSocket.bind(address, 0, buffer=buffer, send_buffer_bytes=None, receive_buffer_bytes=None, gro=False)
+            for address in ("127.0.0.1", "::1")
+        )
+    for opened in (four, six):
+        stack.callback(opened.close)
+    for opened, count in ((four, 8), (six, 5), (four, 1), (six, 0), (four, 0), (six, 8), (four, 20)):
+        for index in range(count):
+            opened.send(Transmit(None, opened.local, Run.single(bytes((index,)) * (index + 1)), index << 2))
+        got = [(received.remote, received.tos, bytes(received.run.data)) for received in opened.receive()]
+        assert got == [(opened.local, index << 2, bytes((index,)) * (index + 1)) for index in range(count)]
+        assert not opened.take_errors()
+
+
 def test_sockets_may_share_one_buffer(stack: ExitStack, pair: tuple[str, str]) -> None:
     buffer = ReceiveBuffer()
     with entered(pair[0]):

@@ -7,9 +7,11 @@ and from which socket, has to be equal.
 
 import asyncio
 import errno
+import gc
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectivity.endpoint import Endpoint
+from connectivity.io.receive_buffer import SLOTS
 from connectivity.io.udp import UdpSocket
 from connectivity.io.udp_options import IP_PKTINFO, UDP_GRO, UDP_SEGMENT, control_messages
 from connectivity.run import Run, Transmit
@@ -34,9 +37,11 @@ from connectivity.stun import (
     XorPeerAddress,
 )
 from relay.core import Output, Quotas, Relayed, ToClient, ToPeer
+from relay.driver import direct as direct_module
 from relay.driver import service as service_module
 from relay.driver.service import RelayService
-from tests.unit.connectivity.test_io_udp import ScriptedSocket, opened
+from relay.driver.sockets import MOST_ARRIVALS
+from tests.unit.connectivity.test_io_udp import ScriptedBuffer, ScriptedSocket, opened
 from tests.unit.relay.playbook import PEER4, SERVER4, Client, RelayUnderTest, channel_message
 
 CLIENT = Endpoint.parse("203.0.113.5:51000")
@@ -83,7 +88,7 @@ def seen(log: list[Sent]) -> dict[Line, list[tuple[bytes, Any]]]:
 
 def segment_of(control: Any) -> int:
     """The size of the segments that a send is cut into; 0 if it is one datagram."""
-    return next((int.from_bytes(value, "little") for _, kind, value in control if kind == UDP_SEGMENT), 0)
+    return next((int.from_bytes(value, sys.byteorder) for _, kind, value in control if kind == UDP_SEGMENT), 0)
 
 
 class Datagram(NamedTuple):
@@ -128,9 +133,12 @@ class Wire(ScriptedSocket):
     def sendmsg(self, data: Any, control: Any, _: int, to: Any) -> int:
         if self.answers:
             raise OSError(self.answers.pop(), "scripted")
+        sent = Sent(self.port, b"".join(map(bytes, data)), control, to)
         if segment_of(control) > self.longest:
             raise OSError(errno.EMSGSIZE, "scripted")
-        self.log.append(Sent(self.port, b"".join(map(bytes, data)), control, to))
+        assert len(sent.data) <= 65_507
+        assert len(sent.data) <= 64 * (segment_of(control) or 65_507)
+        self.log.append(sent)
         return len(self.log[-1].data)
 
     def close(self) -> None:
@@ -205,11 +213,11 @@ class DrivenRelay(RelayUnderTest):
         assert readable is not None
         wire: Any = readable._socket
         wire.incoming += [datagram.incoming for datagram in batch]
-        if listening is not None:
-            self.service._read_listen(readable)
-        else:
-            self.service._read_relayed([(port, readable)])
-        assert not wire.incoming
+        while wire.incoming:
+            if listening is not None:
+                self.service._read_listen(readable)
+            else:
+                self.service._read_relayed([(port, readable)])
         for sender in self.senders():
             while sender.backlogged:
                 sockets._flush(sender)
@@ -236,10 +244,14 @@ class DrivenRelay(RelayUnderTest):
 
 
 @contextmanager
-def twins() -> Iterator[tuple[PlainRelay, DrivenRelay]]:
+def twins(slots: int = SLOTS) -> Iterator[tuple[PlainRelay, DrivenRelay]]:
     """Two relays in the same state; the clock of both is the test's."""
     log: list[Sent] = []
     driven: DrivenRelay
+
+    def bind(_: Any, port: int, **__: Any) -> UdpSocket:
+        wire = Wire(port, log)
+        return opened(wire, buffer=ScriptedBuffer(wire, slots))
 
     class Clock:
         monotonic_ns = staticmethod(lambda: driven.now)
@@ -247,7 +259,7 @@ def twins() -> Iterator[tuple[PlainRelay, DrivenRelay]]:
 
     with (
         patch.object(service_module, "time", Clock),
-        patch.object(UdpSocket, "bind", lambda _, port, **__: opened(Wire(port, log))),
+        patch.object(UdpSocket, "bind", bind),
     ):
         driven = DrivenRelay(log=log)
         try:
@@ -378,6 +390,91 @@ def test_the_second_arrival_goes_directly(quotas: Quotas, segments: int) -> None
         ]
         calls = 2 if segments == 1 else 4  # single datagrams go together, runs of the kernel's as they are
         assert len(driven.log) - before == calls
+
+
+@pytest.mark.parametrize("size", [2, 100, 1280, 30_000, 40_000])
+def test_hundreds_leave_in_runs_that_a_kernel_takes(size: int) -> None:
+    with twins(slots=128) as (_, driven):
+        client = Client(driven, str(CLIENT))
+        port = client.allocate(RequestedAddressFamily(AddressFamily.IPV4))
+        client.bind(0x4000, PEER4)
+        payloads = [index.to_bytes(2, "big").ljust(size, b"x") for index in range(700)]
+        from_client = [Datagram(CLIENT, channel_message(0x4000, payload)) for payload in payloads]
+        from_peer = [Datagram(PEER4, payload) for payload in payloads]
+        driven.feed(SERVER4.port, from_client[:1])
+        driven.feed(port, from_peer[:1])
+        driven.log.clear()
+        driven.feed(SERVER4.port, from_client)
+        to_peer = len(driven.log)
+        driven.feed(port, from_peer)
+    expected: list[list[tuple[bytes, Any]]] = [
+        [(payload, ()) for payload in payloads],
+        [(channel_message(0x4000, payload), ANY) for payload in payloads],
+    ]
+    assert list(seen(driven.log).values()) == expected
+    most_together = 1 if size > 32_000 else 2 if size > 20_000 else 30
+    assert to_peer <= 700 / most_together + 10
+    assert len(driven.log) - to_peer <= 700 / most_together + 10
+
+
+def test_more_is_read_at_once_only_while_that_makes_runs() -> None:
+    with twins(slots=MOST_ARRIVALS) as (_, driven):
+        client = Client(driven, str(CLIENT))
+        client.allocate(RequestedAddressFamily(AddressFamily.IPV4))
+        client.bind(0x4000, PEER4)
+        small, large = channel_message(0x4000, b"small"), channel_message(0x4000, bytes(20_000))
+        stories = {
+            "of channels": (Datagram(CLIENT, small), [SLOTS, 64, 128, 256, 512, 1024, 1024]),
+            "long": (Datagram(CLIENT, large), [512, *[SLOTS] * 9]),
+            "for the core": (Datagram(STRANGER, small), [SLOTS] * 10),
+        }
+        (listening,) = driven.service.sockets._listening.values()
+        for datagram, expected in stories.values():
+            limits: list[int] = []
+            fill = listening._buffer.fill
+
+            def recording(descriptor: int, limit: int, fill: Any = fill, limits: list[int] = limits) -> int:
+                count = int(fill(descriptor, limit))
+                limits.extend([limit] * (count > 0))
+                return count
+
+            with patch.object(ScriptedBuffer, "fill", staticmethod(recording)):
+                driven.feed(SERVER4.port, [datagram] * sum(expected))
+            assert limits == expected
+
+
+def test_ways_are_remembered_up_to_a_bound_and_still_keep_order() -> None:
+    with twins() as (plain, driven), patch.object(direct_module, "MOST_WAYS", 2):
+        ports = []
+        for relay in (plain, driven):
+            client = Client(relay, str(CLIENT))
+            ports.append(client.allocate(RequestedAddressFamily(AddressFamily.IPV4)))
+            for number, peer in ((0x4000, PEER4), (0x4001, OTHER_PEER)):
+                client.bind(number, peer)
+        for turn in range(12):
+            batch = [
+                Datagram(CLIENT, channel_message(0x4000 + index % 2, bytes((turn, index))), tos=index % 3 << 2)
+                for index in range(9)
+            ]
+            for relay in (plain, driven):
+                relay.feed(SERVER4.port, batch)
+                relay.feed(ports[0], [Datagram(PEER4, bytes((turn, index)), tos=index % 5 << 2) for index in range(9)])
+        assert seen(driven.log) == seen(plain.log)
+        direct = driven.service._direct
+        assert [len(ways) for ways in (*direct._to_peer.values(), direct._to_client)] == [2, 2]
+        assert len(direct._waiting) <= 4
+
+
+def test_channels_that_have_ended_leave_nothing_behind() -> None:
+    with twins() as (_, driven):
+        client = Client(driven, str(CLIENT))
+        for _ in range(20):
+            client.allocate(RequestedAddressFamily(AddressFamily.IPV4))
+            client.bind(0x4000, PEER4)
+            driven.feed(SERVER4.port, [FIRST, FIRST])
+            client.send(client.request(Method.REFRESH, Lifetime(0)))
+        gc.collect()
+        assert len(driven.service._direct._waiting) == 1
 
 
 class ClientOf(Client):

@@ -5,6 +5,8 @@ import socket
 import struct
 from ipaddress import ip_address
 
+import pytest
+
 from connectivity.endpoint import Endpoint
 from connectivity.io.receive_buffer import ReceiveBuffer
 from connectivity.io.udp_options import (
@@ -104,13 +106,23 @@ def test_a_run_is_passed_on_in_one_call_or_not_at_all() -> None:
     assert len(script.sent) == 1
 
 
-def test_segments_beyond_the_mtu_are_found_out_once() -> None:
-    script = ScriptedSocket(answers=[errno.EMSGSIZE])
+@pytest.mark.parametrize("refusal", [errno.EMSGSIZE, errno.EINVAL, errno.EIO])
+def test_segments_that_are_refused_are_found_out_once(refusal: int) -> None:
+    script = ScriptedSocket(answers=[refusal] * 2)
     run = opened(script).passing(None, TO, 0).run
     assert not run((bytes(3000),), 1500)
     assert not run((bytes(3002),), 1501)
     assert script.sent == []
     assert run((bytes(2998),), 1499)
+
+
+@pytest.mark.parametrize("refusal", [errno.EMSGSIZE, errno.ECONNREFUSED, errno.EAGAIN])
+def test_a_refusal_that_is_not_of_the_segments_is_not_remembered(refusal: int) -> None:
+    """ICMP about another datagram fails the next send, whichever that is."""
+    script = ScriptedSocket(answers=[refusal])
+    run = opened(script).passing(None, TO, 0).run
+    assert run((bytes(3000),), 1500) == (refusal == errno.EMSGSIZE)
+    assert run((bytes(3000),), 1500)
 
 
 def test_the_only_address_of_a_socket_need_not_be_said() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from connectivity.endpoint import Endpoint
 from connectivity.io import buffers
-from connectivity.io.receive_buffer import ReceiveBuffer
+from connectivity.io.receive_buffer import SLOTS, ReceiveBuffer
 from connectivity.io.udp import UdpSocket
 from connectivity.io.udp_options import (
     IP_MTU_DISCOVER,
@@ -74,12 +74,13 @@ class ScriptedSocket:
 class ScriptedBuffer(ReceiveBuffer):
     """In place of recvmmsg(2): what a script's ``incoming`` has, as the kernel lays it out; an exception is raised."""
 
-    def __init__(self, script: ScriptedSocket) -> None:
-        super().__init__()
+    def __init__(self, script: ScriptedSocket, slots: int = SLOTS) -> None:
+        super().__init__(slots)
         self.script = script
 
     def fill(self, descriptor: int, limit: int) -> int:
         assert descriptor == self.script.fileno()
+        limit = min(limit, self.slots)
         incoming = self.script.incoming
         if not incoming:
             self.script.dry()
@@ -108,7 +109,7 @@ class ScriptedBuffer(ReceiveBuffer):
 
 def opened(script: ScriptedSocket, **switches: Any) -> UdpSocket:
     offloads: dict[str, Any] = {"gso": True, "gro": True}
-    return UdpSocket(cast(socket.socket, script), buffer=ScriptedBuffer(script), **(offloads | switches))
+    return UdpSocket(cast(socket.socket, script), **({"buffer": ScriptedBuffer(script)} | offloads | switches))
 
 
 def run_of(count: int, size: int = 100) -> Run:

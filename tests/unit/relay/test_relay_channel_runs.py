@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from connectivity.run import Run
 from connectivity.turn.channel_data import encode_header
-from relay.core.channel_runs import SCRATCH_BYTES, ChannelRun, Malformed, frame, split, strip
+from relay.core.channel_runs import SCRATCH_BYTES, ChannelRun, Malformed, frame, split, strip, strip_uniform
 
 SCRATCH = memoryview(bytearray(SCRATCH_BYTES))
 
@@ -156,3 +156,33 @@ def test_frame_and_strip_are_inverse(rows: list[bytes], tail: bytes, number: int
 def test_the_scratch_holds_the_worst_run() -> None:
     worst = Run(memoryview(bytes(65_535)), 1)
     assert len(frame(worst, 0x4000, SCRATCH).data) == 65_535 * 5
+
+
+@given(
+    numbers=st.lists(st.sampled_from((0x4000, 0x4000, 0x4000, 0x4001, 0x0001)), min_size=1, max_size=6),
+    length=st.integers(0, 9),
+    said=st.sampled_from((0, 0, 0, 1, -1)),
+    padding=st.sampled_from((0, 0, 1, 3, 4)),
+    tail=st.just(b"") | st.binary(max_size=8) | st.builds(message, st.just(0x4000), st.binary(max_size=8)),
+)
+def test_what_is_stripped_for_less_is_what_is_stripped(
+    numbers: list[int], length: int, said: int, padding: int, tail: bytes
+) -> None:
+    stride = 4 + length + padding
+    rows = [
+        encode_header(number, max(0, length + said)) + bytes((index,)) * length for index, number in enumerate(numbers)
+    ]
+    data = memoryview(b"".join(row.ljust(stride, b"p") for row in rows) + tail[: stride - 1])
+    payloads = strip_uniform(data, stride, length, SCRATCH)
+    if payloads is None:
+        return
+    found = [bytes(payloads[start : start + length]) for start in range(0, len(payloads), length)]
+    assert [(numbers[0], payload) for payload in found] == read(Run(data, stride))
+
+
+def test_uniform_runs_are_stripped_for_less() -> None:
+    for tail in (b"", message(0x4000, b"end"), message(0x4000, b"end", 2)):
+        data = memoryview(message(0x4000, b"payload", 1) * 3 + tail)
+        payloads = strip_uniform(data, 12, 7, SCRATCH)
+        assert payloads is not None
+        assert bytes(payloads) == b"payload" * 3 + tail[4:7]
