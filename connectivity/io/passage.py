@@ -2,74 +2,88 @@
 
 import socket
 from collections.abc import Callable, Sequence, Sized
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from connectivity.io.udp_options import OF_SEGMENTS, ControlMessages
+from connectivity.endpoint import Endpoint
+from connectivity.io.udp_options import OF_SEGMENTS, control_messages, sockaddr
 
 _ANY_DATAGRAM: Final = 65_535
 Part: TypeAlias = bytes | memoryview
 
 
-class Passage(NamedTuple):
+class Passage:
     """From one socket to one address, with one TOS. Nothing is counted, and False is returned for what has not gone.
 
     That is a full socket, one in which others wait, a refusal, or what ICMP said of an earlier datagram:
     ``UdpSocket.send`` knows what to do then.
-
-    Attributes:
-        datagram: Sends one.
-        run: Sends parts one behind the other, as two or more segments of a size; all of them or none.
     """
 
-    datagram: Callable[[Part], bool]
-    run: Callable[[Sequence[Part], int], bool]
+    __slots__ = (
+        "_address",
+        "_control",
+        "_kind",
+        "_most_bytes",
+        "_sendmsg",
+        "_sendto",
+        "_too_long",
+        "_waiting",
+    )
 
+    def __init__(
+        self,
+        bound: socket.socket,
+        waiting: Sized,
+        most_bytes: Callable[[int], int],
+        source: Endpoint | None,
+        destination: Endpoint,
+        tos: int,
+    ) -> None:
+        """Prepare to send.
 
-def passage(
-    bound: socket.socket,
-    waiting: Sized,
-    address: tuple[Any, ...],
-    control_of: Callable[[int], ControlMessages],
-    most_bytes: Callable[[int], int],
-) -> Passage:
-    """Prepare to send by a socket.
+        Args:
+            bound: The socket.
+            waiting: What its owner keeps until it is writable, and what must not be overtaken.
+            most_bytes: How much may go in one call, in segments of a size.
+            source: An address that the socket does not say by itself.
+            destination: Where to.
+            tos: The whole TOS or traffic class byte.
+        """
+        self._sendmsg, self._sendto = bound.sendmsg, bound.sendto
+        self._waiting = waiting
+        self._most_bytes = most_bytes
+        self._kind = destination.ip.version, source, tos
+        self._address: tuple[Any, ...] = sockaddr(destination)
+        self._control = control_messages(*self._kind, 0)
+        self._too_long = _ANY_DATAGRAM + 1  # of segments
 
-    Args:
-        bound: The socket.
-        waiting: What its owner keeps until it is writable, and what must not be overtaken.
-        address: Where to, as a socket takes it.
-        control_of: The control messages for segments of a size; 0 for a single datagram.
-        most_bytes: How much may go in one call, in segments of a size.
-    """
-    sendmsg, sendto, control = bound.sendmsg, bound.sendto, control_of(0)
-
-    def send(data: Part) -> bool:
-        if waiting:
+    def send(self, datagram: Part) -> bool:
+        """Send one datagram."""
+        if self._waiting:
             return False
         try:
-            if control:
-                sendmsg((data,), control, 0, address)
+            if self._control:
+                self._sendmsg((datagram,), self._control, 0, self._address)
             else:
-                sendto(data, address)  # the same for less
+                self._sendto(datagram, self._address)  # the same for less
         except OSError:
             return False
         return True
 
-    too_long = _ANY_DATAGRAM + 1  # of segments
-
-    def send_run(parts: Sequence[Part], segment: int) -> bool:
-        nonlocal too_long
-        if waiting or segment >= too_long or not segment < sum(map(len, parts)) <= most_bytes(segment):
+    def send_run(self, parts: Sequence[Part], segment: int) -> bool:
+        """Send parts one behind the other, as two or more segments of a size; all of them or none."""
+        if (
+            self._waiting
+            or segment >= self._too_long
+            or not segment < sum(map(len, parts)) <= self._most_bytes(segment)
+        ):
             return False
         for _ in range(2):  # the first refusal may be what ICMP said of another datagram
             try:
-                sendmsg(parts, control_of(segment), 0, address)
+                self._sendmsg(parts, control_messages(*self._kind, segment), 0, self._address)
             except OSError as error:
                 if error.errno not in OF_SEGMENTS:
                     return False
             else:
                 return True
-        too_long = segment
+        self._too_long = segment
         return False
-
-    return Passage(send, send_run)

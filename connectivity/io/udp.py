@@ -20,7 +20,7 @@ from typing import Final
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, size_buffers
-from connectivity.io.passage import Passage, passage
+from connectivity.io.passage import Passage
 from connectivity.io.receive_buffer import SLOTS, Arrival, ReceiveBuffer
 from connectivity.io.udp_counters import UdpCounters
 from connectivity.io.udp_options import (
@@ -281,13 +281,8 @@ class UdpSocket:
 
     def passing(self, source: Endpoint | None, destination: Endpoint, tos: int) -> Passage:
         """What sends with these addresses and this TOS."""
-        return passage(
-            self._socket,
-            self._backlog,
-            sockaddr(destination),
-            lambda segment: self._control(source, tos, segment),
-            self._most_bytes,
-        )
+        said = source if self._must_say(source) else None
+        return Passage(self._socket, self._backlog, self._most_bytes, said, destination, tos)
 
     def flush(self) -> bool:
         """Send what waited. Returns whether all of it has gone."""
@@ -352,10 +347,11 @@ class UdpSocket:
         return segment * max(1, min(self._segments, _MAX_BATCH_BYTES[self._version] // segment))
 
     def _control(self, source: Endpoint | None, tos: int, segment: int) -> ControlMessages:
+        return control_messages(self._version, source if self._must_say(source) else None, tos, segment)
+
+    def _must_say(self, source: Endpoint | None) -> bool:
         """The only address that a socket has need not be said."""
-        if self._address is not None and source is not None and source.ip == self._address:
-            source = None
-        return control_messages(self._version, source, tos, segment)
+        return source is not None and source.ip != self._address
 
     def _collect(self, error: OSError) -> None:
         if len(self._errors) < _MAX_ERRORS:

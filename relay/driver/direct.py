@@ -9,75 +9,42 @@ Datagrams of one channel that lie in a socket together leave as a run if they ar
 datagrams of others lay between them: the more there is to do, the less each costs. The order within a channel stays,
 and what goes through the core finds all before it gone.
 
-A way has a channel of the core's, which tells each time whether it may pass: nothing has to be forgotten when it ends.
-What cannot go at once and whole (a full socket, an error, too few tokens, a run of several channels) takes the way
-through the core.
+A way (``relay.driver.ways``) has a channel of the core's, which tells each time whether it may pass: nothing has to be
+forgotten when it ends. What cannot go at once and whole (a full socket, an error, too few tokens, a run of several
+channels) takes the way through the core.
 """
 
-import struct
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
 from connectivity.clock import Instant
-from connectivity.io.passage import Part, Passage
 from connectivity.io.receive_buffer import Arrival
 from connectivity.io.udp import MAX_SEGMENTS, UdpSocket
-from connectivity.run import Received, Run
+from connectivity.run import Received
 from connectivity.turn.channel_data import HEADER_BYTES
 from relay.core import Channel, DataPath, Direction, FiveTuple
 from relay.core.allocation import ChannelBinding
-from relay.core.channel_runs import MOST_PADDING, SCRATCH_BYTES, frame, strip_uniform
-from relay.core.statistics import Volume
+from relay.core.channel_runs import strip_uniform
 from relay.driver.sockets import RelaySockets
+from relay.driver.ways import (
+    HEADER,
+    SCRATCH,
+    DatagramsToClient,
+    DatagramsToPeer,
+    Passed,
+    RunsToClient,
+    RunsToPeer,
+    Waiting,
+    Way,
+)
 
-# Ways that are remembered by each listen socket, and towards clients, of some 3 KB; past this the oldest go.
-MOST_WAYS: Final = 8_192
+# Ways that are remembered by each listen socket, and towards clients, of some 1.2 KB; past this the oldest go.
+MOST_WAYS: Final = 16_384
 # What is made one run of single datagrams.
 _MOST_MERGED_BYTES: Final = 65_000
-_HEADER: Final = struct.Struct("!HH")  # of ChannelData: number, length
 
-# Relays what arrived, now; False if it has not gone.
-_Relay: TypeAlias = Callable[[memoryview, Instant], bool]
-# The same for datagrams of one size.
-_RelayMany: TypeAlias = Callable[[Sequence[Arrival], Instant], bool]
-# Sends what has so many bytes of payload, if that may pass, and counts it.
-_Send: TypeAlias = Callable[[Part, int, Instant], bool]
-# The same for a run; of payload and of what goes, so many bytes a datagram.
-_SendRun: TypeAlias = Callable[[Sequence[Part], int, int, int, Instant], bool]
-
-
-class _Way(NamedTuple):
-    """Of a channel in one direction, for what comes in one envelope.
-
-    ``waiting`` is of all ways of the channel: nothing overtakes what came in another envelope. ``leaving`` is the size
-    in which segments of a run go that the kernel has made; 0: a way of single datagrams.
-    """
-
-    channel: Channel
-    waiting: "_Waiting"
-    relay: _Relay
-    relay_many: _RelayMany | None = None
-    leaving: int = 0
-
-
-class _Waiting(list[tuple[_Way, Arrival]]):
-    """Empty but while arrivals are gone through. It lives as long as a way that has it."""
-
-    __slots__ = ("__weakref__",)
-
-
-_Ways: TypeAlias = dict[tuple[bytes, int], _Way]
-
-
-class _Passed:
-    """What is not in the totals yet; ``merged`` datagrams of it went behind another in a run."""
-
-    __slots__ = ("merged", "volume")
-
-    def __init__(self) -> None:
-        self.volume = Volume()
-        self.merged = 0
+_Ways: TypeAlias = dict[tuple[bytes, int], Way]
 
 
 class Direct:
@@ -88,14 +55,14 @@ class Direct:
         self._sockets = sockets
         self._to_peer: dict[UdpSocket, _Ways] = {}  # by listen socket; then by envelope and channel number
         self._to_client: _Ways = {}  # by envelope and relayed port
-        self._waiting: WeakValueDictionary[tuple[ChannelBinding, Direction], _Waiting] = WeakValueDictionary()
-        self._passed = {direction: _Passed() for direction in Direction}
-        self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+        # So that nothing overtakes what came in another envelope.
+        self._waiting: WeakValueDictionary[tuple[ChannelBinding, Direction], Waiting] = WeakValueDictionary()
+        self._passed = {direction: Passed() for direction in Direction}
 
     def to_peers(self, listening: UdpSocket, arrivals: Sequence[Arrival], now: Instant) -> Iterator[Arrival]:
         """Relay what clients sent; yields what has to go through the core instead."""
-        ways, unpack = self._to_peer.setdefault(listening, {}), _HEADER.unpack_from
-        busy: list[_Waiting] = []
+        ways, unpack = self._to_peer.setdefault(listening, {}), HEADER.unpack_from
+        busy: list[Waiting] = []
         for arrival in arrivals:
             envelope, data = arrival
             way = None
@@ -106,7 +73,7 @@ class Direct:
                 yield from _empty(busy, now)
                 yield arrival
                 continue
-            if way.relay_many is None:  # several channels may be in a run of the kernel's: it overtakes nothing
+            if not way.merges:  # several channels may be in a run of the kernel's: it overtakes nothing
                 yield from _empty(busy, now)
                 if not way.relay(data, now):
                     yield arrival
@@ -126,7 +93,7 @@ class Direct:
         None is of a socket that was ready without having anything.
         """
         ways = self._to_client
-        busy: list[_Waiting] = []
+        busy: list[Waiting] = []
         for port, readable in ready:
             arrivals = readable.arrivals()
             if not arrivals:
@@ -152,137 +119,38 @@ class Direct:
         data, arriving = received.run.data, listening.segment(envelope)
         if len(data) <= HEADER_BYTES:
             return
-        number, length = _HEADER.unpack_from(data)
+        number, length = HEADER.unpack_from(data)
         channel = self._data_path.channel_to_peer(FiveTuple(received.remote, received.local), number)
-        if channel is None:
-            return
-        ways, key, leaving = self._to_peer.setdefault(listening, {}), (envelope, number), length if arriving else 0
-        if _knows(ways, key, channel, leaving):
-            return
-        if arriving and strip_uniform(data, arriving, length, self._scratch) is None:
-            return  # as those that follow, probably
+        if channel is None or (arriving and strip_uniform(data, arriving, length, SCRATCH) is None):
+            return  # of several channels, as those that follow, probably
         peer = channel.binding.peer
+        ways, leaving = self._to_peer.setdefault(listening, {}), length if arriving else 0
         by = self._sockets.relayed(channel.allocation.port, peer.ip.version)
-        if by is not None:
+        if by is not None and not _knows(ways, (envelope, number), channel, leaving):
             passage = by.passing(None, peer, received.tos)
-            runs = arriving and self._runs_to_peer(channel, passage, arriving, leaving)
-            _remember(ways, key, runs or self._way_to_peer(channel, passage))
+            passed, waiting = self._passed[Direction.TO_PEER], self._waiting_of(channel, Direction.TO_PEER)
+            kind = RunsToPeer if arriving else DatagramsToPeer
+            way = kind(self._data_path, channel, passage, passed, waiting, arriving, leaving)
+            _remember(ways, (envelope, number), way)
 
     def learn_to_client(self, readable: UdpSocket, port: int, envelope: bytes, received: Received) -> None:
         """The same for what came to a relayed port."""
         channel = self._data_path.channel_to_client(port, received.remote)
         if channel is None:
             return
-        arriving = readable.segment(envelope)
-        ways, key, leaving = self._to_client, (envelope, port), HEADER_BYTES + arriving if arriving else 0
-        if _knows(ways, key, channel, leaving):
-            return
         client, server = channel.allocation.client, channel.allocation.server
+        arriving = readable.segment(envelope)
+        ways, leaving = self._to_client, HEADER_BYTES + arriving if arriving else 0
         by = self._sockets.listening(server)
-        if by is not None:
+        if by is not None and not _knows(ways, (envelope, port), channel, leaving):
             passage = by.passing(server, client, received.tos)
-            runs = arriving and self._runs_to_client(channel, passage, arriving, leaving)
-            _remember(ways, key, runs or self._way_to_client(channel, passage))
+            passed, waiting = self._passed[Direction.TO_CLIENT], self._waiting_of(channel, Direction.TO_CLIENT)
+            kind = RunsToClient if arriving else DatagramsToClient
+            way = kind(self._data_path, channel, passage, passed, waiting, arriving, leaving)
+            _remember(ways, (envelope, port), way)
 
-    def _way_to_peer(self, channel: Channel, passage: Passage) -> _Way:
-        """Of single datagrams."""
-        direction, unpack = Direction.TO_PEER, _HEADER.unpack_from
-        send, send_run = self._sends(channel, direction, passage), self._sends_runs(channel, direction, passage)
-
-        def relay(data: memoryview, now: Instant) -> bool:
-            _, size = unpack(data)
-            end = HEADER_BYTES + size
-            return HEADER_BYTES < end <= len(data) <= end + MOST_PADDING and send(data[HEADER_BYTES:end], size, now)
-
-        def relay_many(arrivals: Sequence[Arrival], now: Instant) -> bool:
-            _, first = arrivals[0]
-            _, length = unpack(first)
-            end = HEADER_BYTES + length
-            if not HEADER_BYTES < end <= len(first) <= end + MOST_PADDING:
-                return False
-            payloads = [data[HEADER_BYTES:end] for _, data in arrivals if unpack(data)[1] == length]
-            return len(payloads) == len(arrivals) and send_run(payloads, length * len(payloads), length, length, now)
-
-        return _Way(channel, self._waiting_of(channel, direction), relay, relay_many)
-
-    def _way_to_client(self, channel: Channel, passage: Passage) -> _Way:
-        """Of single datagrams."""
-        direction = Direction.TO_CLIENT
-        send, send_run = self._sends(channel, direction, passage), self._sends_runs(channel, direction, passage)
-        pack, number = _HEADER.pack, channel.binding.number
-
-        def relay(data: memoryview, now: Instant) -> bool:
-            size = len(data)
-            return size > 0 and send(pack(number, size) + data, size, now)  # takes less than to send from two places
-
-        def relay_many(arrivals: Sequence[Arrival], now: Instant) -> bool:
-            _, first = arrivals[0]
-            length = len(first)
-            header = pack(number, length)
-            parts = [part for _, data in arrivals for part in (header, data)]
-            return length > 0 and send_run(parts, length * len(arrivals), length, HEADER_BYTES + length, now)
-
-        return _Way(channel, self._waiting_of(channel, direction), relay, relay_many)
-
-    def _runs_to_peer(self, channel: Channel, passage: Passage, arriving: int, leaving: int) -> _Way:
-        """Of runs that the kernel has made."""
-        send_run, scratch = self._sends_runs(channel, Direction.TO_PEER, passage), self._scratch
-
-        def relay(data: memoryview, now: Instant) -> bool:
-            payloads = strip_uniform(data, arriving, leaving, scratch)
-            return payloads is not None and send_run((payloads,), len(payloads), leaving, leaving, now)
-
-        return _Way(channel, self._waiting_of(channel, Direction.TO_PEER), relay, leaving=leaving)
-
-    def _runs_to_client(self, channel: Channel, passage: Passage, arriving: int, leaving: int) -> _Way:
-        """Of runs that the kernel has made."""
-        send_run, scratch = self._sends_runs(channel, Direction.TO_CLIENT, passage), self._scratch
-        number = channel.binding.number
-
-        def relay(data: memoryview, now: Instant) -> bool:
-            framed, _ = frame(Run(data, arriving), number, scratch)
-            return send_run((framed,), len(data), arriving, leaving, now)
-
-        return _Way(channel, self._waiting_of(channel, Direction.TO_CLIENT), relay, leaving=leaving)
-
-    def _sends(self, channel: Channel, direction: Direction, passage: Passage) -> _Send:
-        lets_pass, returns_tokens = self._data_path.lets_pass, self._data_path.returns_tokens
-        moved, passed, send = channel.allocation.moved(direction), self._passed[direction].volume, passage.datagram
-
-        def send_one(data: Part, size: int, now: Instant) -> bool:
-            if not lets_pass(channel, direction, size, size, now):
-                return False
-            if not send(data):
-                returns_tokens(channel, direction, size)
-                return False
-            moved.packets += 1
-            moved.size += size
-            passed.packets += 1
-            passed.size += size
-            return True
-
-        return send_one
-
-    def _sends_runs(self, channel: Channel, direction: Direction, passage: Passage) -> _SendRun:
-        lets_pass, returns_tokens = self._data_path.lets_pass, self._data_path.returns_tokens
-        moved, passed = channel.allocation.moved(direction), self._passed[direction]
-
-        def send_run(parts: Sequence[Part], size: int, segment: int, leaving: int, now: Instant) -> bool:
-            if not lets_pass(channel, direction, size, segment, now):
-                return False
-            if not passage.run(parts, leaving):
-                returns_tokens(channel, direction, size)
-                return False
-            count = -(-size // segment)
-            moved.add(count, size)
-            passed.volume.add(count, size)
-            passed.merged += count - 1
-            return True
-
-        return send_run
-
-    def _waiting_of(self, channel: Channel, direction: Direction) -> _Waiting:
-        return self._waiting.setdefault((channel.binding, direction), _Waiting())
+    def _waiting_of(self, channel: Channel, direction: Direction) -> Waiting:
+        return self._waiting.setdefault((channel.binding, direction), Waiting())
 
     def _count(self, direction: Direction) -> None:
         passed = self._passed[direction]
@@ -292,7 +160,7 @@ class Direct:
         passed.volume.packets = passed.volume.size = passed.merged = 0
 
 
-def _empty(busy: list[_Waiting], now: Instant) -> list[Arrival]:
+def _empty(busy: list[Waiting], now: Instant) -> list[Arrival]:
     """Relay what waits; returns what has not gone, which is to go before anything else."""
     left: list[Arrival] = []
     for waiting in busy:
@@ -308,13 +176,13 @@ def _empty(busy: list[_Waiting], now: Instant) -> list[Arrival]:
     return left
 
 
-def _relay_all(waiting: _Waiting, now: Instant) -> list[Arrival]:
+def _relay_all(waiting: Waiting, now: Instant) -> list[Arrival]:
     """Several, in order: once something has not gone, nothing behind it goes directly."""
     begin = 0
     while begin < len(waiting):
         way, _ = waiting[begin]
         end = _end_of_kind(waiting, begin)
-        if end - begin == 1 or not way.relay_many or not way.relay_many([each for _, each in waiting[begin:end]], now):
+        if end - begin == 1 or not way.merges or not way.relay_many([each for _, each in waiting[begin:end]], now):
             for index in range(begin, end):
                 _, (_, data) = waiting[index]
                 if not way.relay(data, now):
@@ -323,7 +191,7 @@ def _relay_all(waiting: _Waiting, now: Instant) -> list[Arrival]:
     return []
 
 
-def _end_of_kind(waiting: _Waiting, begin: int) -> int:
+def _end_of_kind(waiting: Waiting, begin: int) -> int:
     """Where the datagrams of one kind and size that begin here end, if a run may not be longer."""
     way, (_, data) = waiting[begin]
     size = len(data)
@@ -343,7 +211,7 @@ def _knows(ways: _Ways, key: tuple[bytes, int], channel: Channel, leaving: int) 
     return way is not None and way.channel == channel and way.leaving == leaving
 
 
-def _remember(ways: _Ways, key: tuple[bytes, int], way: _Way) -> None:
+def _remember(ways: _Ways, key: tuple[bytes, int], way: Way) -> None:
     if len(ways) >= MOST_WAYS and key not in ways:
         del ways[next(iter(ways))]
     ways[key] = way
