@@ -11,7 +11,7 @@ from ebpf.headers import find_headers
 from ebpf.loader import bcc_problem
 from ebpf.settings import OffloadError
 
-MINIMUM_KERNEL: Final = (5, 18)  # bpf_xdp_load_bytes and live test frames
+MINIMUM_KERNEL: Final = (5, 18)  # live test frames
 _CAPABILITIES: Final = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _CAP_SYS_ADMIN: Final = 21  # contains CAP_BPF and CAP_PERFMON
 

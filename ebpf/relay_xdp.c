@@ -12,7 +12,8 @@
  * itself), IPv4 options, fragments (only the first one has ports), IPv6 extension headers, padded channel data, empty
  * messages, and what exceeds the MTU (a relayed port's socket fragments it, a listen socket refuses it).
  *
- * Needs Linux 5.18 (bpf_xdp_load_bytes). The helpers for routes and MTU ask for a GPL-compatible licence.
+ * Needs Linux 5.18 (live test frames, for its self-test); 6.1 verifies it, too. The helpers for routes and MTU ask for
+ * a GPL-compatible licence.
  */
 #define BPF_LICENSE GPL
 
@@ -57,8 +58,6 @@ BPF_ARRAY(next_hops, struct next_hop, MAX_NEXT_HOPS);
 
 /* By outcome * DIRECTION_COUNT + direction. One copy per CPU and no preemption within a program: no atomics needed. */
 BPF_PERCPU_ARRAY(outcome_stats, struct counter, OUTCOME_COUNT *DIRECTION_COUNT);
-
-BPF_PERCPU_ARRAY(pieces, struct piece, 1);
 
 static __always_inline struct flow *find_flow(const struct packet *packet)
 {
@@ -175,24 +174,21 @@ static __always_inline int is_egress(const struct relay_config *settings, __u32 
 }
 
 /*
- * A complete checksum of the arriving packet. The field is not one if it is zero (IPv4 only), or if it equals the folded,
- * uncomplemented sum of the pseudo-header: then the sender left the rest to its device.
+ * The checksum of the arriving packet becomes a complete one. The field is none if it is zero (IPv4 only), or if it equals
+ * the folded, uncomplemented sum of the pseudo-header: then the sender left the rest to its device.
  */
-static __always_inline enum outcome whole_checksum(struct xdp_md *context, const struct packet *packet,
-						   __u16 *checksum_be)
+static __always_inline enum outcome complete_checksum(struct xdp_md *context, struct packet *packet)
 {
 	__u64 sum = checksum_pseudo_header(packet->source_be, packet->destination_be, packet->udp_length_be,
 					   swap16(PROTOCOL_UDP));
 	enum outcome outcome;
-	int zero = 0;
 
-	*checksum_be = packet->checksum_be;
 	if (!packet->checksum_be && packet->family == 6)
 		return PUNT_NO_CHECKSUM;
 	if (packet->checksum_be && packet->checksum_be != checksum_fold(sum))
 		return OUTCOME_CONTINUE;
-	outcome = sum_datagram(context, packet, pieces.lookup(&zero), &sum);
-	*checksum_be = checksum_udp_field(sum);
+	outcome = sum_datagram(context, packet, &sum);
+	packet->checksum_be = checksum_udp_field(sum);
 	return outcome;
 }
 
@@ -241,7 +237,6 @@ static __always_inline enum outcome relay_flow(struct xdp_md *context, const str
 {
 	struct rewrite rewrite = {};
 	enum outcome outcome, egress;
-	__u16 checksum_be = 0;
 	__u32 slot = flow->next_hop;
 	/*
 	 * As of the last tick, 1 to 10 ms ago: a tenth of the program's time less than asking the clock, and exact enough
@@ -256,9 +251,6 @@ static __always_inline enum outcome relay_flow(struct xdp_md *context, const str
 		return outcome;
 	if (!is_still_ours(flow, packet))
 		return PUNT_RECYCLED;
-	outcome = whole_checksum(context, packet, &checksum_be);
-	if (outcome)
-		return outcome;
 	egress = find_egress(context, slot, &rewrite, ifindex);
 	if (egress >= PUNT_FIRST)
 		return egress;
@@ -266,7 +258,7 @@ static __always_inline enum outcome relay_flow(struct xdp_md *context, const str
 		return PUNT_EGRESS;
 	if (!is_within_quota(parties, message_bytes, now_ns))
 		return DROP_OVER_QUOTA;
-	rewrite.checksum_be = rewritten_checksum(packet, &rewrite, checksum_be);
+	rewrite.checksum_be = rewritten_checksum(packet, &rewrite);
 	outcome = send_rewritten(context, &rewrite);
 	return outcome ? outcome : egress;
 }
@@ -293,9 +285,12 @@ static __always_inline enum outcome relay_datagram(struct xdp_md *context, const
 	/* A client that sends to another listen port of ours is another five-tuple, whose channels are others. */
 	if (!flow || (packet->is_channel_data && flow->listen_port_be != packet->destination_port_be))
 		return PUNT_UNKNOWN_FLOW;
+	outcome = complete_checksum(context, packet); /* here, where the verifier has come by few ways */
 	parties.sender = find_binding(flow->sender);
 	parties.receiver = find_binding(flow->receiver);
 	passage->direction = direction_of(&parties);
+	if (outcome)
+		return outcome;
 	message_bytes = packet->udp_length - sizeof(struct udp_header) -
 			(packet->is_channel_data ? sizeof(struct channel_header) : 0);
 	outcome = relay_flow(context, settings, packet, &parties, flow, message_bytes, &passage->ifindex);

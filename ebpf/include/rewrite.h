@@ -77,11 +77,10 @@ static __always_inline enum outcome plan_rewrite(const struct packet *packet, co
 	return OUTCOME_CONTINUE;
 }
 
-/* whole_checksum_be is a complete checksum of the arriving packet: the field as received, or computed where it was not. */
-static __always_inline __u16 rewritten_checksum(const struct packet *packet, const struct rewrite *rewrite,
-						__u16 whole_checksum_be)
+/* The packet's is a complete checksum here. */
+static __always_inline __u16 rewritten_checksum(const struct packet *packet, const struct rewrite *rewrite)
 {
-	__u64 sum = (__u16)~whole_checksum_be;
+	__u64 sum = (__u16)~packet->checksum_be;
 
 	sum = checksum_replace32(sum, packet->source_be[0], rewrite->source_be[0]);
 	sum = checksum_replace32(sum, packet->destination_be[0], rewrite->target_be[0]);

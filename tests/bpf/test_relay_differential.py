@@ -46,6 +46,20 @@ def test_output_is_the_oracle_s(bench: Bench, direction: Direction, inner: int, 
             assert out[:6] == NEIGHBOUR_MAC
 
 
+@pytest.mark.parametrize("version", [4, 6], ids=lambda version: f"v{version}")
+@pytest.mark.parametrize("direction", [Direction.TO_PEER, Direction.TO_CLIENT])
+def test_a_checksum_is_completed_over_every_length(bench: Bench, direction: Direction, version: int) -> None:
+    flow, _, template = _case(direction, version, version)
+    bench.install(flow)
+    for size in (*range(1, 150), *range(1400, 1440)):
+        arriving = _with_message(template, _message(size), direction)
+        # What a frame has behind its packet is not summed.
+        verdict, out = bench.run(_frame(arriving.packet(ChecksumKind.PARTIAL)) + b"\xee" * 7)
+        expected = outgoing(arriving, flow, sources=RELAY)
+        assert verdict == "redirect"
+        assert read_packet(out[14 : 14 + len(expected.packet())]) == expected, size
+
+
 @pytest.mark.parametrize("direction", [Direction.TO_PEER, Direction.TO_CLIENT, Direction.BETWEEN_CLIENTS])
 @pytest.mark.parametrize(("inner", "outer"), FAMILIES, ids=lambda version: f"v{version}")
 def test_counts_packets_and_message_bytes(bench: Bench, direction: Direction, inner: int, outer: int) -> None:

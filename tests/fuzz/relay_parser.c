@@ -84,7 +84,7 @@ static void rewrite_and_read(const __u8 *frame, size_t size, struct packet *pack
 
 	message = message_of(frame, packet, &message_size);
 	require(plan_rewrite(packet, &flow, &rewrite) == OUTCOME_CONTINUE);
-	rewrite.checksum_be = rewritten_checksum(packet, &rewrite, packet->checksum_be);
+	rewrite.checksum_be = rewritten_checksum(packet, &rewrite);
 	require(rewrite.head_delta <= HEADROOM && rewrite.head_delta >= -HEADROOM);
 	memcpy(room + HEADROOM, frame, size);
 	out = room + HEADROOM + rewrite.head_delta;
