@@ -174,8 +174,8 @@ static __always_inline int is_egress(const struct relay_config *settings, __u32 
 }
 
 /*
- * The checksum of the arriving packet becomes a complete one. The field is none if it is zero (IPv4 only), or if it equals
- * the folded, uncomplemented sum of the pseudo-header: then the sender left the rest to its device.
+ * The checksum of the arriving packet becomes a complete one. The field is none if it is zero (IPv4 only), or if it
+ * equals the folded, uncomplemented sum of the pseudo-header: then the sender left the rest to its device.
  */
 static __always_inline enum outcome complete_checksum(struct xdp_md *context, struct packet *packet)
 {
