@@ -10,7 +10,7 @@
  * Passed up, because what reads it already exists there and a program that read it too would be larger and slower for
  * all other packets: VLAN tags (the next hop's tag is not what the FIB look-up tells; a VLAN interface can be offloaded
  * itself), IPv4 options, fragments (only the first one has ports), IPv6 extension headers, padded channel data, empty
- * messages, and what exceeds the MTU (a relayed port's socket fragments it, a listen socket refuses it).
+ * messages, and what exceeds the MTU (sockets fragment it, unless they must not).
  *
  * Needs Linux 5.18 (live test frames, for its self-test); 6.1 verifies it, too. The helpers for routes and MTU ask for
  * a GPL-compatible licence.
@@ -285,7 +285,8 @@ static __always_inline enum outcome relay_datagram(struct xdp_md *context, const
 	/* A client that sends to another listen port of ours is another five-tuple, whose channels are others. */
 	if (!flow || (packet->is_channel_data && flow->listen_port_be != packet->destination_port_be))
 		return PUNT_UNKNOWN_FLOW;
-	outcome = complete_checksum(context, packet); /* here, where the verifier has come by few ways */
+	/* Here, where the verifier has come by few ways; refused below, where it is known whose packet it was. */
+	outcome = complete_checksum(context, packet);
 	parties.sender = find_binding(flow->sender);
 	parties.receiver = find_binding(flow->receiver);
 	passage->direction = direction_of(&parties);

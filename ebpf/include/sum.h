@@ -11,7 +11,6 @@
 #include "abi.h"
 #include "checksum.h"
 #include "parse.h"
-#include "rewrite.h"
 #include "wire.h"
 
 #define DATAGRAM_MAX 9216 /* jumbo frame: beyond this no checksum is recomputed */
@@ -25,8 +24,7 @@
 static __always_inline void *datagram_at(struct xdp_md *context, const struct packet *packet, __u32 offset)
 {
 	asm volatile("" : "+r"(offset) : : "memory"); /* data is read again: nothing is known of this pointer */
-	return (void *)(long)context->data + sizeof(struct ethernet_header) + ip_header_length(packet->family) +
-	       (offset & OFFSET_MASK);
+	return (void *)(long)context->data + packet->udp_offset + (offset & OFFSET_MASK);
 }
 
 /* Sum of the whole rows of what remains, which is less than most_bytes and a row. */
