@@ -7,17 +7,22 @@ TRACE; the word means level 5 here.
 
 As JSON a line is an object with ``time``, ``severity``, ``target``, ``message`` and the fields: what Google Cloud reads
 too, so its format is the same one.
+
+What repeats is bounded here, for all: of lines at INFO and above the first of a minute are written, the rest are
+counted and told as one (``connectivity.io.repetition``). DEBUG and below somebody has asked for.
 """
 
+import asyncio
 import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final, TextIO
 
 from connectivity.endpoint import Endpoint
+from connectivity.io.repetition import Repetition
 from connectivity.settings import one_of
 
 TRACE: Final = 5
@@ -90,9 +95,58 @@ def parse_filter(directives: str) -> tuple[int, dict[str, int]]:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes each line in one piece; standard error flushes by itself at its end."""
+    """Writes each line in one piece, and repeated ones once; standard error flushes by itself at its end."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(stream)
+        self._clock = clock
+        self._repetition = Repetition()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.INFO:
+            now = self._clock()
+            for told in self._repetition.take_ended(now):
+                self._write(told)
+            if not self._repetition.admits(record, now):
+                self._arm(now)
+                return
+        self._write(record)
+
+    def close(self) -> None:
+        """Called at exit, too."""
+        self.acquire()
+        try:
+            for told in self._repetition.take_all():
+                self._write(told)
+        finally:
+            self.release()
+        super().close()
+
+    def _arm(self, now: float) -> None:
+        """Have counts told even if no line follows. Outside of an event loop the next line or the end does it."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        due = self._repetition.due()
+        if due is None or (self._timer is not None and self._loop is loop):
+            return
+        self._loop, self._timer = loop, loop.call_later(max(due - now, 0), self._tell)
+
+    def _tell(self) -> None:
+        self.acquire()
+        try:
+            self._timer = None
+            now = self._clock()
+            for told in self._repetition.take_ended(now):
+                self._write(told)
+            self._arm(now)
+        finally:
+            self.release()
+
+    def _write(self, record: logging.LogRecord) -> None:
         try:
             self.stream.write(self.format(record) + "\n")
         except Exception:  # noqa: BLE001 - as in the base class: logging never ends what it tells of
