@@ -3,7 +3,8 @@
 ``root`` marks a test that needs root, network namespaces or ``/dev/net/tun``: without them it skips with its reason on
 a developer's machine and fails under ``CI=true``, for a job that silently tests nothing is worse than a red one.
 ``peers`` marks one that runs upstream's programs (of 2025; ``peers(2026)``: of 2026), ``helm`` one that runs Helm,
-``kube`` one that runs Kubernetes too: without the programs it skips, and the last line says so.
+``kube`` one that runs Kubernetes too, ``recordings`` one that reads what upstream's programs said: without them it
+skips, and the last line says so.
 """
 
 import ctypes
@@ -16,7 +17,7 @@ from typing import Final
 import pytest
 
 from bench.peers import PROGRAMS, executable, unpack
-from tests.programs import KUBE, Absences, require_peers
+from tests.programs import KUBE, Absences, require_peers, require_recordings
 
 _CLONE_NEWNET: Final = 0x40000000
 
@@ -28,6 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in item.iter_markers("peers"):
         require_peers(*marker.args)
+    if item.get_closest_marker("recordings") is not None:
+        require_recordings()
     for name, needed in {"helm": ("helm",), "kube": ("helm", "kube")}.items():
         if item.get_closest_marker(name) is not None:
             KUBE.require(*needed)

@@ -1,4 +1,4 @@
-"""Programs that no package brings: upstream's own, Helm, Kubernetes'. Where they are, what is missing, who had to skip.
+"""What no package brings: upstream's programs and recordings of them, Helm, Kubernetes. Where it is, who had to skip.
 
 They are no part of the project, so a test without them skips with its reason, on a developer's machine and under
 ``CI=true``; what was not tested for want of them is told in one line at the end.
@@ -48,10 +48,17 @@ class Folder:
 #: Upstream's programs by the year of their protocol.
 PEERS: Final = {2025: Folder("POSTERN_TEST_PEERS"), 2026: Folder("POSTERN_TEST_PEERS_2026")}
 KUBE: Final = Folder("POSTERN_TEST_KUBE", _CHECKOUT.parent / "shared" / "kube")
+RECORDINGS: Final = Folder("POSTERN_TEST_RECORDINGS", _CHECKOUT.parent / "shared" / "recordings")
+#: Two generations of upstream's programs, each once with a direct path and once relayed.
+RECORDING_NAMES: Final = ("2025-direct", "2025-relayed", "2026-direct", "2026-relayed")
 
 
 def require_peers(year: int = 2025) -> Path:
     return PEERS[year].require(*PEER_PROGRAMS)
+
+
+def require_recordings() -> Path:
+    return RECORDINGS.require(*(f"{name}/wire.pcap" for name in RECORDING_NAMES))
 
 
 class Absences:

@@ -6,7 +6,6 @@ the network). They are read where they are and are no part of the project.
 """
 
 import json
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,16 +15,12 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-import pytest
-
 from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
+from tests.programs import require_recordings
 
-NAMES: Final = ("2025-direct", "2025-relayed", "2026-direct", "2026-relayed")
 PORTAL: Final = Endpoint.parse("172.28.0.2:8081")
 RELAY_PORT: Final = 3478
-_FILES: Final = ("portal.jsonl", "portal.pcap", "wire.pcap")
-_BESIDE: Final = Path(__file__).resolve().parents[3] / "shared" / "recordings"
 _MAGIC_MICROSECONDS: Final = 0xA1B2C3D4
 _ETHERNET: Final = 1
 _TCP, _UDP = 6, 17
@@ -33,21 +28,6 @@ _HANDSHAKE_BYTES: Final = {1: 148, 2: 92, 3: 64}  # WireGuard's messages of fixe
 _MAGIC_COOKIE: Final = bytes.fromhex("2112a442")
 _TEXT_FRAME: Final = 1
 _CLOSE_FRAME: Final = 8
-
-
-def folder() -> Path:
-    """Where the recordings are."""
-    named = os.environ.get("POSTERN_TEST_RECORDINGS", "")
-    return Path(named) if named else _BESIDE
-
-
-def missing() -> str:
-    """What is not there, in words; empty when all is."""
-    absent = [f"{name}/{file}" for name in NAMES for file in _FILES if not (folder() / name / file).is_file()]
-    return f"recordings are missing in {folder()} (POSTERN_TEST_RECORDINGS): {', '.join(absent)}" if absent else ""
-
-
-needed: Final = pytest.mark.skipif(bool(missing()), reason=missing() or "present")
 
 
 class Event(NamedTuple):
@@ -91,7 +71,7 @@ class Conversation:
 
 def portal_events(name: str) -> list[Event]:
     """What the control server was told and said."""
-    lines = map(json.loads, (folder() / name / "portal.jsonl").read_text().splitlines())
+    lines = map(json.loads, (require_recordings() / name / "portal.jsonl").read_text().splitlines())
     return [
         Event(
             round(line["t"] * SECOND),
@@ -111,7 +91,7 @@ def portal_events(name: str) -> list[Event]:
 def datagrams(name: str) -> tuple[Datagram, ...]:
     """All UDP datagrams of the wire."""
     found = []
-    for at, protocol, source, destination, segment in _packets(folder() / name / "wire.pcap"):
+    for at, protocol, source, destination, segment in _packets(require_recordings() / name / "wire.pcap"):
         if protocol == _UDP:
             source_port, destination_port, length, _ = struct.unpack_from(">HHHH", segment)
             ends = _endpoint(source, source_port), _endpoint(destination, destination_port)
@@ -122,7 +102,7 @@ def datagrams(name: str) -> tuple[Datagram, ...]:
 def conversations(name: str) -> list[Conversation]:
     """All connections to the portal, in the order in which they began."""
     streams: dict[Endpoint, tuple[dict[int, bytes], dict[int, bytes]]] = {}  # of the component and of the portal
-    for _, protocol, source, destination, segment in _packets(folder() / name / "portal.pcap"):
+    for _, protocol, source, destination, segment in _packets(require_recordings() / name / "portal.pcap"):
         if protocol != _TCP:
             continue
         source_port, destination_port, sequence, _, offset = struct.unpack_from(">HHIIB", segment)

@@ -15,10 +15,11 @@ from connectivity.turn import channel_data
 from connectivity.wireguard import DATA, INITIATION, RESPONSE, KeyPair, message_type
 from gateway.core import GatewayCore
 from tests.interop import recordings
-from tests.interop.recordings import NAMES, RELAY_PORT, Datagram
+from tests.interop.recordings import RELAY_PORT, Datagram
+from tests.programs import RECORDING_NAMES as NAMES
 from tests.unit.relay.playbook import Entropy
 
-pytestmark = recordings.needed
+pytestmark = pytest.mark.recordings
 
 TURN: Final = {Method.ALLOCATE, Method.REFRESH, Method.CHANNEL_BIND}
 INTEGRITY_BYTES: Final = 24  # the attributes with their headers

@@ -14,11 +14,12 @@ from connectivity.phoenix import message as frames
 from portal.configuration import TokenType
 from tests.interop import recordings
 from tests.interop.recordings import Event
+from tests.programs import RECORDING_NAMES
 from tests.unit.portal.conftest import Component, World
 
-pytestmark = recordings.needed
+pytestmark = pytest.mark.recordings
 
-NAMES: Final = [name for name in recordings.NAMES if name.startswith("2025")]
+NAMES: Final = [name for name in RECORDING_NAMES if name.startswith("2025")]
 CONFIGURATION: Final = """
 sites: [{name: site, id: d23ef851-61cc-5953-a900-9749bc26818b}]
 resources:

@@ -30,10 +30,11 @@ from connectivity.turn.credentials import parse_username
 from connectivity.wireguard import DATA, message_type
 from relay.core import Output, Relayed, StampSecretCredentials, ToClient, ToPeer
 from tests.interop import recordings
-from tests.interop.recordings import NAMES, RELAY_PORT, Datagram
+from tests.interop.recordings import RELAY_PORT, Datagram
+from tests.programs import RECORDING_NAMES as NAMES
 from tests.unit.relay.playbook import RelayUnderTest, datagrams
 
-pytestmark = recordings.needed
+pytestmark = pytest.mark.recordings
 
 Carried: TypeAlias = tuple[Endpoint, Endpoint, bytes]
 
