@@ -226,6 +226,7 @@ class Allocator:
             families,
             username=request.username,
             account=account,
+            key=request.signature.key,
             channels_only=request.is_firezone,
             expires_at=now + lifetime * SECOND,
         )

@@ -3,7 +3,8 @@
 The permission that comes with a channel lives as long as the binding: with 300 s, as the standard has it, clients that
 refresh their channels late and nothing else (Firezone's) would lose data every ten minutes. So a live binding always
 has its permission, and relays while it and the allocation live. ``channels_only`` says that the client knows no Data
-indications (Firezone's): what comes to it by no channel is dropped.
+indications (Firezone's): what comes to it by no channel is dropped. ``key`` is the one that its client proved to know
+last.
 
 Invariants: within an allocation, channel numbers and peers map to each other one to one, reserved bindings included;
 ``ChannelBinding.relays_until`` is never later than the binding, the permission of its peer or the allocation.
@@ -79,6 +80,7 @@ class Allocation:
         "expires_at",
         "families",
         "five_tuple",
+        "key",
         "permissions",
         "port",
         "server",
@@ -96,6 +98,7 @@ class Allocation:
         *,
         username: str,
         account: Account,
+        key: bytes,
         channels_only: bool,
         expires_at: Instant,
     ) -> None:
@@ -105,6 +108,7 @@ class Allocation:
         self.families = families
         self.username = username
         self.account = account
+        self.key = key
         self.channels_only = channels_only
         self.expires_at = expires_at
         self.permissions: dict[IPAddress, Instant] = {}

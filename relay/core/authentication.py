@@ -14,6 +14,7 @@ For everybody, a nonce that is not ours, not this client's, or stale gets 438 an
 answered by 401 takes its credentials for wrong.
 """
 
+import hmac
 from base64 import b64encode
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -92,6 +93,14 @@ class Authenticator:
     def is_firezone(self, message: Message) -> bool:
         """Whether one of Firezone's peers sent it. They live under a portal; elsewhere nobody is spared anything."""
         return self._source.signs_unverified and names_firezone(message)
+
+    def knows(self, username: str, key: bytes) -> bool:
+        """Whether this key is still one of this user's. Of a time-limited name the time does not matter."""
+        return any(
+            hmac.compare_digest(key, self._key(credential, algorithm))
+            for credential in self._source.lookup(username)
+            for algorithm in _OFFERED.algorithms
+        )
 
     def signature_for(self, username: str | None) -> Signature | None:
         """What signs a refusal to a request that proves nothing: None where that would tell who exists."""

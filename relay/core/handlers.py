@@ -110,6 +110,8 @@ class Handlers:
             return Refusal(ErrorCode.ALLOCATION_MISMATCH)
         if allocation.username != request.username and not request.is_firezone:
             return Refusal(ErrorCode.WRONG_CREDENTIALS)
+        if allocation.username == request.username:
+            allocation.key = request.signature.key  # another one while a secret is being replaced
         return allocation
 
     @staticmethod

@@ -141,17 +141,26 @@ class Server:
         settings: ServerSettings,
         source: CredentialSource,
         now: Instant,  # noqa: ARG002 - as all inputs
-    ) -> None:
+    ) -> int:
         """Count these credentials, realm, policy, quotas and alternate servers from now on.
 
-        What the policy refuses ends at once. Addresses, ports and SOFTWARE stay what they were.
+        What the policy refuses ends at once, and so do the allocations of those who could not make them now: removed,
+        or with another password or realm. Addresses, ports and SOFTWARE stay what they were.
+
+        Returns:
+            How many allocations ended.
         """
         self._settings = self._allocator.settings = self.data_path.settings = self._reach.settings = settings
         self._authenticator.use(settings.realm, source)
         if self._accounts.replace(settings.quotas):
             self._table.project_all()
         self._sources.replace(settings.quotas.requests_per_second_per_source)
+        knows = self._authenticator.knows
+        foreign = [each for each in self._table.by_port.values() if not knows(each.username, each.key)]
+        for allocation in foreign:
+            self._allocator.end(allocation, "its credentials count no more")
         self._reach.enforce()
+        return len(foreign)
 
     def has_allocation(self, five_tuple: FiveTuple) -> bool:
         """Whether a connection is in use."""

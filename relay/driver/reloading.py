@@ -45,6 +45,8 @@ class Reloading:
         if context is not None:
             service.streams.use_certificate(context)
         settings = server_settings(configuration, service.on_host, is_standalone=True)
-        service.server.reconfigure(settings, credentials(configuration), now)
+        ended = service.server.reconfigure(settings, credentials(configuration), now)
         service.settle(now)
+        if ended:
+            _log.info("Ended allocations whose credentials count no more", extra={"fields": {"allocations": ended}})
         self._configuration = configuration

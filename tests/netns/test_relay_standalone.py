@@ -271,6 +271,7 @@ def test_a_file_that_is_read_again(stack: ExitStack, tmp_path: Path) -> None:
     )
     relay.reload(changed, "Configuration read again")
     assert "WARN relay: Some settings change only with a restart kept=realm,lowest_port,highest_port" in relay.log()
+    assert "Ended allocations whose credentials count no more allocations=1" in relay.log()  # carol's
     kept.send_data(CHANNEL, b"no longer allowed")
     peer.setblocking(False)
     assert error_code(kept.call(Method.REFRESH)) == 0  # which comes after the data

@@ -4,7 +4,7 @@ import pytest
 
 from connectivity.clock import SECOND
 from connectivity.stun import AddressFamily, Method, RequestedTransport, XorPeerAddress
-from relay.core import FiveTuple, InstallChannel, RemoveChannel, StaticCredentials
+from relay.core import FiveTuple, InstallChannel, RemoveChannel, RestCredentials, StaticCredentials
 from relay.core.view import ChannelView
 from tests.unit.relay.playbook import PEER4, PEER6, SERVER4, RelayUnderTest, channel_message, error_code
 from tests.unit.relay.standard import StandardClient, standalone
@@ -70,13 +70,61 @@ def test_the_operator_ends_an_allocation(relay: RelayUnderTest, client: Standard
 
 
 def test_new_credentials_count_from_now_on(relay: RelayUnderTest, client: StandardClient) -> None:
-    port = client.allocate()
     relay.source = StaticCredentials({"alice": "changed"})
-    assert relay.reconfigure() == []
-    assert error_code(client.call(Method.REFRESH)) == 401
-    assert relay.server.allocation(port) is not None, "what was granted lasts its time"
-    again = StandardClient(relay, password="changed")
-    assert error_code(again.call(Method.REFRESH)) == 0
+    relay.reconfigure()
+    assert error_code(client.call(Method.ALLOCATE, UDP)) == 401
+    assert error_code(StandardClient(relay, password="changed").call(Method.ALLOCATE, UDP)) == 0
+
+
+REVOCATIONS: dict[str, tuple[str, dict[str, str]]] = {
+    "removed": ("example.org", {"bob": "other"}),
+    "another password": ("example.org", {"alice": "changed", "bob": "other"}),
+    "another realm": ("example.com", {"alice": "secret", "bob": "other"}),
+}
+
+
+@pytest.mark.parametrize("change", REVOCATIONS)
+@pytest.mark.parametrize("algorithm", [None, 2])
+def test_who_is_taken_out_of_the_file_moves_nothing_from_then_on(
+    relay: RelayUnderTest, change: str, algorithm: int | None
+) -> None:
+    relay.source = StaticCredentials({"alice": "secret", "bob": "other"})
+    relay.reconfigure()
+    client = StandardClient(relay, algorithm=algorithm)
+    other = StandardClient(relay, "203.0.113.6:51000", username="bob", password="other", algorithm=algorithm)
+    port, kept = client.allocate(), other.allocate()
+    for each in (client, other):
+        each.bind(0x4000, PEER4)
+    realm, users = REVOCATIONS[change]
+    relay.realm, relay.source = realm, StaticCredentials(users)
+    ended = relay.server.reconfigure(relay.settings(), relay.source, relay.now)
+    outputs = relay.drain()
+    others = {kept} if realm == "example.org" else set()
+    assert ended == 2 - len(others)
+    assert sum(isinstance(output, RemoveChannel) for output in outputs) == ended, "the offload is told"
+    assert set(relay.open_ports) == others
+    assert client.send(channel_message(0x4000, b"data")) == []
+    assert relay.from_peer(port, PEER4, b"data") == []
+    if others:
+        assert len(other.send(channel_message(0x4000, b"data"))) == 1
+        assert error_code(other.call(Method.REFRESH)) == 0
+
+
+def test_a_secret_may_be_replaced_while_its_allocations_go_on(relay: RelayUnderTest) -> None:
+    """As long as a client has shown a key of the new one before the old one is taken out."""
+    name = f"{relay.wall_now // SECOND + 60}:bob"
+    old, new = RestCredentials(["old"]), RestCredentials(["new"])
+    (before,), (after,) = old.lookup(name), new.lookup(name)
+    relay.source = RestCredentials(["old", "new"])
+    relay.reconfigure()
+    clients = [StandardClient(relay, f"203.0.113.5:{port}", username=name, password=before.password) for port in (1, 2)]
+    ports = [each.allocate() for each in clients]
+    refreshed = StandardClient(relay, "203.0.113.5:2", username=name, password=after.password)
+    assert error_code(refreshed.call(Method.REFRESH)) == 0
+    relay.advance(120)  # the name is over, which ends nothing that was begun in time
+    relay.source = new
+    relay.reconfigure()
+    assert set(relay.open_ports) == {ports[1]}
 
 
 @pytest.mark.parametrize("realm", ["", "a\nb"])
@@ -86,11 +134,10 @@ def test_a_realm_that_is_none_is_refused_before_it_counts(relay: RelayUnderTest,
         relay.reconfigure()
 
 
-def test_a_new_realm_counts_from_now_on(relay: RelayUnderTest, client: StandardClient) -> None:
-    client.allocate()
+def test_a_new_realm_counts_from_now_on(relay: RelayUnderTest) -> None:
     relay.realm = "example.com"
     relay.reconfigure()
-    assert error_code(StandardClient(relay).call(Method.REFRESH)) == 0
+    assert error_code(StandardClient(relay).call(Method.ALLOCATE, UDP)) == 0
 
 
 def test_what_a_new_policy_refuses_ends_at_once(relay: RelayUnderTest, client: StandardClient) -> None:
