@@ -102,6 +102,11 @@ class Authenticator:
             for algorithm in _OFFERED.algorithms
         )
 
+    def is_our_nonce(self, nonce: str, client: Endpoint, now: Instant) -> bool:
+        """Whether we gave it to this client, who is no other's forgery then, and it may be used."""
+        prefix = self._prefix
+        return nonce.startswith(prefix) and self._nonces.is_valid(nonce[len(prefix) :], client, now)
+
     def signature_for(self, username: str | None) -> Signature | None:
         """What signs a refusal to a request that proves nothing: None where that would tell who exists."""
         if username is None or not self._source.signs_unverified:
@@ -123,7 +128,7 @@ class Authenticator:
             if not self._source.signs_unverified:
                 return Refusal(ErrorCode.BAD_REQUEST)
             return self._challenge(ErrorCode.UNAUTHENTICATED, signature, client, now)
-        if not self._is_our_nonce(nonce.value, client, now):
+        if not self.is_our_nonce(nonce.value, client, now):
             return self._challenge(ErrorCode.STALE_NONCE, signature, client, now)
         algorithm = self._algorithm(message)
         if algorithm is None:
@@ -142,10 +147,6 @@ class Authenticator:
             return self._source.lookup(username.value) or (_NOBODY,)
         found = None if userhash is None else self._source.by_userhash(userhash.value, self._realm)
         return (found or _NOBODY,)
-
-    def _is_our_nonce(self, nonce: str, client: Endpoint, now: Instant) -> bool:
-        prefix = self._prefix
-        return nonce.startswith(prefix) and self._nonces.is_valid(nonce[len(prefix) :], client, now)
 
     def _algorithm(self, message: Message) -> PasswordAlgorithm | None:
         """What makes the key; None if the client was not offered what it answers."""

@@ -1,4 +1,4 @@
-"""How much one user, one source and all together may take: allocations, bandwidth, requests.
+"""How much one user and all together may take: allocations, bandwidth. Of requests see ``relay.core.admission``.
 
 Bandwidth is counted in relayed payload bytes, by token buckets that hold what their rate gives in one second: one for
 each user's direction and one for the relay's. A datagram passes while tokens are left, so a bucket is overdrawn by at
@@ -6,19 +6,16 @@ most one datagram, and pays that back before it opens again. An offload works by
 buckets: their numbers and rates come out as ``SetBucket``, and both spend from the memory that it shares (``share``).
 
 Bounds: an account lives as long as its user's allocations. A fixed number is kept longer, so that whoever deletes the
-last allocation and makes another finds the buckets as they were left. The memory of sources has a fixed size.
+last allocation and makes another finds the buckets as they were left.
 """
 
-import hashlib
 import heapq
-from array import array
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from connectivity.clock import SECOND, Duration, Instant
-from connectivity.endpoint import IPAddress
 from connectivity.run import Run
 from connectivity.stun import ErrorCode
 from relay.core.outputs import Output, SetBucket
@@ -32,10 +29,6 @@ WHOLE_RELAY: Final = 0
 NUMBERS_OF_BUCKET: Final = 3
 _PLACES: Final = {Direction.TO_PEER: 1, Direction.TO_CLIENT: 2}
 _MOST_IDLE_ACCOUNTS: Final = 1024
-# Two rows of 32,768 sources are half a megabyte.
-_SOURCE_BITS: Final = 15
-_SLOT_MASK: Final = (1 << _SOURCE_BITS) - 1
-_NETWORK_BYTES: Final = 8  # of an IPv6 address: whoever has a /64 has all addresses in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +40,7 @@ class Quotas:
     bandwidth_per_user: int | None = None
     bandwidth: int | None = None
     requests_per_second_per_source: int | None = None
+    connections_per_second_per_source: int | None = None
 
 
 class Numbers(Protocol):
@@ -267,38 +261,6 @@ class Accounts:
         if account.bucket:
             heapq.heappush(self._free_buckets, account.bucket)
         account.bucket = 0
-
-
-class SourceLimiter:
-    """Limits the requests per source address (of IPv6: its /64) in memory of a fixed size.
-
-    Each source has one slot in each of two rows, by a secret hash. It is over its limit when both are: sharing one slot
-    with a busy source costs nothing, and nobody can choose whom to share both with.
-    """
-
-    def __init__(self, per_second: int | None, secret: bytes) -> None:
-        self._secret = secret
-        self._cost: Duration = 0
-        self._rows: tuple[array[int], ...] = ()
-        self.replace(per_second)
-
-    def replace(self, per_second: int | None) -> None:
-        """This limit counts from now on."""
-        self._cost = SECOND // per_second if per_second else 0
-        self._rows = tuple(array("q", bytes(8 << _SOURCE_BITS if per_second else 0)) for _ in range(2))
-
-    def admits(self, source: IPAddress, now: Instant) -> bool:
-        """Whether one more request may be served; counts it if so."""
-        if not self._cost:
-            return True
-        named = source.packed if source.version == 4 else source.packed[:_NETWORK_BYTES]
-        digest = int.from_bytes(hashlib.blake2s(named, key=self._secret, digest_size=4).digest(), "big")
-        (one, other), i, j = self._rows, digest & _SLOT_MASK, digest >> _SOURCE_BITS & _SLOT_MASK
-        spent_until = max(min(one[i], other[j]), now - BUCKET_DEPTH) + self._cost
-        if spent_until > now:
-            return False
-        one[i], other[j] = max(one[i], spent_until), max(other[j], spent_until)
-        return True
 
 
 def _is_over(limit: int | None, count: int) -> bool:

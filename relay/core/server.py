@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from connectivity.clock import Instant, WallTime, earliest
-from connectivity.endpoint import IPAddress
+from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.run import Received
 from connectivity.stun import HEADER_BYTES, MAGIC_COOKIE, DecodeError, MessageClass, Method, decode
+from relay.core.admission import Admission
 from relay.core.allocate import Allocator
 from relay.core.authentication import Authenticator, NonceSource
 from relay.core.channel_runs import ChannelRun, Malformed, split
@@ -27,9 +28,10 @@ from relay.core.credentials import CredentialSource
 from relay.core.data_path import DataPath
 from relay.core.handlers import Handlers
 from relay.core.icmp import IcmpError
-from relay.core.outputs import CloseStream, FiveTuple, Output, Relayed
-from relay.core.quotas import Accounts, Numbers, SourceLimiter
+from relay.core.outputs import CloseStream, FiveTuple, Output, Relayed, Transport
+from relay.core.quotas import Accounts, Numbers
 from relay.core.reach import Reach
+from relay.core.request import nonce_of
 from relay.core.responder import Responder
 from relay.core.statistics import DropReason, QuotaKind, Snapshot, Statistics
 from relay.core.stream import LAST_STUN_BYTE, Lost, Stream
@@ -60,7 +62,7 @@ class Server:
         self._statistics = Statistics()
         self._streams: dict[FiveTuple, Stream] = {}
         self._accounts = Accounts(settings.quotas, self._outputs, self._statistics)
-        self._sources = SourceLimiter(settings.quotas.requests_per_second_per_source, rng(_LIMITER_SECRET_BYTES))
+        self._admission = Admission(settings.quotas, rng(_LIMITER_SECRET_BYTES))
         self._table = AllocationTable(self._outputs, self._accounts)
         self._reach = Reach(settings, self._table)
         self._authenticator = Authenticator(realm=settings.realm, source=source, nonces=nonces)
@@ -104,8 +106,11 @@ class Server:
             self._lose(five_tuple)
 
     def admits_stream(self, source: IPAddress, now: Instant) -> bool:
-        """Whether this source may open one more connection: that counts as a request, and with TLS costs us more."""
-        return self._admits(source, now)
+        """Whether this source may open one more connection."""
+        is_admitted = self._admission.admits_connection(source, now)
+        if not is_admitted:
+            self._statistics.quota_refusals[QuotaKind.CONNECTIONS_PER_SOURCE] += 1
+        return is_admitted
 
     def stream_closed(self, five_tuple: FiveTuple, now: Instant) -> None:  # noqa: ARG002 - as all inputs
         """A connection is gone, and its allocation with it (RFC 8656 §3.1)."""
@@ -154,7 +159,7 @@ class Server:
         self._authenticator.use(settings.realm, source)
         if self._accounts.replace(settings.quotas):
             self._table.project_all()
-        self._sources.replace(settings.quotas.requests_per_second_per_source)
+        self._admission.replace(settings.quotas)
         knows = self._authenticator.knows
         foreign = [each for each in self._table.by_port.values() if not knows(each.username, each.key)]
         for allocation in foreign:
@@ -236,7 +241,7 @@ class Server:
         if not _looks_like_stun(data):
             self._statistics.drops[DropReason.NOT_TURN] += 1
             return
-        if _is_request(data) and not self._admits(five_tuple.client.ip, now):
+        if _is_request(data) and self._admission.limits_requests and not self._admits(five_tuple, data, now):
             self._statistics.drops[DropReason.TOO_MANY_REQUESTS] += 1
             return
         try:
@@ -259,11 +264,18 @@ class Server:
         else:
             self._statistics.drops[DropReason.UNEXPECTED_CLASS] += 1
 
-    def _admits(self, source: IPAddress, now: Instant) -> bool:
-        is_admitted = self._sources.admits(source, now)
+    def _admits(self, five_tuple: FiveTuple, data: memoryview, now: Instant) -> bool:
+        client = five_tuple.client
+        is_proven = five_tuple.transport is not Transport.UDP or self._has_our_nonce(client, data, now)
+        has_allocation = self._table.get(five_tuple) is not None
+        is_admitted = self._admission.admits_request(client, now, is_proven=is_proven, has_allocation=has_allocation)
         if not is_admitted:
             self._statistics.quota_refusals[QuotaKind.REQUESTS_PER_SOURCE] += 1
         return is_admitted
+
+    def _has_our_nonce(self, client: Endpoint, data: memoryview, now: Instant) -> bool:
+        nonce = nonce_of(data)
+        return nonce is not None and self._authenticator.is_our_nonce(nonce, client, now)
 
     def _expire_before(self, now: Instant) -> None:
         """A timer may come late, most of all after the machine has slept: no request finds what is over."""

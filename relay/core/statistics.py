@@ -51,13 +51,14 @@ class DropReason(Enum):
 
 
 class QuotaKind(Enum):
-    """What a refusal ran into: an allocation, a datagram or a request each counts once."""
+    """What a refusal ran into: an allocation, a datagram, a request or a connection each counts once."""
 
     ALLOCATIONS_PER_USER = "allocations_per_user"
     ALLOCATIONS = "allocations"
     BANDWIDTH_PER_USER = "bandwidth_per_user"
     BANDWIDTH = "bandwidth"
     REQUESTS_PER_SOURCE = "requests_per_source"
+    CONNECTIONS_PER_SOURCE = "connections_per_source"
 
 
 class IcmpFate(Enum):

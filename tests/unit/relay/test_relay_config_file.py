@@ -65,7 +65,7 @@ def test_the_documented_example_can_be_loaded(folder: Path) -> None:
     assert found.certificate.certificate == folder / "cert.pem"
     assert (found.lowest_port, found.highest_port, found.serves_tcp) == (49_152, 65_535, True)
     assert [str(rule) for rule in found.peers_allow] == ["10.20.0.0/16", "10.30.0.0/16:5000-5999", "[fd00::/8]:443"]
-    assert found.quotas == Quotas(10, 5000, 10_000_000, 2_000_000_000, 100)
+    assert found.quotas == Quotas(10, 5000, 10_000_000, 2_000_000_000, 100, 200)
     assert found.offload == OffloadWish(("eth0",), "auto", (), generic_from_peer=False)
     core = server_settings(found, frozenset(), is_standalone=True)
     assert (core.realm, core.is_standalone) == ("example.org", True)
@@ -85,10 +85,16 @@ def test_the_keys_behind_a_sharp_can_be_used_as_well(folder: Path) -> None:
     assert found.alternate == {4: Endpoint.parse("203.0.113.6:3478")}
 
 
+@pytest.mark.parametrize("key", ["requests_per_second_per_source", "connections_per_second_per_source"])
+def test_limits_of_a_source_can_be_lifted(folder: Path, key: str) -> None:
+    assert getattr(parse(folder, quotas=f"{{{key}: off}}").quotas, key) is None
+    assert getattr(parse(folder, quotas=f"{{{key}: 7}}").quotas, key) == 7
+
+
 def test_defaults(folder: Path) -> None:
     found = parse(folder)
     assert [str(address) for address in found.listen] == ["0.0.0.0:3478", "[::]:3478"]
-    assert found.quotas == Quotas(requests_per_second_per_source=100)
+    assert found.quotas == Quotas(requests_per_second_per_source=100, connections_per_second_per_source=200)
     assert (found.certificate, found.tls_listen, found.offload) == (None, (), None)
     assert not credentials(found).signs_unverified
     assert credentials(found).offers_anonymity
@@ -129,6 +135,7 @@ def test_defaults(folder: Path) -> None:
         ({"quotas": "{bandwidth: fast}"}, "quotas.bandwidth is 'fast': expected bits per second such as 10M"),
         ({"quotas": "{bandwidth: 10k}"}, "quotas.bandwidth is '10k': expected bits per second"),
         ({"quotas": "{allocations: 0}"}, "quotas.allocations is 0: expected an integer from 1"),
+        ({"quotas": "{requests_per_second_per_source: none}"}, "expected an integer from 1 to 1000000000, or off"),
         ({"ebpf": "{mode: native}"}, "ebpf.mode is 'native': expected interfaces with it"),
         ({"ebpf": "{mode: fast}"}, "ebpf.mode is 'fast': expected one of auto, native, generic, off"),
         ({"alternate": '{ipv4: "[::1]:3478"}'}, "alternate.ipv4 is '[::1]:3478': expected an IPv4 address"),

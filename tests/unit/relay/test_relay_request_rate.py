@@ -1,7 +1,9 @@
 """Requests per source, and what strangers cost in memory (RFC 8656 §21)."""
 
 import tracemalloc
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
 
 from connectivity.clock import MILLISECOND
 from connectivity.endpoint import Endpoint
@@ -10,16 +12,19 @@ from connectivity.stun import (
     Data,
     MessageClass,
     Method,
+    Nonce,
     Software,
     Username,
     XorPeerAddress,
     encode,
 )
-from relay.core import Quotas
-from relay.core.quotas import SourceLimiter
+from relay.core import FiveTuple, Quotas, Transport
+from relay.core.admission import CROWD, Admission, RateLimiter
 from relay.core.statistics import QuotaKind
-from tests.unit.relay.playbook import PEER4, RelayUnderTest, channel_message
+from tests.unit.relay.playbook import PEER4, SERVER4, Client, RelayUnderTest, channel_message, error_code
 from tests.unit.relay.test_relay_quotas import UDP, alice, messages, moved, refusals
+
+LIMITED = Quotas(requests_per_second_per_source=10)
 
 
 def binding_request(*attributes: Attribute) -> bytes:
@@ -55,30 +60,112 @@ def test_a_limited_source_keeps_its_data_flowing() -> None:
     assert relay.drops() == before, "data took no tokens of requests"
 
 
-def test_connections_count_as_requests_of_their_source() -> None:
-    relay = RelayUnderTest(quotas=Quotas(requests_per_second_per_source=4))
+@pytest.mark.parametrize("knows_the_port", [False, True])
+def test_forged_requests_cost_their_victim_nothing(knows_the_port: bool) -> None:
+    """Refreshes carry a nonce that only he can know who receives what is sent to that address."""
+    relay = RelayUnderTest(quotas=LIMITED)
+    victim = alice(relay, 1)
+    victim.allocate()
+    victim.bind(0x4000, PEER4)
+    for second in range(8):
+        for index in range(1000):
+            port = victim.endpoint.port if knows_the_port else 1024 + index
+            relay.from_client(victim.endpoint._replace(port=port), binding_request())
+        assert error_code(victim.call(Method.REFRESH)) == 0, second
+        assert error_code(victim.bind(0x4000, PEER4)) == 0
+        relay.advance(1)
+
+
+def test_who_begins_is_not_kept_out_by_forgeries_once_he_has_a_nonce() -> None:
+    relay = RelayUnderTest(quotas=LIMITED)
+    newcomer = alice(relay, 1)
+    newcomer.nonce = relay.nonces.mint(newcomer.endpoint, relay.now)
+    while relay.from_client(newcomer.endpoint, binding_request()):
+        pass
+    assert newcomer.allocate()
+
+
+def test_a_client_s_own_bindings_pass_beside_forgeries_that_do_not_know_its_port() -> None:
+    relay = RelayUnderTest(quotas=LIMITED)
+    victim = alice(relay, 1)
+    victim.allocate()
+    for port in range(1024, 1124):
+        relay.from_client(victim.endpoint._replace(port=port), binding_request())
+    assert len(victim.send(binding_request())) == 1
+
+
+def test_a_nonce_of_another_address_and_a_forged_one_prove_nothing() -> None:
+    relay = RelayUnderTest(quotas=LIMITED)
+    client, elsewhere = alice(relay, 1), Endpoint.parse("203.0.113.99:1")
+    minted = [relay.nonces.mint(each, relay.now) for each in (client.endpoint, elsewhere)]
+    mine, foreign = (encode(Method.ALLOCATE, MessageClass.REQUEST, bytes(12), (UDP, Nonce(nonce))) for nonce in minted)
+    while relay.from_client(client.endpoint, binding_request()):
+        pass
+    assert relay.from_client(client.endpoint, mine)
+    for forged in (foreign, mine.replace(minted[0][-2:].encode(), b"zz"), foreign[:-8], mine[:24]):
+        assert relay.from_client(client.endpoint, forged) == []
+
+
+def test_a_proven_source_has_a_limit_too() -> None:
+    relay = RelayUnderTest(quotas=LIMITED)
     client = alice(relay, 1)
-    assert [relay.server.admits_stream(client.endpoint.ip, relay.now) for _ in range(3)] == [True] * 3
-    assert len(client.send(binding_request())) == 1
-    assert client.send(binding_request()) == []
-    assert not relay.server.admits_stream(client.endpoint.ip, relay.now)
-    assert refusals(relay) == {QuotaKind.REQUESTS_PER_SOURCE: 2}
-    assert relay.drops() == {"too_many_requests": 1}
-    relay.advance(0.25)
-    assert relay.server.admits_stream(client.endpoint.ip, relay.now)
+    nonce = Nonce(relay.nonces.mint(client.endpoint, relay.now))
+    request = encode(Method.ALLOCATE, MessageClass.REQUEST, bytes(12), (UDP, nonce))
+    answered = sum(bool(relay.from_client(client.endpoint, request)) for _ in range(2 * CROWD * 10))
+    assert answered == CROWD * 10
+    relay.advance(1)
+    client.allocate()
+    allowed = [bool(client.send(client.request(Method.REFRESH))) for _ in range(20)]
+    assert allowed == [True] * 10 + [False] * 10
+
+
+def test_each_client_behind_one_address_has_a_budget_once_it_has_an_allocation() -> None:
+    """An office, a proxy, another relay: what one of them asks for costs the others nothing."""
+    relay = RelayUnderTest(quotas=LIMITED)
+    clients = [Client(relay, f"203.0.113.5:{5000 + number}") for number in range(8)]
+    for client in clients:
+        client.allocate()
+    for _ in range(100):
+        clients[0].send(clients[0].request(Method.REFRESH))
+    for client in clients[1:]:
+        assert all(error_code(client.call(Method.REFRESH)) == 0 for _ in range(5))
+
+
+def test_connections_have_a_budget_apart_from_requests() -> None:
+    relay = RelayUnderTest(quotas=Quotas(requests_per_second_per_source=4, connections_per_second_per_source=3))
+    client = alice(relay, 1)
+    for _ in range(100):
+        client.send(binding_request())
+    source = client.endpoint.ip
+    assert [relay.server.admits_stream(source, relay.now) for _ in range(4)] == [True] * 3 + [False]
+    assert refusals(relay)[QuotaKind.CONNECTIONS_PER_SOURCE] == 1
+    relay.advance(0.34)
+    assert relay.server.admits_stream(source, relay.now)
+
+
+def test_requests_of_connections_are_proven_by_the_connection() -> None:
+    relay = RelayUnderTest(quotas=LIMITED)
+    client = alice(relay, 1)
+    while client.send(binding_request()):
+        pass
+    crowd = [FiveTuple(client.endpoint._replace(port=1000 + number), SERVER4, Transport.TLS) for number in range(50)]
+    assert all(relay.from_stream(each, binding_request()) for each in crowd)
 
 
 def test_a_64_is_one_source() -> None:
-    limiter = SourceLimiter(10, b"secret")
+    admission = Admission(LIMITED, b"secret")
+
+    def admits(ip: IPv6Address) -> bool:
+        return admission.admits_request(Endpoint(ip, 1), 10**12, is_proven=False, has_allocation=False)
+
     network = int(IPv6Address("2001:db8:1:2::"))
-    admitted = [limiter.admits(IPv6Address(network | host << 32), 10**12) for host in range(20)]
-    assert admitted == [True] * 10 + [False] * 10
-    assert limiter.admits(ip_address("2001:db8:1:3::"), 10**12)
+    assert [admits(IPv6Address(network | host << 32)) for host in range(20)] == [True] * 10 + [False] * 10
+    assert admits(IPv6Address("2001:db8:1:3::"))
 
 
 def test_the_limiter_does_not_grow_and_rarely_punishes_neighbours() -> None:
-    limiter, now = SourceLimiter(10, b"secret"), 10**12
-    sources = [IPv4Address(0x0100_0000 + index) for index in range(5000)]
+    limiter, now = RateLimiter(10, b"secret"), 10**12
+    sources = [IPv4Address(0x0100_0000 + index).packed for index in range(5000)]
     for source in sources[:500]:
         while limiter.admits(source, now):
             pass
@@ -86,7 +173,7 @@ def test_the_limiter_does_not_grow_and_rarely_punishes_neighbours() -> None:
     tracemalloc.start()
     try:
         for index in range(20_000):
-            limiter.admits(IPv4Address(0x2000_0000 + index), now + index)
+            limiter.admits(IPv4Address(0x2000_0000 + index).packed, now + index)
         grown, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -94,8 +181,8 @@ def test_the_limiter_does_not_grow_and_rarely_punishes_neighbours() -> None:
 
 
 def test_no_limit_costs_nothing() -> None:
-    limiter = SourceLimiter(None, b"secret")
-    assert all(limiter.admits(IPv4Address(1), 0) for _ in range(1000))
+    limiter = RateLimiter(None, b"secret")
+    assert all(limiter.admits(b"one", 0) for _ in range(1000))
 
 
 def test_unauthenticated_requests_leave_nothing_behind() -> None:
