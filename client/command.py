@@ -11,7 +11,7 @@ from client.core import ClientCore
 from client.token import DEFAULT_PATH, take_token
 from connectivity.clock import Instant
 from connectivity.errors import FatalError, chain
-from connectivity.io import logs
+from connectivity.io import descriptors, logs
 from connectivity.io.identity import load_or_create
 from connectivity.io.portal import read_system_info
 from connectivity.io.service import Role, TunnelSettings, read_tunnel_settings, run_tunnel
@@ -56,6 +56,7 @@ def run(arguments: list[str]) -> int:
     logs.configure(settings.tunnel.log_filter, settings.tunnel.log_format)
     if settings.check:
         return 0
+    descriptors.raise_limit()
 
     def make_core(keys: KeyPair, _now: Instant) -> ClientCore:
         return ClientCore(keys=keys, rng=os.urandom)

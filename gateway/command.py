@@ -8,7 +8,7 @@ from typing import Final
 
 from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint
-from connectivity.io import logs
+from connectivity.io import descriptors, logs
 from connectivity.io.identity import load_or_create
 from connectivity.io.portal import read_system_info
 from connectivity.io.service import DEVICE, Role, TunnelSettings, read_tunnel_settings, run_tunnel
@@ -59,6 +59,7 @@ def run(arguments: list[str]) -> int:
     """Run the gateway until a signal."""
     settings = read_settings(arguments)
     logs.configure(settings.tunnel.log_filter, settings.tunnel.log_format)
+    descriptors.raise_limit()
     asyncio.run(_serve(settings))
     return 0
 
@@ -93,4 +94,4 @@ async def _serve(settings: GatewaySettings) -> None:
         await run_tunnel(settings.tunnel, role)
     finally:
         masquerade.remove()
-        await health.cleanup()
+        await health.close()

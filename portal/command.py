@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from connectivity.io import logs
+from connectivity.io import descriptors, logs
 from connectivity.settings import SettingsError, SettingsReader
 from portal import config_file
 from portal.configuration import Configuration
@@ -32,6 +32,7 @@ def run(arguments: list[str]) -> int:
     logs.configure(directives, form)
     configuration = config_file.load(path)
     _advise(configuration)
+    descriptors.raise_limit()
     asyncio.run(_serve(path, configuration))
     return 0
 

@@ -1,8 +1,8 @@
 """The driver of ``ControlServer``: three WebSocket paths and ``/healthz`` on aiohttp, the clock and the signals.
 
 Traps that the shape avoids: components read any WebSocket ping as a broken message, so none is sent; no extension is
-negotiated; ending a session drops TCP without a close frame; no access log, because tokens are in the URLs. One task
-per connection sends what the core queued for it; a component that does not read is dropped when its queue is full.
+negotiated; ending a session drops TCP without a close frame. Limits and the log are ``connectivity.io.http``'s: whoever
+has a valid token is admitted, all others are strangers.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import WSMsgType, web
@@ -18,31 +17,18 @@ from aiohttp import WSMsgType, web
 from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
+from connectivity.io.http import HttpServer, Limits
 from portal.configuration import Configuration, TokenType
-from portal.core import ControlServer
+from portal.connection import Backlog, Connection
+from portal.core import MAXIMUM_SESSIONS, ControlServer
 from portal.login import Refusal
 from portal.session import CloseTransport, SendText, Session
 
 MAXIMUM_MESSAGE_BYTES: Final = 1 << 20
-SEND_QUEUE_LIMIT: Final = 1024
+# Those without a valid token; a whole office, or a proxy that ends TLS, is one address.
+LIMITS: Final = Limits(connections=512, per_address=128, admitted=MAXIMUM_SESSIONS)
 
 _logger = logging.getLogger("portal")
-
-
-@dataclass(slots=True, eq=False)
-class _Connection:
-    """One WebSocket's way out. None in the queue ends it."""
-
-    websocket: web.WebSocketResponse
-    transport: asyncio.Transport
-    queue: "asyncio.Queue[str | None]" = field(default_factory=lambda: asyncio.Queue(SEND_QUEUE_LIMIT))
-
-    def put(self, text: str | None) -> None:
-        try:
-            self.queue.put_nowait(text)
-        except asyncio.QueueFull:
-            _logger.warning("Dropping a connection that does not read")
-            self.transport.abort()
 
 
 class PortalServer:
@@ -51,7 +37,10 @@ class PortalServer:
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
         self._core = ControlServer(configuration, rng=os.urandom, now=time.monotonic_ns(), wall_now=time.time_ns())
-        self._connections: dict[int, _Connection] = {}
+        routes = [web.get(f"/{kind.value}/websocket", self._handler(kind)) for kind in TokenType]
+        self._http = HttpServer("portal", [web.get("/healthz", _healthz), *routes], LIMITS)
+        self._connections: dict[int, Connection] = {}
+        self._backlog = Backlog()
         self._wake = asyncio.Event()
 
     async def run(self, stop: asyncio.Event, ready: Callable[[Endpoint], None] | None = None) -> None:
@@ -60,22 +49,12 @@ class PortalServer:
         Raises:
             FatalError: the address cannot be listened on.
         """
-        application = web.Application()
-        application.router.add_get("/healthz", _healthz)
-        for kind in TokenType:
-            application.router.add_get(f"/{kind.value}/websocket", self._handler(kind))
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
+        listen = self._configuration.listen
         try:
-            listen = self._configuration.listen
-            site = web.TCPSite(runner, str(listen.ip), listen.port, reuse_address=True)
-            try:
-                await site.start()
-            except OSError as error:
-                reason = os.strerror(error.errno) if error.errno else str(error)
-                raise FatalError(f"cannot listen on {listen}: {reason}") from None
-            address = runner.addresses[0]
-            bound = Endpoint(listen.ip, int(address[1]))
+            bound = await self._http.listen(listen)
+        except OSError as error:
+            raise FatalError(f"cannot listen on {listen}") from error
+        try:
             _logger.info("Portal is listening", extra={"fields": {"address": bound}})
             if ready is not None:
                 ready(bound)
@@ -83,7 +62,7 @@ class PortalServer:
         finally:
             for connection in list(self._connections.values()):
                 connection.transport.close()
-            await runner.cleanup()
+            await self._http.close()
 
     def apply(self, configuration: Configuration) -> None:
         """Take over a configuration that was read again."""
@@ -99,30 +78,34 @@ class PortalServer:
             if isinstance(login, Refusal):
                 _logger.debug("Connection refused", extra={"fields": {"kind": kind.value, "status": login.status}})
                 return web.Response(status=login.status, text=login.text)
+            if not self._http.admit(request):
+                return web.Response(status=503, text="Too many connections")
             websocket = web.WebSocketResponse(compress=False, heartbeat=None, max_msg_size=MAXIMUM_MESSAGE_BYTES)
             await websocket.prepare(request)
-            session = self._core.handle_connected(login, time.monotonic_ns())
             transport = request.transport
+            session = None if transport is None else self._core.handle_connected(login, time.monotonic_ns())
             if session is None or transport is None:
                 return websocket
-            await self._serve(session, _Connection(websocket, transport))
+            await self._serve(Connection(session, websocket, request, transport, self._backlog))
             return websocket
 
         return handle
 
-    async def _serve(self, session: Session, connection: _Connection) -> None:
+    async def _serve(self, connection: Connection) -> None:
+        session = connection.session
         self._connections[session.number] = connection
         try:
             async with asyncio.TaskGroup() as group:
-                sender = group.create_task(_send(connection))
+                sender = group.create_task(connection.send_all())
                 await self._receive(session, connection)
                 sender.cancel()
         finally:
             del self._connections[session.number]
+            connection.forget()
             self._core.handle_closed(session, time.monotonic_ns())
             self._drain()
 
-    async def _receive(self, session: Session, connection: _Connection) -> None:
+    async def _receive(self, session: Session, connection: Connection) -> None:
         async for frame in connection.websocket:  # pings are answered below us; a close frame ends the loop
             if frame.type is WSMsgType.TEXT:
                 text = str(frame.data)
@@ -143,6 +126,7 @@ class PortalServer:
                     connection.put(output.text)
                 case CloseTransport():
                     connection.put(None)
+                    self._http.dismiss(connection.request)  # soon, whether it reads or not
         self._wake.set()
 
     async def _keep_time(self, stop: asyncio.Event) -> None:
@@ -163,15 +147,6 @@ class PortalServer:
                 except TimeoutError:
                     self._core.handle_timeout(time.monotonic_ns(), time.time_ns())
                     self._drain()
-
-
-async def _send(connection: _Connection) -> None:
-    try:
-        while (text := await connection.queue.get()) is not None:
-            await connection.websocket.send_str(text)
-    except (ConnectionError, RuntimeError) as error:
-        _logger.debug("Sending failed", extra={"fields": {"error": str(error)}})
-    connection.transport.close()
 
 
 async def _healthz(_request: web.Request) -> web.Response:

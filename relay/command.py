@@ -4,14 +4,13 @@ import asyncio
 import os
 from typing import Final
 
-from connectivity.io import logs
+from connectivity.io import descriptors, logs
 from relay import admin, config_file
 from relay.core import NonceMint, Server, StampSecretCredentials
 from relay.core.nonce import SECRET_BYTES
 from relay.driver.addresses import host_addresses
 from relay.driver.making import credentials, server_settings
 from relay.driver.running import serve
-from relay.driver.sockets import raise_descriptor_limit
 from relay.settings import read_settings
 
 STAMP_SECRET_BYTES: Final = 32
@@ -26,7 +25,7 @@ def run(arguments: list[str]) -> int:
     logs.configure(settings.log_filter, settings.log_format)
     if settings.file is not None:
         config_file.advise(settings.file, settings.configuration)
-    raise_descriptor_limit()
+    descriptors.raise_limit()
     # For the life of this process: it is what makes reconnects to the portal keep all allocations.
     stamp_secret = os.urandom(STAMP_SECRET_BYTES).hex()
     configuration, is_standalone = settings.configuration, settings.portal is None

@@ -173,7 +173,7 @@ class _Service:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         status = self._settings.status_address
-        runner = None if status is None else await serve(status, self._status, ready=lambda: self._configured)
+        shown = None if status is None else await serve(status, self._status, ready=lambda: self._configured)
         link = asyncio.ensure_future(self._link.run())
         stopped = asyncio.ensure_future(stop.wait())
         driver.start()
@@ -188,8 +188,8 @@ class _Service:
         finally:
             stopped.cancel()
             await self._settle(link)
-            if runner is not None:
-                await runner.cleanup()
+            if shown is not None:
+                await shown.close()
 
     async def _settle(self, link: "asyncio.Future[None]") -> None:
         if not link.done():

@@ -1,17 +1,17 @@
 """Small HTTP answers for people and probes: ``/healthz``, ``/readyz``, and ``/status`` with the connections as JSON."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
 
 from connectivity.endpoint import Endpoint
-from connectivity.errors import FatalError, chain
+from connectivity.errors import FatalError
+from connectivity.io.http import HttpServer
 
 
-async def serve(listen: Endpoint, status: Callable[[], dict[str, Any]], *, ready: Callable[[], bool]) -> web.AppRunner:
-    """Start to answer; clean up with ``runner.cleanup()``.
+async def serve(listen: Endpoint, status: Callable[[], dict[str, Any]], *, ready: Callable[[], bool]) -> HttpServer:
+    """Start to answer; ``close`` what is returned.
 
     Raises:
         FatalError: the address cannot be used.
@@ -27,16 +27,10 @@ async def serve(listen: Endpoint, status: Callable[[], dict[str, Any]], *, ready
     async def show(_: web.Request) -> web.Response:
         return web.json_response(status())
 
-    application = web.Application()
     routes = {"/healthz": healthz, "/readyz": readyz, "/status": show, "/": show}
-    application.add_routes([web.get(path, handler) for path, handler in routes.items()])
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
+    server = HttpServer("health and status", [web.get(path, handler) for path, handler in routes.items()])
     try:
-        await web.TCPSite(runner, str(listen.ip), listen.port).start()
+        await server.listen(listen)
     except OSError as error:
-        await runner.cleanup()
-        # asyncio's own text repeats the address.
-        reason = os.strerror(error.errno) if error.errno else chain(error)
-        raise FatalError(f"cannot listen on {listen} for health and status: {reason}") from None
-    return runner
+        raise FatalError(f"cannot listen on {listen} for health and status") from error
+    return server

@@ -15,6 +15,7 @@ from aiohttp import web
 from connectivity.clock import SECOND, Instant
 from connectivity.errors import FatalError, chain
 from connectivity.io import logs
+from connectivity.io.http import OPERATOR, HttpServer
 from relay.core import AllocationView
 from relay.driver.service import RelayService
 from relay.settings import AdminSocket
@@ -29,16 +30,13 @@ class Admin:
         self._service = service
         self._path: Path | None = None
         self._inode = 0
-        application = web.Application()
-        application.add_routes(
-            [
-                web.get("/allocations", self._list),
-                web.get(r"/allocations/{port:\d+}", self._show),
-                web.delete(r"/allocations/{port:\d+}", self._end),
-                web.put("/log-level", self._set_log_level),
-            ]
-        )
-        self._runner = web.AppRunner(application, access_log=None)
+        routes = [
+            web.get("/allocations", self._list),
+            web.get("/allocations/{port}", self._show),
+            web.delete("/allocations/{port}", self._end),
+            web.put("/log-level", self._set_log_level),
+        ]
+        self._http = HttpServer("the operator", routes, OPERATOR)
 
     async def start(self, wanted: AdminSocket) -> None:
         """Begin to serve.
@@ -57,8 +55,7 @@ class Admin:
             _log.info("No admin socket", extra={"fields": {"path": path, "reason": chain(error)}})
             return
         self._path, self._inode = path, path.stat().st_ino
-        await self._runner.setup()
-        await web.SockSite(self._runner, bound).start()
+        await self._http.serve(bound)
 
     async def close(self) -> None:
         """Stop serving; the socket's file goes, unless another process has replaced it."""
@@ -69,16 +66,19 @@ class Admin:
                 self._path.unlink()
         except OSError as error:
             _log.debug("The admin socket's file stays", extra={"fields": {"reason": chain(error)}})
-        await self._runner.cleanup()
+        await self._http.close()
 
     async def _list(self, _: web.Request) -> web.Response:
         now = time.monotonic_ns()
         return web.json_response([self._summary(view, now) for view in self._service.server.allocations()])
 
     async def _show(self, request: web.Request) -> web.Response:
-        view = self._service.server.allocation(int(request.match_info["port"]))
+        port = _port(request)
+        if port is None:
+            return _no_port()
+        view = self._service.server.allocation(port)
         if view is None:
-            return _unknown(request)
+            return _unknown(port)
         now = time.monotonic_ns()
         permissions = {str(ip): _seconds(until, now) for ip, until in view.permissions}
         channels = [
@@ -92,9 +92,12 @@ class Admin:
         return web.json_response({**self._summary(view, now), "permissions": permissions, "channels": channels})
 
     async def _end(self, request: web.Request) -> web.Response:
+        port = _port(request)
+        if port is None:
+            return _no_port()
         now = time.monotonic_ns()
-        if not self._service.server.end_allocation(int(request.match_info["port"]), now):
-            return _unknown(request)
+        if not self._service.server.end_allocation(port, now):
+            return _unknown(port)
         self._service.settle(now)
         return web.Response(status=204)
 
@@ -128,12 +131,13 @@ def _bind(path: Path, *, may_make_folder: bool) -> socket.socket:
     """A socket that only we may open; one that a relay left behind is replaced, one that is served is not."""
     if may_make_folder:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     before = os.umask(0o177)
     try:
         if path.is_socket() and not _is_served(path):
             path.unlink()
         bound.bind(str(path))
+        bound.listen()
         return bound
     except BaseException:
         bound.close()
@@ -151,8 +155,19 @@ def _is_served(path: Path) -> bool:
         return True
 
 
-def _unknown(request: web.Request) -> web.Response:
-    return web.Response(status=404, text=f"no allocation has port {request.match_info['port']}\n")
+def _port(request: web.Request) -> int | None:
+    """The port in the path; None for what is none, of whatever length."""
+    text = request.match_info["port"]
+    is_number = text.isascii() and text.isdecimal() and len(text) <= 5
+    return int(text) if is_number and 1 <= int(text) <= 0xFFFF else None
+
+
+def _no_port() -> web.Response:
+    return web.Response(status=400, text="a port is a number from 1 to 65535\n")
+
+
+def _unknown(port: int) -> web.Response:
+    return web.Response(status=404, text=f"no allocation has port {port}\n")
 
 
 def _seconds(until: Instant, now: Instant) -> int:

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
+from connectivity.io.http import HttpServer
 from connectivity.io.portal import PortalLink
 from relay.driver.metrics import Metric, render
 from relay.driver.offload import OffloadStatus
@@ -22,15 +23,8 @@ class Health:
         self._offload = offload
         self._collect = metrics
         self._link = link
-        application = web.Application()
-        application.add_routes(
-            [
-                web.get("/healthz", self._healthz),
-                web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
-            ]
-        )
-        self._runner = web.AppRunner(application, access_log=None)
+        pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
+        self._http = HttpServer("health checks", [web.get(path, handler) for path, handler in pages.items()])
 
     async def start(self, address: Endpoint) -> None:
         """Begin to answer.
@@ -38,15 +32,14 @@ class Health:
         Raises:
             FatalError: the address cannot be used.
         """
-        await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, str(address.ip), address.port).start()
+            await self._http.listen(address)
         except OSError as error:
             raise FatalError(f"cannot serve health checks on TCP {address}") from error
 
     async def close(self) -> None:
         """Stop answering."""
-        await self._runner.cleanup()
+        await self._http.close()
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

@@ -7,8 +7,6 @@ a destination answers, may end the process: errors of data are counted by the so
 import asyncio
 import errno
 import logging
-import os
-import resource
 import select
 import socket
 from collections import deque
@@ -19,6 +17,8 @@ from typing import Final
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError
+from connectivity.io import descriptors
+from connectivity.io.http import OPERATOR, PROBES
 from connectivity.io.receive_buffer import ReceiveBuffer
 from connectivity.io.udp import UdpSocket
 from connectivity.io.udp_counters import UdpCounters
@@ -38,7 +38,8 @@ MOST_ARRIVALS: Final = 1024
 # Relayed ports that are read before others get their turn.
 _MOST_READY: Final = 256
 _ANY: Final[dict[int, IPAddress]] = {4: IPv4Address(0), 6: IPv6Address(0)}
-_KEPT_FREE: Final = 32  # descriptors
+# Descriptors: what the process itself needs, and what whoever asks for its health and the operator may hold.
+KEPT_FREE: Final = descriptors.KEPT_FREE + PROBES.connections + OPERATOR.connections
 # Another port may be free where this one is not; all else would happen to any port.
 _OF_THE_PORT: Final = frozenset({errno.EADDRINUSE, errno.EACCES})
 
@@ -101,7 +102,7 @@ class RelaySockets:
         """
         opened: list[tuple[int, UdpSocket]] = []
         try:
-            keep_some_free(self._epoll.fileno())
+            descriptors.keep_some_free(self._epoll.fileno(), KEPT_FREE)
             for family in families:
                 relayed = UdpSocket.bind(
                     self._relayed_at[family.version],
@@ -226,26 +227,6 @@ def describe(address: Endpoint) -> str:
     if address.ip.is_unspecified:
         return f"port {address.port} over IPv{address.ip.version}"
     return str(address)
-
-
-def raise_descriptor_limit() -> None:
-    """Use all the file descriptors that we are allowed: each allocation needs up to two."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def keep_some_free(any_descriptor: int) -> None:
-    """To be asked before a client gets a descriptor: the last ones are for health checks and for the operator.
-
-    Raises:
-        OSError: only those are left, as if there were none.
-    """
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(any_descriptor)
-    os.close(lowest_free)
-    if limit - min(_KEPT_FREE, limit // 4) <= lowest_free:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def _set_hop_limit(opened: UdpSocket, version: int) -> None:

@@ -6,7 +6,6 @@ finished its handshake; accepting pauses when the process is out of file descrip
 """
 
 import asyncio
-import errno
 import functools
 import logging
 import os
@@ -21,8 +20,9 @@ from typing import Any, Final
 from connectivity.clock import SECOND, Instant
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError, chain
+from connectivity.io.accepting import BACKLOG, Acceptor
 from relay.core import FiveTuple, Transport
-from relay.driver.sockets import describe, keep_some_free
+from relay.driver.sockets import KEPT_FREE, describe
 
 # Implementation constants.
 IDLE: Final = 30 * SECOND  # without an allocation
@@ -30,11 +30,7 @@ MOST_STREAMS: Final = 16_384
 MOST_WITHOUT_ALLOCATION: Final = 1024
 MOST_UNSENT_BYTES: Final = 1 << 20  # of one client: at 10 Mbit/s almost a second
 _HANDSHAKE_SECONDS: Final = 10.0
-_PAUSE_SECONDS: Final = 1.0
-_BACKLOG: Final = 1024
-_ACCEPTS_PER_TURN: Final = 64
 _READ_BYTES: Final = 256 << 10
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _log = logging.getLogger("relay")
 
@@ -127,8 +123,7 @@ class Streams:
         self._waiting: dict[FiveTuple, Stream] = {}  # not known to have an allocation, oldest first
         self._starting: dict[asyncio.Future[Any], None] = {}  # oldest first
         self._written: set[Stream] = set()
-        self._pauses: set[asyncio.TimerHandle] = set()
-        self._is_exhausted = False  # and it was said
+        self._acceptor = Acceptor(loop, _log, kept_free=KEPT_FREE, on_pause=self._count_refused)
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -142,7 +137,7 @@ class Streams:
         for address in addresses:
             family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
             try:
-                listener = socket.create_server((str(address.ip), address.port), family=family, backlog=_BACKLOG)
+                listener = socket.create_server((str(address.ip), address.port), family=family, backlog=BACKLOG)
             except OSError as error:
                 cause = OSError(error.errno, os.strerror(error.errno or 0))  # without the address, which is said once
                 raise FatalError(f"cannot listen on {transport.name} {describe(address)}") from cause
@@ -156,7 +151,7 @@ class Streams:
     def start(self) -> None:
         """Begin to accept."""
         for listener, transport in self._listening:
-            self._loop.add_reader(listener.fileno(), self._accept, listener, transport)
+            self._acceptor.start(listener, functools.partial(self._accepted, transport))
 
     def send(self, five_tuple: FiveTuple, data: memoryview) -> None:
         """Collect for a client; ``flush`` writes."""
@@ -192,10 +187,8 @@ class Streams:
 
     def close(self) -> None:
         """Close everything at once."""
-        for pause in self._pauses:
-            pause.cancel()
+        self._acceptor.close()
         for listener, _ in self._listening:
-            self._loop.remove_reader(listener.fileno())
             listener.close()
         for starting in list(self._starting):
             starting.cancel()
@@ -226,30 +219,20 @@ class Streams:
                 _abort(stream)
                 return
 
-    def _accept(self, listener: socket.socket, transport: Transport) -> None:
-        for _ in range(_ACCEPTS_PER_TURN):
-            try:
-                keep_some_free(listener.fileno())
-                accepted, address = listener.accept()
-            except BlockingIOError:
-                self._is_exhausted = False
-                return
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._pause(listener, transport, error)
-                    return
-                continue  # that one connection has gone
-            if len(self._streams) >= MOST_STREAMS or not self._admits(_endpoint(address).ip):
-                self.counters.refused += 1
-                accepted.close()
-                continue
-            if len(self._starting) >= MOST_WITHOUT_ALLOCATION:
-                self._forget_oldest_start()
-            accepted.setblocking(False)
-            self.counters.accepted += 1
-            starting = asyncio.ensure_future(self._begin(accepted, transport))
-            self._starting[starting] = None
-            starting.add_done_callback(functools.partial(self._started, accepted))
+    def _accepted(self, transport: Transport, accepted: socket.socket, address: tuple[Any, ...]) -> None:
+        if len(self._streams) >= MOST_STREAMS or not self._admits(_endpoint(address).ip):
+            self.counters.refused += 1
+            accepted.close()
+            return
+        if len(self._starting) >= MOST_WITHOUT_ALLOCATION:
+            self._forget_oldest_start()
+        self.counters.accepted += 1
+        starting = asyncio.ensure_future(self._begin(accepted, transport))
+        self._starting[starting] = None
+        starting.add_done_callback(functools.partial(self._started, accepted))
+
+    def _count_refused(self) -> None:
+        self.counters.refused += 1
 
     def _forget_oldest_start(self) -> None:
         """Whoever begins handshakes and leaves them there keeps nobody else out."""
@@ -277,21 +260,6 @@ class Streams:
             self.counters.failed_handshakes += 1
             _log.debug("A connection did not begin", extra={"fields": {"error": chain(error)}})
             accepted.close()
-
-    def _pause(self, listener: socket.socket, transport: Transport, error: OSError) -> None:
-        """Out of descriptors: asking again at once would only burn the processor."""
-        self.counters.refused += 1
-        if not self._is_exhausted:
-            self._is_exhausted = True
-            _log.warning("Cannot accept connections for now", extra={"fields": {"error": chain(error)}})
-        self._loop.remove_reader(listener.fileno())
-
-        def resume() -> None:
-            self._pauses.discard(handle)
-            self._loop.add_reader(listener.fileno(), self._accept, listener, transport)
-
-        handle = self._loop.call_later(_PAUSE_SECONDS, resume)
-        self._pauses.add(handle)
 
 
 def _messages(data: memoryview) -> Iterator[memoryview]:

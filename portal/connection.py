@@ -1,0 +1,87 @@
+"""One WebSocket's way out: a queue that is bounded in messages and bytes, and what becomes of who does not read."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Final
+
+from aiohttp import web
+
+from portal.session import Session
+
+SEND_QUEUE_LIMIT: Final = 1024
+# Not read yet by one connection, in our queue and in the kernel's; the message that goes beyond is still taken, since
+# the first one (``init``) grows with the file.
+UNSENT_BYTES: Final = 4 << 20
+UNJOINED_UNSENT_BYTES: Final = 16 << 10  # nothing but short replies goes there
+TOTAL_UNSENT_BYTES: Final = 256 << 20  # of all queues; beyond it nobody may have more than one that has not joined
+
+_logger = logging.getLogger("portal")
+
+
+class Backlog:
+    """Bytes that wait in all queues together."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One WebSocket's way out: messages in order, bounded in number and bytes. None in the queue ends it."""
+
+    session: Session
+    websocket: web.WebSocketResponse
+    request: web.Request
+    transport: asyncio.Transport
+    backlog: Backlog
+    queue: "asyncio.Queue[str | None]" = field(default_factory=lambda: asyncio.Queue(SEND_QUEUE_LIMIT))
+    queued_bytes: int = 0
+    is_dropped: bool = False
+
+    def put(self, text: str | None) -> None:
+        """Send a message when those before it are gone, or drop who does not read."""
+        if self.is_dropped:
+            return
+        if self.queue.full() or (text is not None and self._has_too_much()):
+            self.is_dropped = True
+            fields = {"kind": self.session.token.type.value, "bytes": self.unsent_bytes}
+            _logger.warning("Dropping a connection that does not read", extra={"fields": fields})
+            self.transport.abort()
+            return
+        self.queue.put_nowait(text)
+        self._count(text, 1)
+
+    async def send_all(self) -> None:
+        """Send what comes into the queue, until its end or the connection's."""
+        try:
+            while (text := await self._get()) is not None:
+                await self.websocket.send_str(text)
+        except (ConnectionError, RuntimeError) as error:
+            _logger.debug("Sending failed", extra={"fields": {"error": str(error)}})
+        self.transport.close()
+
+    def forget(self) -> None:
+        """Nothing more will be sent."""
+        self.is_dropped = True
+        self.backlog.bytes -= self.queued_bytes
+        self.queued_bytes = 0
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What the peer has left unread, as far as we can see."""
+        return self.queued_bytes + self.transport.get_write_buffer_size()
+
+    def _has_too_much(self) -> bool:
+        is_trusted = self.session.joined and self.backlog.bytes <= TOTAL_UNSENT_BYTES
+        return self.unsent_bytes > (UNSENT_BYTES if is_trusted else UNJOINED_UNSENT_BYTES)
+
+    async def _get(self) -> str | None:
+        text = await self.queue.get()
+        self._count(text, -1)
+        return text
+
+    def _count(self, text: str | None, sign: int) -> None:
+        size = sign * len(text or "")  # frames are ASCII
+        self.queued_bytes += size
+        self.backlog.bytes += size
