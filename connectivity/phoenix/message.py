@@ -21,6 +21,11 @@ SYSTEM_TOPIC: Final = "phoenix"
 UNMATCHED_TOPIC: Final = "unmatched topic"
 
 
+# A reply repeats both, so what a peer can make us send is bounded by what it sends. Real ones are far shorter.
+LONGEST_TOPIC: Final = 64
+MOST_REF: Final = (1 << 64) - 1
+
+
 class MessageError(ValueError):
     """A frame that is no Phoenix message; the text says what is wrong with it, never what it holds."""
 
@@ -70,7 +75,9 @@ def decode(text: str) -> Message:
         raise MessageError("topic is not a string")
     if not isinstance(event, str):
         raise MessageError("event is not a string")
-    if ref is not None and (not isinstance(ref, int) or isinstance(ref, bool) or ref < 0):
+    if len(topic) > LONGEST_TOPIC:
+        raise MessageError("topic is too long")
+    if ref is not None and (not isinstance(ref, int) or isinstance(ref, bool) or not 0 <= ref <= MOST_REF):
         raise MessageError("ref is neither an unsigned integer nor null")
     return Message(topic, event, value.get("payload"), ref)
 
