@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.e2e.archive import package_archive
+
 PROGRAMS: Final = ("dockerd", "docker", "docker-compose", "debootstrap")
 PACKAGES: Final = ("docker.io", "docker-compose", "debootstrap")
 SUITE: Final = "bookworm"
-ARCHIVE: Final = "http://deb.debian.org/debian"
 REGISTRY_IMAGE: Final = "debian:12-slim"
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _CERTIFICATES: Final = Path("/usr/local/share/ca-certificates")
@@ -188,7 +189,8 @@ def _make_base_image(engine: Engine) -> str:
     name = "postern-test/base"
     with tempfile.TemporaryDirectory(prefix="postern-base-") as folder:
         root = Path(folder, "root")
-        run(["debootstrap", "--variant=minbase", SUITE, str(root), ARCHIVE], seconds=600)
+        # It becomes the image's own source of packages, too.
+        run(["debootstrap", "--variant=minbase", SUITE, str(root), package_archive(SUITE)], seconds=600)
         # As in the registry's image: no flush to disk per file, no package lists of other languages.
         (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
         (root / "etc/apt/apt.conf.d/no-languages").write_text('Acquire::Languages "none";\n')
