@@ -6,11 +6,21 @@ LOCK = --quiet --no-header --no-emit-index-url --python-version 3.11 --generate-
 demo: setup
 	@.venv/bin/postern demo $(ARGS)
 
+# What needs no machine of its own runs on two processes; the others change or time it, one after another.
+PYTEST = .venv/bin/python -m pytest
+ANYWHERE = tests/unit tests/property tests/fuzz
+
 test: setup
-	.venv/bin/python -m pytest -m "not long" $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	@failed=0; set -x; \
+	$(PYTEST) -m "not long" -n 2 --dist worksteal $(ANYWHERE) || failed=$$?; \
+	$(PYTEST) -m "not long" $(ANYWHERE:%=--ignore %) || failed=$$?; exit $$failed
+else
+	$(PYTEST) -m "not long" $(ARGS)
+endif
 
 test-long: setup
-	.venv/bin/python -m pytest -m long $(ARGS)
+	$(PYTEST) -m long $(ARGS)
 
 check: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports

@@ -14,12 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import hypothesis
 import pytest
 
 from bench.peers import PROGRAMS, executable, unpack
 from tests.programs import KUBE, Absences, require_peers, require_recordings
 
 _CLONE_NEWNET: Final = 0x40000000
+# A busy machine is no defect; a test that hangs is ended by pytest's own limit.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
