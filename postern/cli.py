@@ -3,7 +3,9 @@
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"postern: {command!r} is not a command: expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    _heed_interrupts()
     try:
         module = importlib.import_module(COMMANDS[command][0])
         return int(module.run(words[1:]))
@@ -54,6 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # outermost frame: a defect is one line too, and its traceback for who asks
         log.debug("Traceback of a defect", exc_info=error)
         return _failed(command, f"{type(error).__name__}: {chain(error)} (RUST_LOG=debug shows where)", 1)
+
+
+def _heed_interrupts() -> None:
+    """Ctrl-C ends a command also where it was started with SIGINT ignored: by ``nohup``, or by ``&`` in a script.
+
+    What it starts gets the default back, too.
+    """
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _failed(command: str, reason: str, code: int) -> int:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from lab.records import DIRECTORY
 from lab.stack import Stack
 from lab.topology import Lab
 from lab.transfer import download, upload
+from tests.children import ending
 
 pytestmark = pytest.mark.root
 
@@ -64,23 +66,22 @@ def test_demo_prints_one_json_object_and_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_demo_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     before = run_ids()
-    demo = subprocess.Popen(
-        [POSTERN, "demo"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    assert demo.stderr is not None
-    for line in demo.stderr:
-        if "starting the relay" in line:
-            break
-    (logs,) = tmp_path.iterdir()
-    run_id = logs.name.split("-")[2]
-    assert run_id in run_ids() - before
-    demo.send_signal(number)
-    demo.communicate(timeout=30)
-    assert demo.returncode == 128 + number
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with ending(
+        subprocess.Popen(
+            [POSTERN, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN),  # as `nohup` and `&` start it
+        )
+    ) as demo:  # fmt: skip
+        assert demo.stderr is not None
+        for line in demo.stderr:
+            if "starting the relay" in line:
+                break
+        (logs,) = tmp_path.iterdir()
+        run_id = logs.name.split("-")[2]
+        assert run_id in run_ids() - before
+        demo.send_signal(number)
+        assert demo.wait(30) == 128 + number
     assert run_id not in run_ids()
     assert not [name for name in netns.listnetns() if run_id in name]
     assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ import pytest
 from connectivity.errors import FatalError
 from connectivity.io import host
 from connectivity.io.tun import Tun
+from tests.children import ending
 from tests.netns.plain_pair import entered, ip, namespaces
 
 pytestmark = pytest.mark.root
@@ -41,9 +42,12 @@ class Tunnel:
     def transfer(self, version: int, protocol: str, *, serve: tuple[str, ...] = (), send: tuple[str, ...]) -> None:
         """Move bytes from the near to the far end and compare digests."""
         address = INNER[version][1]
-        server = start(self.names[1], "tests.netns.plain_transfer", f"{protocol}-serve", address, *serve)
-        client = start(self.names[0], "tests.netns.plain_transfer", f"{protocol}-send", address, *send, ready=False)
-        sent, received = client.communicate(timeout=40)[0], server.communicate(timeout=40)[0]
+        module = "tests.netns.plain_transfer"
+        with (
+            ending(start(self.names[1], module, f"{protocol}-serve", address, *serve)) as server,
+            ending(start(self.names[0], module, f"{protocol}-send", address, *send, ready=False)) as client,
+        ):
+            sent, received = client.communicate(timeout=40)[0], server.communicate(timeout=40)[0]
         assert sent.strip()
         assert received == sent
 

@@ -1,6 +1,8 @@
 """The command line finds the service and turns every end of it into an exit code and at most one line."""
 
+import signal
 import sys
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -54,10 +56,30 @@ def test_an_interrupt_is_what_a_shell_expects(monkeypatch: pytest.MonkeyPatch) -
     assert main(["relay"]) == 130
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_interrupt_ends_what_was_started_with_interrupts_ignored(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_: list[str]) -> int:
+        signal.raise_signal(signal.SIGINT)
+        return 0
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _stand_in(COMMANDS[command][0], run, monkeypatch)
+        assert main([command]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _serve_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(_: list[str]) -> int:
         raise error
 
-    module = ModuleType("relay.command")
+    _stand_in("relay.command", run, monkeypatch)
+
+
+def _stand_in(name: str, run: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType(name)
     module.run = run  # type: ignore[attr-defined]  # a stand-in for the service
-    monkeypatch.setitem(sys.modules, "relay.command", module)
+    monkeypatch.setitem(sys.modules, name, module)

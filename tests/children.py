@@ -1,0 +1,23 @@
+"""Processes that a test starts end with it, however it ends."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import AnyStr
+
+_GOODBYE_SECONDS = 30
+
+
+@contextmanager
+def ending(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnyStr]]:
+    """Afterwards it is gone: asked first, so that it can take with it what it built, and killed if it does not go."""
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.communicate(timeout=_GOODBYE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
