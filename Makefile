@@ -1,7 +1,7 @@
 # Every target sets up what it needs first; the second time that takes a moment.
 LOCK = --quiet --no-header --no-emit-index-url --python-version 3.11 --generate-hashes --allow-unsafe
 
-.PHONY: demo test test-long check fuzz bench bench-relay perf lock setup clean
+.PHONY: demo test test-long check fuzz bench bench-relay bench-siege perf lock setup clean
 
 demo: setup
 	@.venv/bin/postern demo $(ARGS)
@@ -37,6 +37,9 @@ bench: setup
 
 bench-relay: setup
 	@.venv/bin/postern bench relay $(ARGS)
+
+bench-siege: setup
+	@.venv/bin/postern bench siege $(ARGS)
 
 perf: setup
 	@.venv/bin/postern bench stack $(ARGS)

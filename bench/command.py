@@ -9,6 +9,7 @@ from connectivity.settings import HelpRequested, SettingsError
 KINDS: Final = {
     "stack": ("bench.stack", "the whole matrix, judged by UDP buffer errors: what CI runs"),
     "relay": ("bench.relay", "coturn, our relay in user space and by XDP, in turn"),
+    "siege": ("bench.siege", "floods of every listener, and whether others are served meanwhile"),
     "compare": ("bench.compare", "TCP through our and upstream's stacks in turn"),
 }
 

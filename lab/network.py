@@ -36,7 +36,7 @@ def build(plan: Plan, names: dict[str, str]) -> None:
     with ExitStack() as stack:
         routes: dict[str, Any] = {}
         for role in plan.roles:
-            _run(["ip", "netns", "add", names[role]])
+            run_command(["ip", "netns", "add", names[role]])
             # Before any interface exists, so that each is born with these defaults.
             execute(names[role], ["sysctl", "-qw", *_SYSCTLS, *(_FORWARDING if role in plan.forwarding else ())])
             routes[role] = stack.enter_context(_route_socket(names[role]))
@@ -78,10 +78,11 @@ def execute(namespace: str, command: list[str], *, stdin: str | None = None, tim
     Raises:
         LabError: it failed; the line carries what it said.
     """
-    return _run(["ip", "netns", "exec", namespace, *command], stdin=stdin, timeout=timeout)
+    return run_command(["ip", "netns", "exec", namespace, *command], stdin=stdin, timeout=timeout)
 
 
-def _run(command: list[str], *, stdin: str | None = None, timeout: float = 60) -> str:
+def run_command(command: list[str], *, stdin: str | None = None, timeout: float = 60) -> str:
+    """The same where this process is."""
     shown = " ".join(command)
     try:
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)

@@ -7,7 +7,7 @@ some of its own in addition. All need the portal; nobody waits for anybody else.
 import json
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -69,8 +69,12 @@ class Stack:
         log_filter: str = "info",
         drain_seconds: int = 0,
         environment: Mapping[str, str] | None = None,
+        postern: Sequence[str] | None = None,
     ) -> None:
-        """``environment`` is what relay, gateway and client get besides, whoever made them."""
+        """``environment`` is what relay, gateway and client get besides, whoever made them.
+
+        ``postern`` is called in place of our command: that of another checkout, or what starts it.
+        """
         self.lab = lab
         self.parts = parts or Parts()
         self.tokens = portal_file.Tokens.random()
@@ -79,6 +83,7 @@ class Stack:
         # Who stops a lab's relay mostly wants it gone, and whoever used it goes too.
         self._drain_seconds = drain_seconds
         self._environment = dict(environment or {})
+        self._postern = [str(postern_command())] if postern is None else [*postern]
 
     def start(self) -> None:
         """Start all, every relay and client of the lab, and wait until each is ready.
@@ -104,7 +109,7 @@ class Stack:
     def start_portal(self) -> Process:
         path = self.lab.logs / "portal.yaml"
         portal_file.write(path, self.tokens)
-        process = self._spawn("portal", [str(postern_command()), "portal", "--config", str(path)], {})
+        process = self._spawn("portal", [*self._postern, "portal", "--config", str(path)], {})
         probe = ["curl", "-s", "-o", str(self.lab.logs / "probe"), f"http://{PORTAL.address}:{PORTAL_PORT}/healthz"]
         wait_until(lambda: self._succeeds("portal", probe), "the portal answers", [process], _START_SECONDS)
         return process
@@ -205,7 +210,7 @@ class Stack:
 
     def _command(self, role: str, maker: Maker) -> list[str]:
         if maker is Maker.OURS:
-            return [str(postern_command()), role]
+            return [*self._postern, role]
         return [str(self.parts.programs[_PROGRAMS[role]])]
 
     def _spawn(

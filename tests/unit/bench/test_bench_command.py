@@ -29,10 +29,16 @@ def test_each_kind_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "the kind of benchmark is missing: expected one of stack, relay, compare"),
-        (["stak"], "'stak' is no kind of benchmark: expected one of stack, relay, compare"),
+        ([], "the kind of benchmark is missing: expected one of stack, relay, siege, compare"),
+        (["stak"], "'stak' is no kind of benchmark: expected one of stack, relay, siege, compare"),
         (["stack", "--rounds", "0"], "--rounds is '0': "),
         (["stack", "--only", "sideways"], "--only is 'sideways': "),
+        (["siege", "--only", "storm"], "--only is 'storm': "),
+        (["siege", "--seconds", "31"], "--seconds is '31': "),
+        (
+            ["siege", "--programs", "/nowhere/postern"],
+            "--programs is '/nowhere/postern': expected the path of a program",
+        ),
         (["stack", "--quickly"], "--quickly is not a flag of postern bench stack"),
         (["compare", "--history", "x"], "--history is not a flag of postern bench compare"),
     ],
