@@ -1,7 +1,5 @@
 """How errors are shown: one line, outermost context first, the whole chain of causes, never a traceback."""
 
-import os
-
 
 def chain(error: BaseException) -> str:
     """``outer: middle: cause``, following ``__cause__`` and, where none was given, ``__context__``."""
@@ -27,5 +25,6 @@ def _own_text(error: BaseException) -> str:
     """What an error says; of the system's errors the words without the number, and the file if one is concerned."""
     if len(error.args) > 1 and isinstance(error.args[0], int) and isinstance(error.args[1], str):
         name = getattr(error, "filename", None)
-        return error.args[1] if name is None else f"{error.args[1]}: {os.fsdecode(name)}"
+        shown = name.decode(errors="replace") if isinstance(name, bytes) else name
+        return error.args[1] if name is None else f"{error.args[1]}: {shown}"
     return str(error) or type(error).__name__
