@@ -14,10 +14,9 @@ def ending(process: subprocess.Popen[AnyStr]) -> Iterator[subprocess.Popen[AnySt
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.communicate(timeout=_GOODBYE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
+        process.terminate()  # nothing happens where it has ended
+        try:
+            process.communicate(timeout=_GOODBYE_SECONDS)  # which closes the pipes, too
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
