@@ -6,7 +6,7 @@ from aiohttp import web
 
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
-from connectivity.io.http import HttpServer
+from connectivity.io.http import HttpCounters, HttpServer
 from connectivity.io.portal import PortalLink
 from relay.driver.metrics import Metric, render
 from relay.driver.offload import OffloadStatus
@@ -25,6 +25,11 @@ class Health:
         self._link = link
         pages = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
         self._http = HttpServer("health checks", [web.get(path, handler) for path, handler in pages.items()])
+
+    @property
+    def counters(self) -> HttpCounters:
+        """What became of connections."""
+        return self._http.counters
 
     async def start(self, address: Endpoint) -> None:
         """Begin to answer.

@@ -4,9 +4,10 @@ Labels are closed sets: no address, no user. Totals do not depend on which path 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
+from connectivity.io.http import HttpCounters
 from connectivity.io.udp_counters import UdpCounters
 from relay.core import Direction, Snapshot
 from relay.core.statistics import DropReason, IcmpFate, QuotaKind
@@ -41,6 +42,7 @@ class Sources:
     sockets: UdpCounters
     streams: StreamCounters
     open_streams: int
+    http: HttpCounters = field(default_factory=HttpCounters)  # of the health port
 
 
 def collect(snapshot: Snapshot, sources: Sources) -> list[Metric]:
@@ -56,6 +58,7 @@ def collect(snapshot: Snapshot, sources: Sources) -> list[Metric]:
         Metric("icmp_errors_total", "counter", "ICMP errors about relayed datagrams", tuple(_icmp_errors(snapshot))),
         Metric("streams", "gauge", "Open connections over TCP and TLS", (({}, sources.open_streams),)),
         Metric("stream_events_total", "counter", "What became of connections", tuple(_streams(sources.streams))),
+        Metric("http_events_total", "counter", "What became of HTTP connections", tuple(_http(sources.http))),
         Metric("socket_errors_total", "counter", "Errors of the relay's sockets", tuple(_sockets(sources.sockets))),
         Metric("xdp_channels", "gauge", "Channels that XDP forwards", () if fill is None else (({}, fill.channels),)),
         Metric("xdp_channels_max", "gauge", "Channels that fit", () if fill is None else (({}, fill.capacity),)),
@@ -132,6 +135,15 @@ def _streams(counters: StreamCounters) -> Iterator[Row]:
     yield {"event": "failed_handshake"}, counters.failed_handshakes
     yield {"event": "timed_out"}, counters.timed_out
     yield {"event": "write_dropped"}, counters.dropped
+
+
+def _http(counters: HttpCounters) -> Iterator[Row]:
+    yield {"event": "accepted"}, counters.accepted
+    yield {"event": "crowded_out"}, counters.crowded_out
+    yield {"event": "timed_out"}, counters.timed_out
+    yield {"event": "malformed"}, counters.malformed
+    yield {"event": "failed"}, counters.failed
+    yield {"event": "paused"}, counters.paused
 
 
 def _sockets(counters: UdpCounters) -> Iterator[Row]:

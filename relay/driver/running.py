@@ -59,8 +59,8 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
         stack.callback(service.close)
         _listen(service, configuration)
         link = None if settings.portal is None else _link(settings.portal, configuration, stamp_secret)
-        telemetry = Telemetry(lambda: _collect(service))
-        health = Health(link, offload=lambda: service.offload.status(), metrics=lambda: _collect(service))
+        telemetry = Telemetry(lambda: _collect(service, health))
+        health = Health(link, offload=lambda: service.offload.status(), metrics=lambda: _collect(service, health))
         await health.start(settings.health_address)
         stack.push_async_callback(health.close)
         admin = Admin(service)
@@ -108,8 +108,9 @@ def _addresses(configuration: Configuration) -> dict[str, str]:
     return {name: ",".join(map(str, addresses)) for name, addresses in found.items() if addresses}
 
 
-def _collect(service: RelayService) -> list[Metric]:
-    sources = Sources(service.offload, service.sockets.counters, service.streams.counters, len(service.streams))
+def _collect(service: RelayService, health: Health) -> list[Metric]:
+    streams = service.streams
+    sources = Sources(service.offload, service.sockets.counters, streams.counters, len(streams), health.counters)
     return collect(service.server.statistics(), sources)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
+from connectivity.io.http import HttpCounters
 from connectivity.io.udp_counters import UdpCounters
 from ebpf import (
     ChannelFlow,
@@ -249,7 +250,7 @@ def test_metrics_add_both_paths_up(offload: Offload) -> None:
     client.bind(0x4000, PEER4)
     client.send(channel_message(0x4000, b"12345"))
     client.send(channel_message(0x4001, b"12345"))
-    sources = Sources(offload, UdpCounters(send_errors=4), StreamCounters(refused=2), 3)
+    sources = Sources(offload, UdpCounters(send_errors=4), StreamCounters(refused=2), 3, HttpCounters(timed_out=5))
     rows = render(collect(relay.server.statistics(), sources)).splitlines()
     for row in (
         'postern_relay_packets_total{path="python",direction="to_peer"} 1',
@@ -265,6 +266,7 @@ def test_metrics_add_both_paths_up(offload: Offload) -> None:
         'postern_relay_drops_total{path="xdp",reason="rewrite"} 1',
         'postern_relay_xdp_passed_total{reason="mtu"} 3',
         'postern_relay_socket_errors_total{kind="send"} 4',
+        'postern_relay_http_events_total{event="timed_out"} 5',
         'postern_relay_offload{mode="native"} 1',
     ):
         assert row in rows
