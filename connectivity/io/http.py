@@ -120,10 +120,10 @@ class HttpServer:
         self._acceptor.start(listener, self._accepted)
 
     def admit(self, request: web.BaseRequest) -> bool:
-        """Lift the limits for the connection of a request; False if that many were admitted."""
-        if len(self._admitted) >= self._most_admitted:
-            return False
+        """Lift the limits for the connection of a request; False if that many were admitted, or it has gone."""
         connection = _connection_of(request)
+        if connection.is_over or len(self._admitted) >= self._most_admitted:
+            return False
         self._forget(connection)
         self._admitted.add(connection)
         connection.is_known = True
@@ -167,7 +167,7 @@ class HttpServer:
         return response
 
     def _accepted(self, accepted: socket.socket, address: Any) -> None:
-        source = _source(address)
+        source = source_of(address)
         if len(self._by_source.get(source, ())) >= min(self.limits.per_address, self._most):
             self._make_room(self._by_source[source], address)
         elif len(self._strangers) >= self._most:
@@ -260,6 +260,16 @@ class HttpServer:
         self.counters.paused += 1
 
 
+def source_of(address: Any) -> object:
+    """Whose places a connection uses: an IPv4 address, an IPv6 /64, or the one Unix socket."""
+    if not isinstance(address, tuple):
+        return None
+    ip = ip_address(address[0].partition("%")[0])
+    if isinstance(ip, IPv4Address):
+        return ip
+    return ip.ipv4_mapped or int(ip) >> 64
+
+
 class _NoAccessLog(AbstractAccessLogger):
     """URLs hold tokens: there is no access log, whatever the filter of the log says."""
 
@@ -347,16 +357,6 @@ def _connection_of(request: web.BaseRequest) -> _Connection:
     connection = request.protocol
     assert isinstance(connection, _Connection), "requests come by our own connections"
     return connection
-
-
-def _source(address: Any) -> object:
-    """Whose places a connection uses: an IPv4 address, an IPv6 /64, or the one Unix socket."""
-    if not isinstance(address, tuple):
-        return None
-    ip = ip_address(address[0].partition("%")[0])
-    if isinstance(ip, IPv4Address):
-        return ip
-    return ip.ipv4_mapped or int(ip) >> 64
 
 
 def _text(address: Any) -> str:

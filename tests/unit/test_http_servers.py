@@ -36,6 +36,7 @@ UPGRADE = LINE + b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 PUT = b"PUT /log-level?token=%b HTTP/1.1\r\nHost: x\r\n" % TOKEN.encode()
 CLIENT_HELLO = bytes.fromhex("16030100a5010000a10303") + bytes(32) + TOKEN.encode() + b"\r\n\r\n"
 FORMS = {
+    "nothing wrong but the token": LINE + b"Host: x\r\n\r\n",
     "TLS": CLIENT_HELLO,
     "bytes": bytes(range(256)) + TOKEN.encode() + b"\r\n\r\n",
     "no version": b"GET /?token=%b\r\n\r\n" % TOKEN.encode(),

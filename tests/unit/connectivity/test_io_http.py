@@ -6,7 +6,7 @@ import logging
 import pytest
 from aiohttp import web
 
-from connectivity.io.http import MOST_REQUEST_BYTES, Limits
+from connectivity.io.http import MOST_REQUEST_BYTES, Limits, source_of
 from tests.unit.connectivity.http_peer import PATIENCE, TOKEN, Place, assert_discreet, serving
 
 OK = b"HTTP/1.1 200 OK"
@@ -37,6 +37,25 @@ def test_one_address_takes_no_place_of_others() -> None:
             assert (await quiet[0].ask()).startswith(OK), "another address has its place still"
 
     asyncio.run(scenario())
+
+
+def test_ipv4_addresses_at_an_ipv6_listener_are_not_one() -> None:
+    async def scenario() -> None:
+        async with serving(Limits(connections=8, per_address=1), "[::]:0") as place:
+            first, second = await place.peer("127.0.0.5"), await place.peer("127.0.0.6")
+            assert (await second.ask()).startswith(OK)
+            assert (await first.ask()).startswith(OK)
+
+    asyncio.run(scenario())
+
+
+def test_an_ipv6_network_is_one_address() -> None:
+    one, other, elsewhere, mapped = (
+        source_of((host, 1, 0, 0)) for host in ("2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1", "::ffff:192.0.2.1")
+    )
+    assert one == other != elsewhere
+    assert mapped == source_of(("192.0.2.1", 1))
+    assert source_of(("fe80::1%eth0", 1, 0, 2)) == source_of(("fe80::2", 1, 0, 2))
 
 
 def test_many_silent_addresses_keep_nobody_out() -> None:
@@ -184,6 +203,27 @@ def test_who_is_admitted_has_neither_time_nor_place_limited() -> None:
             await door.inside.wait()
             door.let_go.set()
             assert (await again).endswith(b"bye\n"), "the place is free again"
+
+    asyncio.run(scenario())
+
+
+def test_who_has_gone_takes_no_place_of_the_admitted() -> None:
+    async def scenario() -> None:
+        outcomes: list[bool] = []
+
+        async def enter(request: web.Request) -> web.StreamResponse:
+            if not outcomes:
+                assert request.protocol is not None
+                request.protocol.connection_lost(None)
+            outcomes.append(place.server.admit(request))
+            return web.Response()
+
+        async with serving(Limits(4, 4, admitted=1), enter=enter) as place:
+            gone = await place.peer()
+            gone.send(b"GET /enter HTTP/1.1\r\nHost: x\r\n\r\n")
+            await gone.rest()
+            assert (await (await place.peer()).ask("/enter")).startswith(OK)
+            assert outcomes == [False, True]
 
     asyncio.run(scenario())
 
