@@ -5,12 +5,16 @@ Where the host cannot do this (no ``nft``, read-only sysctls) the operator may h
 not an end.
 """
 
+import errno
 import logging
+import os
 import subprocess
 from pathlib import Path
 from typing import Final
 
 from connectivity.errors import chain
+from connectivity.io.families import is_absent
+from connectivity.io.privileges import privileged
 from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6
 
 log = logging.getLogger("gateway")
@@ -70,14 +74,22 @@ class Masquerade:
 
 
 def _enable(sysctl: Path) -> None:
+    version = 6 if "ipv6" in sysctl.parts else 4
     try:
         if sysctl.read_text().strip() != "1":
-            sysctl.write_text("1")
+            with privileged("switching it on", "CAP_NET_ADMIN"):
+                sysctl.write_text("1")
     except OSError as error:
-        log.warning("Cannot enable forwarding", extra={"fields": {"sysctl": sysctl.name, "error": chain(error)}})
+        if not is_absent(error, version):
+            log.warning("Cannot enable forwarding", extra={"fields": {"sysctl": sysctl.name, "error": chain(error)}})
 
 
 def _nft(script: str) -> None:
     done = subprocess.run(["nft", "-f", "-"], input=script, text=True, capture_output=True, timeout=10, check=False)
-    if done.returncode != 0:
-        raise subprocess.SubprocessError(f"nft: {done.stderr.strip() or done.returncode}")
+    if done.returncode == 0:
+        return
+    said = done.stderr.strip()
+    if os.strerror(errno.EPERM) in said:
+        with privileged("loading its rules", "CAP_NET_ADMIN"):
+            raise OSError(errno.EPERM, f"nft: {said}")
+    raise subprocess.SubprocessError(f"nft: {said or done.returncode}")

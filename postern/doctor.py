@@ -1,19 +1,35 @@
-"""``postern doctor``: what this host lacks for each service, in words, without changing anything on it."""
+"""``postern doctor``: what this host lacks for each service, in words, and nothing on it is changed in the end.
+
+What start-up does is tried, on a device of its own that goes away at once, rather than guessed.
+"""
 
 import os
 import shutil
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Final
 
 import ebpf
-from connectivity.errors import chain
+from connectivity.errors import FatalError, chain
+from connectivity.io import families, host
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
+from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
 from connectivity.settings import SettingsReader
 
 _TUN: Final = Path("/dev/net/tun")
 _SYSCTL: Final = Path("/proc/sys")
+_PROBE: Final = "postern-doctor"
+# For documentation (RFC 5737, RFC 3849): nobody's.
+_ADDRESSES: Final = (IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
+_ROUTES: Final = (IPv4Network("192.0.2.128/25"), IPv6Network("2001:db8:1::/64"))
+
+
+class Remark(str):
+    """What is so, and is worth knowing, but stands in nobody's way."""
+
+    __slots__ = ()
 
 
 def run(arguments: list[str]) -> int:
@@ -31,8 +47,9 @@ def run(arguments: list[str]) -> int:
         if words and words[0] not in services:
             continue
         problems = examine()
-        healthy = healthy and not problems
-        print(f"{concern}: {'ok' if not problems else ''}".rstrip())
+        is_fine = all(isinstance(problem, Remark) for problem in problems)
+        healthy = healthy and is_fine
+        print(f"{concern}: {'ok' if is_fine else ''}".rstrip())
         for problem in problems:
             print(f"  - {problem}")
     return 0 if healthy else 1
@@ -46,7 +63,34 @@ def tunnel() -> list[str]:
     elif not os.access(_TUN, os.R_OK | os.W_OK):
         problems.append(f"{_TUN} may not be opened by this user")
     problems += [line for line in ebpf.explain() if "CAP_NET_ADMIN" in line]
-    return problems
+    return problems or [*_try_device(), *_try_sockets()]
+
+
+def _try_device() -> list[str]:
+    try:
+        with Tun.create(_PROBE) as tun:
+            refused = host.try_out(tun.name, _ADDRESSES, _ROUTES)
+    except (FatalError, OSError) as error:
+        return [chain(error)]
+    return [_of_family(version, error, _PROBE) for version, error in refused.items()]
+
+
+def _try_sockets() -> list[str]:
+    found = []
+    for version, any_address in ((4, "0.0.0.0"), (6, "::")):
+        try:
+            UdpSocket.bind(
+                any_address, 0, mark=host.SOCKET_MARK, send_buffer_bytes=None, receive_buffer_bytes=None
+            ).close()
+        except OSError as error:
+            found.append(_of_family(version, error, None))
+    return found
+
+
+def _of_family(version: int, error: OSError, device: str | None) -> str:
+    if families.is_absent(error, version, device=device):
+        return Remark(f"no IPv{version}, all goes by IPv{10 - version}: {chain(error)}")
+    return f"IPv{version}: {chain(error)}"
 
 
 def masquerading() -> list[str]:
@@ -57,7 +101,8 @@ def masquerading() -> list[str]:
         try:
             enabled = sysctl.read_text(encoding="ascii").strip() == "1"
         except OSError as error:
-            problems.append(f"{sysctl} cannot be read: {chain(error)}")
+            if not families.is_absent(error, 6 if "ipv6" in name else 4):
+                problems.append(f"{sysctl} cannot be read: {chain(error)}")
             continue
         if not enabled and not os.access(sysctl, os.W_OK):
             problems.append(f"{sysctl} is 0 and cannot be set by this user")

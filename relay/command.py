@@ -2,13 +2,14 @@
 
 import asyncio
 import os
+from dataclasses import replace
 from typing import Final
 
 from connectivity.io import descriptors, logs
 from relay import admin, config_file
 from relay.core import NonceMint, Server, StampSecretCredentials
 from relay.core.nonce import SECRET_BYTES
-from relay.driver.addresses import host_addresses
+from relay.driver.addresses import host_addresses, without_absent_families
 from relay.driver.making import credentials, server_settings
 from relay.driver.running import serve
 from relay.settings import read_settings
@@ -28,6 +29,7 @@ def run(arguments: list[str]) -> int:
     descriptors.raise_limit()
     # For the life of this process: it is what makes reconnects to the portal keep all allocations.
     stamp_secret = os.urandom(STAMP_SECRET_BYTES).hex()
+    settings = replace(settings, configuration=without_absent_families(settings.configuration))
     configuration, is_standalone = settings.configuration, settings.portal is None
     on_host = host_addresses()
     server = Server(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from connectivity.errors import chain
+from connectivity.io.privileges import lacks, privileged
 
 # asm-generic/socket.h
 SO_SNDBUFFORCE: Final = 32
@@ -26,7 +27,8 @@ def raise_limits(directory: Path = _SYSCTL_DIRECTORY) -> None:
         try:
             before = int(path.read_text(encoding="ascii"))
             if before < wanted:
-                path.write_text(str(wanted), encoding="ascii")
+                with privileged("raising it", "CAP_NET_ADMIN"):
+                    path.write_text(str(wanted), encoding="ascii")
         except (OSError, ValueError) as error:  # read-only in most containers: the host has to raise it
             _log.info("Socket buffer limit stays", extra={"fields": {"limit": name, "error": chain(error)}})
             continue
@@ -36,7 +38,7 @@ def raise_limits(directory: Path = _SYSCTL_DIRECTORY) -> None:
 
 def size_buffers(bound: socket.socket, send_bytes: int | None, receive_bytes: int | None) -> None:
     """Ask for buffers beyond the sysctl limit first, within it if that is not permitted; log what came of it."""
-    fields: dict[str, int] = {"port": bound.getsockname()[1]}
+    fields: dict[str, object] = {"port": bound.getsockname()[1]}
     wanted = (
         ("send", send_bytes, SO_SNDBUFFORCE, socket.SO_SNDBUF),
         ("receive", receive_bytes, SO_RCVBUFFORCE, socket.SO_RCVBUF),
@@ -50,5 +52,7 @@ def size_buffers(bound: socket.socket, send_bytes: int | None, receive_bytes: in
             bound.setsockopt(socket.SOL_SOCKET, plain, size)
         fields[f"requested_{name}_buffer"] = size
         # The kernel doubles what it grants for its own bookkeeping (socket(7)).
-        fields[f"{name}_buffer"] = bound.getsockopt(socket.SOL_SOCKET, plain) // 2
+        granted = fields[f"{name}_buffer"] = bound.getsockopt(socket.SOL_SOCKET, plain) // 2
+        if granted < size and lacks("CAP_NET_ADMIN"):
+            fields["lacks"] = "CAP_NET_ADMIN"  # with it a socket may go beyond the limit
     _log.info("UDP socket buffers", extra={"fields": fields})

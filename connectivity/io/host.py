@@ -10,7 +10,6 @@ namespace of their creator).
 
 import errno
 import logging
-import socket
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -21,6 +20,8 @@ from pyroute2 import IPRoute, NetlinkError
 
 from connectivity.endpoint import IPAddress
 from connectivity.errors import chain
+from connectivity.io import families
+from connectivity.io.privileges import privileged
 from connectivity.ip.packet import MAX_PACKET_BYTES
 
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -43,7 +44,6 @@ RT_SCOPE_UNIVERSE: Final = 0
 # Directly before the main table's rule (32766), where the kernel would have put it.
 RULE_PRIORITY: Final = 32765
 
-_FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
 # The route is there, it or its device is gone, or the kernel has no such family.
 _HARMLESS: Final = frozenset({errno.EEXIST, errno.ESRCH, errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 def configure(name: str, ipv4: IPv4Address | None, ipv6: IPv6Address | None, *, mtu: int = MAX_PACKET_BYTES) -> None:
     """Give the device exactly these addresses (as /32 and /128), bring it up, and lead traffic to its routes.
 
-    A family that the host does not have is left out with a warning.
+    A family that the host, or the device, does not have is left out with a warning.
 
     Raises:
         OSError: the device does not exist, or no family could be set up.
@@ -78,6 +78,27 @@ def remove_policy_routing() -> None:
     _run(_remove_rules)
 
 
+def try_out(name: str, addresses: Iterable[IPAddress], routes: Iterable[Network]) -> dict[int, OSError]:
+    """Give a device addresses and routes as ``configure`` and ``set_routes`` do, without a rule: no traffic follows.
+
+    Returns:
+        By IP version, why this family was refused.
+
+    Raises:
+        OSError: as those two.
+    """
+    refused: dict[int, OSError] = {}
+
+    def work(ip: Any) -> None:
+        index = _index(ip, name)
+        refused.update(_set_addresses(ip, name, index, list(addresses)))
+        ip.link("set", index=index, state="up")
+        _set_routes(ip, name, list(routes), [])
+
+    _run(work)
+    return refused
+
+
 def _configure(ip: Any, name: str, addresses: list[IPAddress], mtu: int) -> None:
     index = _index(ip, name)
     ip.link("set", index=index, mtu=mtu)
@@ -88,31 +109,43 @@ def _configure(ip: Any, name: str, addresses: list[IPAddress], mtu: int) -> None
         except NetlinkError as error:
             _log.warning("Cannot tune the device", extra={"fields": {"name": name, **setting, "error": chain(error)}})
     _keep_only(ip, index, addresses)
-    problems: list[NetlinkError] = []
-    accepted: list[int] = []
+    refused = _set_addresses(ip, name, index, addresses)
+    for version, problem in refused.items():
+        fields = {"name": name, "version": version, "error": chain(problem)}
+        _log.warning("Cannot set the address of this family", extra={"fields": fields})
+    accepted = [address.version for address in addresses if address.version not in refused]
+    if refused and not accepted:
+        raise next(iter(refused.values()))
+    ip.link("set", index=index, state="up")
+    for version in accepted:
+        _tolerant(ip.rule, "add", _rule(families.FAMILIES[version]))
+
+
+def _set_addresses(ip: Any, name: str, index: int, addresses: list[IPAddress]) -> dict[int, OSError]:
+    """Returns by IP version what was refused: a family that is absent in words, all else as the kernel says it."""
+    refused: dict[int, OSError] = {}
     for address in addresses:
-        family = _FAMILIES[address.version]
+        family = families.FAMILIES[address.version]
         try:
             ip.addr("replace", index=index, family=family, address=str(address), prefixlen=address.max_prefixlen)
         except NetlinkError as error:
-            problems.append(error)
-            fields = {"name": name, "version": address.version, "error": chain(error)}
-            _log.warning("Cannot set the address of this family", extra={"fields": fields})
-        else:
-            accepted.append(address.version)
-    if problems and not accepted:
-        raise problems[0]
-    ip.link("set", index=index, state="up")
-    for version in accepted:
-        _tolerant(ip.rule, "add", _rule(_FAMILIES[version]))
+            refused[address.version] = problem = OSError(error.code, chain(error))
+            if families.is_absent(problem, address.version, device=name):
+                reason = families.absence(address.version, device=name) or chain(error)
+                refused[address.version] = OSError(errno.EAFNOSUPPORT, reason)
+    return refused
 
 
 def _set_routes(ip: Any, name: str, wanted: list[Network], obsolete: list[Network]) -> None:
+    """Those of a family that the device does not have are left out: ``configure`` has said so."""
     index = _index(ip, name)
+    absent: set[int] = set()  # versions
     for command, networks in (("del", obsolete), ("add", wanted)):
         for network in networks:
+            if network.version in absent:
+                continue
             route: dict[str, Any] = {
-                "family": _FAMILIES[network.version],
+                "family": families.FAMILIES[network.version],
                 "dst": str(network.network_address),
                 "dst_len": network.prefixlen,
                 "oif": index,
@@ -120,11 +153,16 @@ def _set_routes(ip: Any, name: str, wanted: list[Network], obsolete: list[Networ
                 "scope": RT_SCOPE_UNIVERSE,
                 "proto": RTPROT_STATIC,
             }
-            _tolerant(ip.route, command, route)
+            try:
+                _tolerant(ip.route, command, route)
+            except NetlinkError as error:
+                if not families.is_absent(OSError(error.code, chain(error)), network.version, device=name):
+                    raise
+                absent.add(network.version)
 
 
 def _remove_rules(ip: Any) -> None:
-    for family in _FAMILIES.values():
+    for family in families.FAMILIES.values():
         _tolerant(ip.rule, "del", _rule(family))
 
 
@@ -175,7 +213,8 @@ def _run(action: Callable[..., None], *arguments: object) -> None:
         with IPRoute() as ip:
             action(ip, *arguments)
 
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink") as executor:
+    step = privileged("setting up addresses, routes and rules", "CAP_NET_ADMIN")
+    with step, ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink") as executor:
         try:
             executor.submit(work).result()
         except NetlinkError as error:

@@ -22,6 +22,7 @@ from typing import Final, Self
 import numpy as np
 
 from connectivity.errors import FatalError
+from connectivity.io.privileges import privileged
 from connectivity.ip.checksum import CHECKSUM_OFFSET, PROTOCOL_UDP, complements, row_sums, udp_complements
 from connectivity.ip.coalescing import NO_OFFLOAD, Buffers, Coalescer
 from connectivity.ip.flow import PacketRun, shares_runs
@@ -189,6 +190,9 @@ class Tun:
         try:
             _ensure_node(_DEVICE)
             descriptor = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except PermissionError as error:
+            needed = "a container needs it passed in, a user the right to read and write it"
+            raise FatalError(f"cannot open {_DEVICE} for device {name} ({needed})") from error
         except OSError as error:
             raise FatalError(f"cannot open {_DEVICE} for device {name}") from error
         try:
@@ -198,8 +202,7 @@ class Tun:
                 fcntl.ioctl(control, SIOCSIFMTU, struct.pack("16si20x", name.encode(), mtu))
         except OSError as error:
             os.close(descriptor)
-            hint = " (CAP_NET_ADMIN is needed)" if error.errno == errno.EPERM else ""
-            raise FatalError(f"cannot create TUN device {name}{hint}") from error
+            raise FatalError(f"cannot create TUN device {name}") from error
         _log.info("TUN device created", extra={"fields": {"name": name, "mtu": mtu, "tso": tso, "uso": uso}})
         return cls(descriptor, name, tso=tso, uso=uso)
 
@@ -363,7 +366,8 @@ def _ensure_node(device: Path) -> None:
         return
     try:
         device.parent.mkdir(mode=0o751, parents=True, exist_ok=True)
-        os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(*_DEVICE_NUMBER))
+        with privileged("making it", "CAP_MKNOD"):
+            os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(*_DEVICE_NUMBER))
     except OSError as error:
         raise OSError(error.errno, "it is missing and cannot be made") from error
 
@@ -375,7 +379,8 @@ def _attach(descriptor: int, name: str) -> None:
     """
     if not 0 < len(name.encode()) < _NAME_BYTES:
         raise OSError(errno.ENAMETOOLONG, f"interface name {name!r} does not have 1 to 15 bytes")
-    fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI | IFF_VNET_HDR))
+    with privileged("making it", "CAP_NET_ADMIN"):
+        fcntl.ioctl(descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI | IFF_VNET_HDR))
 
 
 def _set_offloads(descriptor: int, wanted: frozenset[str]) -> tuple[bool, bool]:

@@ -16,6 +16,7 @@ from connectivity.clock import MILLISECOND, SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError, chain
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
+from connectivity.io.families import is_absent
 from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
 from connectivity.node import StrayDatagramError, UnknownConnectionError
@@ -47,7 +48,7 @@ def bind_sockets(
         FatalError: neither family has a socket.
     """
     sockets: dict[int, UdpSocket] = {}
-    problems: list[OSError] = []
+    problems: dict[int, OSError] = {}
     for version, address in ((4, "0.0.0.0"), (6, "::")):
         try:
             sockets[version] = UdpSocket.bind(
@@ -61,10 +62,12 @@ def bind_sockets(
                 gro="gro" in offloads,
             )
         except OSError as error:
-            problems.append(error)
-            log.info("No socket for this family", extra={"fields": {"version": version, "error": chain(error)}})
+            problems[version] = error
     if not sockets:
-        raise FatalError("no UDP socket could be bound") from problems[0]
+        raise FatalError("no UDP socket could be bound") from problems[4]
+    for version, problem in problems.items():
+        level = logging.INFO if is_absent(problem, version) else logging.WARNING
+        log.log(level, "No socket for this family", extra={"fields": {"version": version, "error": chain(problem)}})
     return sockets
 
 

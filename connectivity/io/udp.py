@@ -21,6 +21,7 @@ from typing import Final
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, size_buffers
 from connectivity.io.passage import Passage
+from connectivity.io.privileges import low_port, privileged
 from connectivity.io.receive_buffer import SLOTS, Arrival, ReceiveBuffer
 from connectivity.io.udp_counters import UdpCounters
 from connectivity.io.udp_options import (
@@ -148,9 +149,11 @@ class UdpSocket:
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if mark is not None:
-                bound.setsockopt(socket.SOL_SOCKET, SO_MARK, struct.pack("=I", mark))  # does not fit a C int
+                with privileged("marking the UDP socket (SO_MARK)", "CAP_NET_ADMIN"):
+                    bound.setsockopt(socket.SOL_SOCKET, SO_MARK, struct.pack("=I", mark))  # does not fit a C int
             try:
-                bound.bind((str(address), port))
+                with low_port(port):
+                    bound.bind((str(address), port))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE or not any_port:
                     raise

@@ -5,10 +5,11 @@ import ssl
 import time
 from pathlib import Path
 
-from connectivity.errors import chain
+from connectivity.errors import FatalError, chain
 from connectivity.settings import SettingsError
 from relay import config_file
 from relay.configuration import Configuration
+from relay.driver.addresses import without_absent_families
 from relay.driver.making import credentials, server_settings
 from relay.driver.service import RelayService
 from relay.settings import RelaySettings
@@ -28,10 +29,10 @@ class Reloading:
     def reload(self) -> None:
         """Read the file and apply what can change."""
         try:
-            wanted = config_file.load(self._path, self._listed)
+            wanted = without_absent_families(config_file.load(self._path, self._listed))
             configuration, kept = self._configuration.changed_to(wanted)
             context = None if configuration.certificate is None else configuration.certificate.context()
-        except (SettingsError, OSError) as error:
+        except (SettingsError, FatalError, OSError) as error:
             _log.error("Kept the old configuration", extra={"fields": {"error": chain(error)}})
             return
         if kept:

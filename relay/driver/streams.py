@@ -21,6 +21,7 @@ from connectivity.clock import SECOND, Instant
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError, chain
 from connectivity.io.accepting import BACKLOG, Acceptor
+from connectivity.io.privileges import low_port
 from relay.core import FiveTuple, Transport
 from relay.driver.sockets import KEPT_FREE, describe
 
@@ -137,10 +138,9 @@ class Streams:
         for address in addresses:
             family = socket.AF_INET if address.ip.version == 4 else socket.AF_INET6
             try:
-                listener = socket.create_server((str(address.ip), address.port), family=family, backlog=BACKLOG)
+                listener = _listener(address, family)
             except OSError as error:
-                cause = OSError(error.errno, os.strerror(error.errno or 0))  # without the address, which is said once
-                raise FatalError(f"cannot listen on {transport.name} {describe(address)}") from cause
+                raise FatalError(f"cannot listen on {transport.name} {describe(address)}") from error
             listener.setblocking(False)
             self._listening.append((listener, transport))
 
@@ -279,6 +279,14 @@ def _end(stream: Stream) -> None:
 def _abort(stream: Stream) -> None:
     if stream.transport is not None:
         stream.transport.abort()
+
+
+def _listener(address: Endpoint, family: socket.AddressFamily) -> socket.socket:
+    with low_port(address.port):
+        try:
+            return socket.create_server((str(address.ip), address.port), family=family, backlog=BACKLOG)
+        except OSError as error:  # without the address, which is said once
+            raise OSError(error.errno, os.strerror(error.errno or 0)) from None
 
 
 def _endpoint(address: tuple[Any, ...]) -> Endpoint:

@@ -135,7 +135,7 @@ CASES: Final = {
     "no device node": Case(
         "client",
         1,
-        ("cannot open /dev/net/tun for device", "it is missing and cannot be made: Operation not permitted"),
+        ("cannot open /dev/net/tun for device", "it is missing and cannot be made: making it takes CAP_MKNOD,"),
         {},
         (),
         (*NO_NODE, UNMOUNTED, "sh", *without("mknod")),
@@ -143,10 +143,26 @@ CASES: Final = {
     "no privilege for the device": Case(
         "gateway",
         1,
-        ("cannot create TUN device tun-firezone (CAP_NET_ADMIN is needed): Operation not permitted",),
+        ("cannot create TUN device tun-firezone: making it takes CAP_NET_ADMIN",),
         {},
         (),
         without("net_admin"),
+    ),
+    "no privilege for the sockets": Case(
+        "client",
+        1,
+        ("no UDP socket could be bound: marking the UDP socket (SO_MARK) takes CAP_NET_ADMIN",),
+        {},
+        (),
+        without("net_admin", "net_raw"),
+    ),
+    "no privilege for the port": Case(
+        "relay",
+        1,
+        ("cannot listen on UDP port 53 over IPv4: listening on a port below 1024 takes CAP_NET_BIND_SERVICE, which",),
+        {"LISTEN_PORT": "53"},
+        (),
+        without("net_bind_service"),
     ),
     "file of a relay together with a portal": Case(
         "relay",
