@@ -80,7 +80,7 @@ PASSED_UP: Final[dict[str, tuple[bytes, Outcome, Direction]]] = {
     "two VLAN tags": (MACS + b"\x88\xa8\x00\x05\x81\x00\x00\x05\x08\x00" + _v4(), Outcome.PUNT_VLAN, Direction.NONE),
     "a cut IPv4 header": (_frame(_v4()[:19]), Outcome.PUNT_TRUNCATED, Direction.NONE),
     "a cut IPv6 header": (_frame(_v6()[:39]), Outcome.PUNT_TRUNCATED, Direction.NONE),
-    "a cut UDP header": (_frame(_v6()[:47]), Outcome.PUNT_TRUNCATED, Direction.NONE),
+    "a cut UDP header": (_frame(_patched(_v6()[:47], 4, b"\x00\x07")), Outcome.PUNT_TRUNCATED, Direction.NONE),
     "IPv4 options": (_frame(_with_options(_v4())), Outcome.PUNT_IPV4_OPTIONS, Direction.NONE),
     "a header length below five words": (
         _frame(_patched(_v4(), 0, b"\x44")),
