@@ -20,6 +20,7 @@ import pytest
 
 from bench.peers import PROGRAMS, executable, unpack
 from tests.programs import KUBE, Absences, require_peers, require_recordings
+from tests.told import Told
 
 _CLONE_NEWNET: Final = 0x40000000
 # A busy machine is no defect; a test that hangs is ended by pytest's own limit.
@@ -29,6 +30,7 @@ hypothesis.settings.load_profile("untimed")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Absences())
+    config.pluginmanager.register(Told())
     # Ignored where pytest runs by ``nohup`` or ``&``, and what a test starts would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
