@@ -273,6 +273,26 @@ def test_what_pods_mount_changes_them(helm: Helm) -> None:
         ("relay.peers.deny={fd00::/8:53}", "at '/relay/peers/deny/0': 'fd00::/8:53' does not match pattern"),
         ("relay.standalone.enabled=yes", "at '/relay/standalone/enabled': got string, want boolean"),
         ("relay.standalone.config=relay.yaml", "at '/relay/standalone/config': got string, want object"),
+        ("relay.standalone.config.realm=2026", "at '/relay/standalone/config/realm': got number, want null or string"),
+        (
+            "relay.standalone.config.users.alice=123456789",
+            "at '/relay/standalone/config/users/alice': got number, want string",
+        ),
+        (
+            "relay.standalone.config.users.alice=null",
+            "at '/relay/standalone/config/users/alice': got null, want string",
+        ),
+        ("relay.standalone.config.users.alice=", "at '/relay/standalone/config/users/alice': minLength: got 0, want 1"),
+        (
+            "relay.standalone.config.users=alice:secret",
+            "at '/relay/standalone/config/users': 'alice:secret' does not match",
+        ),
+        (
+            "relay.standalone.config.rest_secrets={12345678901234567}",
+            "at '/relay/standalone/config/rest_secrets/0': got number, want string",
+        ),
+        ("portal.config.tokens[0].token=123456789", "at '/portal/config/tokens/0/token': got number, want string"),
+        ("portal.config.policies[0].groups={7}", "at '/portal/config/policies/0/groups/0': got number, want string"),
         ("relay.standalone.tlsPort=0", "at '/relay/standalone/tlsPort': minimum: got 0, want 1"),
         ("relay.standalone.secret=x", "at '/relay/standalone': additional properties 'secret' not allowed"),
         ("relay.publicAddress.ipv4=2001:db8::1", "at '/relay/publicAddress/ipv4': '2001:db8::1' does not match"),
