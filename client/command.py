@@ -11,7 +11,7 @@ from client.core import ClientCore
 from client.token import DEFAULT_PATH, take_token
 from connectivity.clock import Instant
 from connectivity.errors import FatalError, chain
-from connectivity.io import descriptors, logs
+from connectivity.io import descriptors, logs, status_view
 from connectivity.io.identity import load_or_create
 from connectivity.io.portal import read_system_info
 from connectivity.io.service import Role, TunnelSettings, read_tunnel_settings, run_tunnel
@@ -51,7 +51,9 @@ def read_settings(arguments: list[str]) -> ClientSettings:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the client until a signal."""
+    """Run the client until a signal, or ask one that runs."""
+    if arguments[:1] == ["status"]:
+        return status_view.run("client", arguments[1:])
     settings = read_settings(arguments)
     logs.configure(settings.tunnel.log_filter, settings.tunnel.log_format)
     if settings.check:

@@ -37,6 +37,8 @@ KNOWN_POSTERN_NAMES: Final = frozenset(
         "POSTERN_UDP_OFFLOADS",
     }
 )
+# No portal of either kind makes tokens so short of nothing but letters.
+_BARE_WORD: Final = re.compile(r"[A-Za-z][A-Za-z_-]{0,14}")
 _KUBERNETES_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$")
 _KUBERNETES_PORT_LINK = re.compile(r"_PORT(_[A-Z0-9_]+)?$")
 
@@ -205,6 +207,13 @@ def one_of(*choices: str) -> Callable[[str], str]:
 def text_value(text: str) -> str:
     """Any non-empty text, as it is."""
     return text
+
+
+def token_argument(text: str) -> str:
+    """A token or the path of its file as an argument. A mistyped command is neither, and must not become one."""
+    if _BARE_WORD.fullmatch(text):
+        raise ValueError(f"{text!r} is neither a command nor a token: expected a token, or the path of its file")
+    return token_or_file(text)
 
 
 def token_or_file(text: str) -> str:

@@ -8,13 +8,13 @@ from typing import Final
 
 from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint
-from connectivity.io import descriptors, logs
+from connectivity.io import descriptors, logs, status_view
 from connectivity.io.identity import load_or_create
 from connectivity.io.portal import read_system_info
 from connectivity.io.service import DEVICE, Role, TunnelSettings, read_tunnel_settings, run_tunnel
 from connectivity.io.status import serve
 from connectivity.phoenix.login import PortalLogin, gateway_login, user_agent
-from connectivity.settings import SettingsReader, token_or_file
+from connectivity.settings import SettingsReader, token_argument
 from connectivity.wireguard import KeyPair
 from gateway.core import GatewayCore
 from gateway.masquerade import Masquerade
@@ -41,7 +41,7 @@ def read_settings(arguments: list[str]) -> GatewaySettings:
     token = None
     if words:
         try:
-            token = token_or_file(words[0])
+            token = token_argument(words[0])
         except ValueError as error:
             reader.problem(f"the token argument: {error}")
             token = ""
@@ -56,7 +56,9 @@ def read_settings(arguments: list[str]) -> GatewaySettings:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the gateway until a signal."""
+    """Run the gateway until a signal, or ask one that runs."""
+    if arguments[:1] == ["status"]:
+        return status_view.run("gateway", arguments[1:])
     settings = read_settings(arguments)
     logs.configure(settings.tunnel.log_filter, settings.tunnel.log_format)
     descriptors.raise_limit()

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Final
 
 from connectivity.errors import FatalError, chain
@@ -25,14 +26,32 @@ COMMANDS: Final = {
     "bench": ("bench.command", "comparisons side by side"),
 }
 
+_MORE: Final = "\n  postern help COMMAND, postern version"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 it failed, 2 it was called wrongly."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in {"-h", "--help"}:
-        rows = [f"  postern {name:8} {text}" for name, (_, text) in COMMANDS.items()]
-        print("usage: postern COMMAND [flags]", *rows, sep="\n", file=sys.stdout if words else sys.stderr)
-        return 0 if words else 2
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(words: list[str]) -> int:
+    match words:
+        case ["version" | "--version" | "-V"] | [_, "--version"]:
+            print(f"postern {version('postern')}")
+            return 0
+        case ["help", command]:
+            words = [command, "--help"]
+        case [] | ["help" | "-h" | "--help"]:
+            rows = [f"  postern {name:8} {text}" for name, (_, text) in COMMANDS.items()]
+            print("usage: postern COMMAND [flags]", *rows, _MORE, sep="\n", file=sys.stdout if words else sys.stderr)
+            return 0 if words else 2
+        case _:
+            pass
     command = words[0]
     if command not in COMMANDS:
         print(f"postern: {command!r} is not a command: expected one of {', '.join(COMMANDS)}", file=sys.stderr)
@@ -47,9 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         return _failed(command, str(error), 2)
     except BrokenPipeError:
-        # Whoever read our output has seen enough; nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
     except (FatalError, OSError) as error:
         return _failed(command, chain(error), 1)
     except KeyboardInterrupt:

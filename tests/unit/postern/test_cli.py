@@ -1,8 +1,10 @@
 """The command line finds the service and turns every end of it into an exit code and at most one line."""
 
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from types import ModuleType
 
 import pytest
@@ -25,6 +27,35 @@ def test_help_is_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr()
     assert said.err == ""
     assert said.out.startswith("usage: postern COMMAND")
+
+
+@pytest.mark.parametrize("words", [["version"], ["--version"], ["gateway", "--version"]])
+def test_the_version_is_that_of_the_distribution(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"postern {version('postern')}\n"
+
+
+def test_help_is_a_word_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: postern COMMAND")
+    assert main(["help", "gateway"]) == 0
+    assert capsys.readouterr().out.startswith("usage: postern gateway")
+
+
+def test_a_reader_who_has_seen_enough_of_the_help_is_no_error() -> None:
+    command = [sys.executable, "-c", "from postern.cli import main; raise SystemExit(main())", "help", "relay"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+
+
+@pytest.mark.parametrize("word", ["stauts", "statuss", "restart", "show-status"])
+def test_a_bare_word_is_no_token(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gateway", word]) == 2
+    assert f"{word!r} is neither a command nor a token" in capsys.readouterr().err
 
 
 def test_an_unknown_command_is_one_line_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
