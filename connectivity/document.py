@@ -4,6 +4,7 @@ A parser is a function from a YAML value to what is wanted; it raises ValueError
 """
 
 import datetime
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -36,6 +37,8 @@ def read_text(path: Path) -> str:
 
 def reason(error: OSError | UnicodeDecodeError) -> str:
     """Why a text file could not be read, in a few words."""
+    if isinstance(error, PermissionError):
+        return f"{error.strerror}: expected a file that user {os.geteuid()} may read"
     return error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8 text"
 
 

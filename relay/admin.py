@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,40 @@ class _Connection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        try:
+            self.sock.connect(str(self._path))
+        except PermissionError:
+            if not _become_owner(self._path):
+                raise
+            self.sock.connect(str(self._path))
+
+
+def _become_owner(path: Path) -> bool:
+    """Become whom the socket is for, where root may not open it: a container's root has no CAP_DAC_OVERRIDE.
+
+    Returns whether we are somebody else now; not, where we are not root or may not become another user.
+    """
+    owner = _owner(path)
+    if os.geteuid() != 0 or owner is None or owner.st_uid == 0:
+        return False
+    try:
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+    except PermissionError:
+        return False
+    return True
+
+
+def _owner(path: Path) -> os.stat_result | None:
+    """Of the socket, or of the nearest folder above it that shows itself."""
+    for place in (path, *path.parents):
+        try:
+            return place.stat()
+        except PermissionError:
+            continue
+        except OSError:
+            break
+    return None
 
 
 def _ask(path: Path, method: str, target: str, body: str | None = None) -> Any:
@@ -64,6 +98,10 @@ def _ask(path: Path, method: str, target: str, body: str | None = None) -> Any:
         connection.request(method, target, body)
         answer = connection.getresponse()
         text = answer.read().decode()
+    except PermissionError as error:
+        owner = _owner(path)
+        whose = "another user" if owner is None else f"user {owner.st_uid}"
+        raise FatalError(f"the admin socket {path} is for {whose}, and this is user {os.geteuid()}") from error
     except (OSError, http.client.HTTPException) as error:
         raise FatalError(f"no relay answers at {path}") from error
     finally:

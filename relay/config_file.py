@@ -4,6 +4,7 @@ Paths in it are relative to it. Passwords and secrets are in no message. docs/re
 """
 
 import logging
+import os
 import ssl
 import stat
 from collections.abc import Collection, Container
@@ -53,7 +54,8 @@ def advise(path: Path, configuration: Configuration) -> None:
         fields = {"secrets": len(short), "characters": _SHORT_SECRET}
         _log.warning("Short rest_secrets can be guessed", extra={"fields": fields})
     if configuration.is_confidential and path.stat().st_mode & stat.S_IROTH:
-        _log.warning("Others may read users or rest_secrets", extra={"fields": {"file": path}})
+        remedy = f"chown {os.geteuid()} {path}; chmod 600 {path}"
+        _log.warning("Others may read users or rest_secrets", extra={"fields": {"file": path, "remedy": remedy}})
 
 
 def parse(content: str, *, base: Path, label: str = "relay.yaml", public: Collection[IPAddress] = ()) -> Configuration:

@@ -5,6 +5,7 @@ One project serves all tests; a test says which variant it needs. At the end ``d
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -71,7 +72,7 @@ class Project:
         if variant == self._variant:
             return
         if self._variant is not None:
-            changing = [name for end in ENDS for name in (end, f"{end}-router")]
+            changing = ["user", *(name for end in ENDS for name in (end, f"{end}-router"))]
             self.compose("rm", "--stop", "--force", *changing)
         self._variant = variant
         self.compose("up", "--detach", "--no-build")
@@ -270,9 +271,40 @@ def test_bad_input_is_one_line_and_harms_nobody(
     assert all(entry["State"]["Running"] for entry in running.values())
 
 
+def test_a_file_that_an_editor_made_anew_counts_from_the_next_hangup_on(project: Project) -> None:
+    project.ensure_ours()
+    file = project.folder / "compose/portal/portal.yaml"
+    before = file.read_text(encoding="utf-8")
+    reach = ("curl", "--silent", "--output", "/dev/null", "--max-time", "5", "http://app.internal")
+    project.in_client(*reach)
+    try:
+        replace(file, re.sub(r"^policies:.*?(?=^\w)", "policies: []\n", before, flags=re.MULTILINE | re.DOTALL))
+        project.compose("kill", "-s", "HUP", "portal")
+        wait_until(lambda: not project.paths(), "no access is left", seconds=20)
+        with pytest.raises(EngineError):
+            project.in_client(*reach)
+    finally:
+        replace(file, before)
+        project.compose("kill", "-s", "HUP", "portal")
+    project.in_client(*reach[:-3], "--max-time", "20", reach[-1])
+
+
+def replace(file: Path, content: str) -> None:
+    """As editors and ``sed -i`` do: a new file under the old name."""
+    made = file.with_suffix(".new")
+    made.write_text(content, encoding="utf-8")
+    made.rename(file)
+
+
+def test_the_admin_command_works_as_the_containers_root(project: Project) -> None:
+    project.ensure_ours()
+    assert project.compose("exec", "-T", "relay-1", "postern", "relay", "admin", "list").startswith("port ")
+
+
 def test_the_documented_commands(project: Project) -> None:
     """Word by word; ``down`` is what ends every run of these tests, so here it comes last only in the documents."""
     project.ensure_ours()
+    project.compose("rm", "--stop", "--force", "user", "client")  # so that "up" has something to wait for
     for command in claimed("test_compose::test_the_documented_commands"):
         words = command.split()
         if words[:3] == BEGIN[:3]:

@@ -227,7 +227,7 @@ def test_a_turn_server_alone(stage: Stage, tmp_path: Path) -> None:
     values["relay"] |= {"listenPort": 4479, "lowestPort": 40100, "highestPort": 40199, "healthPort": 8181}
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
     install(("turnutils_uclient",), ("coturn",))
-    setup, test, reload = claimed("test_kube::test_a_turn_server_alone")
+    setup, test, listing, reload = claimed("test_kube::test_a_turn_server_alone")
     actual = {"charts/postern": str(CHART), "turn-values.yaml": str(tmp_path / "values.yaml")}
     with ExitStack() as stack:
         stack.callback(wait_until, lambda: not release.pods("turn"), "its pod is gone", seconds=60)
@@ -238,6 +238,7 @@ def test_a_turn_server_alone(stage: Stage, tmp_path: Path) -> None:
         node.run(*test.split(), seconds=70)
         ask = ["turnutils_uclient", "-y", "-u", "alice", "-w", "secret", "-p", "4479", NODE]
         assert "Total lost packets 0 (0.000000%)" in release.in_client(*ask)
+        assert node.run(*listing.split()).startswith("port ")
         node.run(*shlex.split(reload))
         log = ["kubectl", "logs", "daemonset/turn-postern-relay"]
         wait_until(lambda: "Configuration read again" in node.run(*log), "the file is read again")

@@ -4,11 +4,12 @@ import asyncio
 import json
 
 import pytest
+from aiohttp import web
 
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
 from connectivity.io import status_view
-from connectivity.io.status import serve
+from connectivity.io.http import HttpServer
 from connectivity.settings import SettingsError
 
 
@@ -16,13 +17,16 @@ from connectivity.settings import SettingsError
 def test_what_the_service_says_is_printed(service: str, capsys: pytest.CaptureFixture[str]) -> None:
     told = {"ready": True, "connections": [{"cid": "a\x1b[31m\n\u202eb", "path": "PeerToPeer"}]}
 
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(told)
+
     async def ask() -> None:
-        runner = await serve(Endpoint.parse("127.0.0.1:0"), lambda: told, ready=lambda: True)
+        server = HttpServer("status", [web.get("/status", answer)])
+        address = await server.listen(Endpoint.parse("127.0.0.1:0"))
         try:
-            host, port = runner.addresses[0][:2]
-            await asyncio.to_thread(status_view.run, service, ["--status-addr", f"{host}:{port}"])
+            await asyncio.to_thread(status_view.run, service, ["--status-addr", str(address)])
         finally:
-            await runner.cleanup()
+            await server.close()
 
     asyncio.run(ask())
     said = capsys.readouterr().out
