@@ -156,7 +156,7 @@ class _Reader:
 
     def _port(self) -> int:
         value = self._parameters.get("port", str(DEFAULT_RELAY_PORT))
-        if not (value.isascii() and value.isdecimal() and 1 <= int(value[:6]) <= 0xFFFF):
+        if not (value.isascii() and value.isdecimal() and len(value) <= 5 and 1 <= int(value) <= 0xFFFF):
             self.problems.append("port must be from 1 to 65535")
             return 0
         return int(value)

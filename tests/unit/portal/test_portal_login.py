@@ -60,7 +60,16 @@ def test_unusable_parameters(changed: dict[str, str], expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"ipv4": ""}, {"ipv4": "2001:db8::1"}, {"ipv4": "h"}, {"port": "0"}, {"port": "70000"}, {"port": "x"}]
+    "changed",
+    [
+        {"ipv4": ""},
+        {"ipv4": "2001:db8::1"},
+        {"ipv4": "h"},
+        {"port": "0"},
+        {"port": "70000"},
+        {"port": "x"},
+        {"port": "00001" * 1000},
+    ],
 )
 def test_unusable_relay(changed: dict[str, str]) -> None:
     refusal = decide(TokenType.RELAY, {**RELAY, **changed}, RELAY_AGENT)
