@@ -1,7 +1,7 @@
 """The HTTP server of all services: aiohttp's parser and routes behind limits that one stranger cannot use up.
 
-A connection carries one request. From its acceptance on it has ``Limits.seconds`` to send that request whole, and as
-long again to take the answer; there may be so many connections in total, and so many of one address. Whoever comes when
+From its acceptance, or its last answer, on a connection has ``Limits.seconds`` to send a request whole, and as long
+again to take the answer; there may be so many connections in total, and so many of one address. Whoever comes when
 it is full takes the place of the connection that has waited longest without a whole request, so those who say nothing
 keep nobody out. A handler that knows whom it talks to may ``admit`` a connection (the portal's WebSockets, by their
 token): neither time nor place is limited for it then, only the number of such connections.
@@ -152,19 +152,17 @@ class HttpServer:
     async def _answer(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Around every handler: a whole request is there; after it the connection ends."""
+        """Around every handler: a whole request is there; after it the answer must be taken."""
         connection = _connection_of(request)
         connection.has_asked = True
         self._renew(connection)
         try:
-            response = await handler(request)
+            return await handler(request)
         except web.HTTPException as error:
             allowed = {name: value for name, value in error.headers.items() if name == "Allow"}
-            response = web.Response(status=error.status, text=f"{error.reason.lower()}\n", headers=allowed)
+            return web.Response(status=error.status, text=f"{error.reason.lower()}\n", headers=allowed)
         finally:
             self._renew(connection)
-        response.force_close()
-        return response
 
     def _accepted(self, accepted: socket.socket, address: Any) -> None:
         source = source_of(address)
@@ -237,6 +235,11 @@ class HttpServer:
         self.ended(connection)
         connection.drop()
 
+    def answered(self, connection: "_Connection") -> None:
+        """A connection waits for its next request, as a new one does."""
+        connection.has_asked = False
+        self._renew(connection)
+
     def ended(self, connection: "_Connection") -> None:
         """A connection has gone."""
         connection.is_over = True
@@ -287,12 +290,11 @@ class _Connection(web.RequestHandler):
             server,
             loop=loop,
             access_log_class=_NoAccessLog,
-            keepalive_timeout=0,  # one request; ours is the clock
             lingering_time=_LINGERING_SECONDS,
         )
         self.source = source
         self.deadline = 0.0
-        self.has_asked = False  # a whole request
+        self.has_asked = False  # a whole request, that is not answered yet
         self.is_known = False  # a handler has admitted it
         self.is_over = False
         self._owner = owner
@@ -321,6 +323,16 @@ class _Connection(web.RequestHandler):
         except Exception as error:  # noqa: BLE001 - whatever the parser did not foresee ends this connection only
             self._owner.fail(error)
             self.drop()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer, and know when that is done."""
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            self._received_bytes = 0
+            self._owner.answered(self)
 
     def drop(self) -> None:
         """End it now, whatever was not sent yet."""

@@ -239,7 +239,8 @@ def test_what_is_no_port_is_refused(port: str, tmp_path: Path) -> None:
         async with serving("relay admin", tmp_path) as connect:
             for method in ("GET", "DELETE"):
                 peer = await connect()
-                peer.send(f"{method} /allocations/{port} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                line = f"{method} /allocations/{port} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+                peer.send(line.encode())
                 answer = await peer.rest()
                 assert answer.startswith(b"HTTP/1.1 400 ")
                 assert answer.endswith(b"\r\n\r\na port is a number from 1 to 65535\n")

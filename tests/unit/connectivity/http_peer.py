@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from aiohttp import web
@@ -12,11 +12,32 @@ from aiohttp import web
 from connectivity.endpoint import Endpoint
 from connectivity.io.http import HttpServer, Limits
 
-PATIENCE = 20.0  # for what must happen anyway
+PATIENCE = 60.0  # for what must happen anyway
 TOKEN = "tok3nInTheRequestLine"
 
 Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Clock(asyncio.SelectorEventLoop):
+    """An event loop whose time can be put forward."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A scenario under such a clock."""
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(scenario())
+
+
+def pass_time(seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, Clock)
+    loop.ahead += seconds
 
 
 class Peer:
@@ -29,8 +50,8 @@ class Peer:
         self.writer.write(data)
 
     async def ask(self, path: str = "/healthz") -> bytes:
-        """A whole request and all that comes back until the server closes."""
-        self.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        """One request, the last, and all that comes back until the server closes."""
+        self.send(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         return await self.rest()
 
     async def rest(self) -> bytes:
@@ -59,6 +80,10 @@ class Place:
         opened = Peer(await asyncio.open_connection("127.0.0.1", self.address.port, local_addr=(source, 0)))
         self.peers.append(opened)
         return opened
+
+    async def settle(self) -> None:
+        """All who connected before are accepted."""
+        await (await self.peer()).ask()
 
 
 @asynccontextmanager

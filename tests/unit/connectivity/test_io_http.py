@@ -7,10 +7,10 @@ import pytest
 from aiohttp import web
 
 from connectivity.io.http import MOST_REQUEST_BYTES, Limits, source_of
-from tests.unit.connectivity.http_peer import PATIENCE, TOKEN, Place, assert_discreet, serving
+from tests.unit.connectivity.http_peer import PATIENCE, TOKEN, Place, assert_discreet, pass_time, run, serving
 
 OK = b"HTTP/1.1 200 OK"
-SOON = 0.02
+PAST = 10.5  # seconds: more than a request or an answer has
 
 
 async def crowd(place: Place, count: int, source: str = "127.0.0.1") -> None:
@@ -25,7 +25,7 @@ def test_those_who_say_nothing_keep_nobody_out_of_their_own_address() -> None:
             assert (await (await place.peer()).ask()).startswith(OK)
             assert place.server.counters.crowded_out >= 16
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_one_address_takes_no_place_of_others() -> None:
@@ -36,7 +36,7 @@ def test_one_address_takes_no_place_of_others() -> None:
             assert (await (await place.peer()).ask()).startswith(OK)
             assert (await quiet[0].ask()).startswith(OK), "another address has its place still"
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_ipv4_addresses_at_an_ipv6_listener_are_not_one() -> None:
@@ -46,7 +46,7 @@ def test_ipv4_addresses_at_an_ipv6_listener_are_not_one() -> None:
             assert (await second.ask()).startswith(OK)
             assert (await first.ask()).startswith(OK)
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_an_ipv6_network_is_one_address() -> None:
@@ -67,7 +67,7 @@ def test_many_silent_addresses_keep_nobody_out() -> None:
             assert (await (await place.peer()).ask()).startswith(OK)
             assert await first.rest() == b"", "who has waited longest goes"
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_who_has_asked_stays_when_silent_ones_crowd() -> None:
@@ -88,40 +88,48 @@ def test_who_has_asked_stays_when_silent_ones_crowd() -> None:
             answer.set()
             assert (await waiting).endswith(b"late\n")
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: "])
 def test_a_request_that_does_not_come_ends(begun: bytes) -> None:
     async def scenario() -> None:
-        async with serving(Limits(4, 4, seconds=SOON)) as place:
+        async with serving(Limits(4, 4)) as place:
             peer = await place.peer()
             peer.send(begun)
+            await place.settle()
+            pass_time(PAST)
             assert await peer.rest() == b""
             assert place.server.counters.timed_out == 1
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_a_body_that_does_not_come_ends() -> None:
     async def scenario() -> None:
+        asked = asyncio.Event()
+
         async def read(request: web.Request) -> web.Response:
+            asked.set()
             return web.Response(text=await request.text())
 
-        async with serving(Limits(4, 4, seconds=SOON), read=read) as place:
+        async with serving(Limits(4, 4), read=read) as place:
             peer = await place.peer()
             peer.send(b"GET /read HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12")
+            await asked.wait()
+            pass_time(PAST)
             assert await peer.rest() == b""
             assert place.server.counters.timed_out == 1
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_an_answer_that_is_not_taken_ends() -> None:
     async def scenario() -> None:
-        ended = asyncio.Event()
+        asked, ended = asyncio.Event(), asyncio.Event()
 
         async def endless(request: web.Request) -> web.StreamResponse:
+            asked.set()
             response = web.StreamResponse()
             await response.prepare(request)
             try:
@@ -130,24 +138,44 @@ def test_an_answer_that_is_not_taken_ends() -> None:
             finally:
                 ended.set()
 
-        async with serving(Limits(4, 4, seconds=SOON), endless=endless) as place:
+        async with serving(Limits(4, 4), endless=endless) as place:
             peer = await place.peer()
             peer.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a StreamWriter's is a whole Transport
             peer.send(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asked.wait()
+            pass_time(PAST)
             async with asyncio.timeout(PATIENCE):
                 await ended.wait()
             assert place.server.counters.timed_out == 1
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
-def test_an_answer_ends_the_connection() -> None:
+def test_after_an_answer_the_connection_waits_like_a_new_one() -> None:
     async def scenario() -> None:
         async with serving(Limits(4, 4)) as place:
-            peer = await place.peer()
-            assert b"Connection: close" in await peer.ask()
+            kept = await place.peer()
+            for _ in range(MOST_REQUEST_BYTES // 30):  # more than one request may have
+                kept.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await kept.reader.readuntil(b"ok\n")).startswith(OK)
+            await crowd(place, 4)
+            assert await kept.rest() == b"", "it has been silent for longest"
 
-    asyncio.run(scenario())
+    run(scenario)
+
+
+def test_who_is_silent_after_an_answer_ends() -> None:
+    async def scenario() -> None:
+        async with serving(Limits(4, 4)) as place:
+            kept = await place.peer()
+            kept.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await kept.reader.readuntil(b"ok\n")).startswith(OK)
+            await place.settle()
+            pass_time(PAST)
+            assert await kept.rest() == b""
+            assert place.server.counters.timed_out == 1
+
+    run(scenario)
 
 
 def test_a_request_has_a_greatest_length(caplog: pytest.LogCaptureFixture) -> None:
@@ -158,7 +186,7 @@ def test_a_request_has_a_greatest_length(caplog: pytest.LogCaptureFixture) -> No
             assert await peer.rest() == b""
             assert place.server.counters.malformed == 1
 
-    asyncio.run(scenario())
+    run(scenario)
     assert_discreet(caplog)
 
 
@@ -188,12 +216,15 @@ def test_who_is_admitted_has_neither_time_nor_place_limited() -> None:
         async def enter(request: web.Request) -> web.StreamResponse:
             return await door(request)
 
-        async with serving(Limits(4, 4, admitted=1, seconds=SOON), enter=enter) as place:
+        async with serving(Limits(4, 4, admitted=1), enter=enter) as place:
             door.place = place
             guest = asyncio.ensure_future((await place.peer()).ask("/enter"))
             await door.inside.wait()
             await crowd(place, 20)
-            assert await (await place.peer()).rest() == b"", "time has passed for the others"
+            silent = await place.peer()
+            await place.settle()
+            pass_time(PAST)
+            assert await silent.rest() == b"", "time has passed for the others"
             assert b"503" in await (await place.peer()).ask("/enter"), "one is the most"
             door.let_go.set()
             assert (await guest).endswith(b"bye\n")
@@ -204,7 +235,7 @@ def test_who_is_admitted_has_neither_time_nor_place_limited() -> None:
             door.let_go.set()
             assert (await again).endswith(b"bye\n"), "the place is free again"
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_who_has_gone_takes_no_place_of_the_admitted() -> None:
@@ -220,12 +251,11 @@ def test_who_has_gone_takes_no_place_of_the_admitted() -> None:
 
         async with serving(Limits(4, 4, admitted=1), enter=enter) as place:
             gone = await place.peer()
-            gone.send(b"GET /enter HTTP/1.1\r\nHost: x\r\n\r\n")
-            await gone.rest()
+            await gone.ask("/enter")
             assert (await (await place.peer()).ask("/enter")).startswith(OK)
             assert outcomes == [False, True]
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_who_is_dismissed_has_little_time() -> None:
@@ -235,15 +265,16 @@ def test_who_is_dismissed_has_little_time() -> None:
         async def enter(request: web.Request) -> web.StreamResponse:
             return await door(request)
 
-        async with serving(Limits(4, 4, admitted=1, seconds=SOON), enter=enter) as place:
+        async with serving(Limits(4, 4, admitted=1), enter=enter) as place:
             door.place = place
             guest = asyncio.ensure_future((await place.peer()).ask("/enter"))
             await door.inside.wait()
             place.server.dismiss(door.requests[0])
+            pass_time(PAST)
             assert await guest == b""
             door.let_go.set()
 
-    asyncio.run(scenario())
+    run(scenario)
 
 
 def test_the_first_of_many_is_told_with_the_address(caplog: pytest.LogCaptureFixture) -> None:
@@ -252,7 +283,7 @@ def test_the_first_of_many_is_told_with_the_address(caplog: pytest.LogCaptureFix
             await crowd(place, 5, "127.0.0.3")
             await (await place.peer()).ask()
 
-    asyncio.run(scenario())
+    run(scenario)
     first = next(record for record in caplog.records if record.message.startswith("Too many connections"))
     assert (first.levelno, first.__dict__["fields"]["from"]) == (logging.WARNING, "127.0.0.3")
 
@@ -270,7 +301,7 @@ def test_what_a_handler_raises_is_told_by_kind_and_place(caplog: pytest.LogCaptu
             assert answer.endswith(b"\r\n\r\ninternal server error\n")
             assert place.server.counters.failed == 1
 
-    asyncio.run(scenario())
+    run(scenario)
     assert_discreet(caplog)
     (record,) = [each for each in caplog.records if each.message == "A request failed"]
     fields = record.__dict__["fields"]
@@ -283,9 +314,9 @@ def test_an_error_is_one_plain_line() -> None:
         async with serving(Limits(4, 4)) as place:
             assert (await (await place.peer()).ask("/nothing")).endswith(b"\r\n\r\nnot found\n")
             peer = await place.peer()
-            peer.send(b"DELETE /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            peer.send(b"DELETE /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             answer = await peer.rest()
             assert answer.endswith(b"\r\n\r\nmethod not allowed\n")
             assert b"Allow: GET,HEAD" in answer
 
-    asyncio.run(scenario())
+    run(scenario)
