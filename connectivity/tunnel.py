@@ -5,11 +5,11 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
 from typing import Any, ClassVar, Final, TypeAlias
 
 from connectivity import p2p
 from connectivity.clock import Instant, WallTime
+from connectivity.ice.policy import TUNNEL_IPV4, TUNNEL_IPV6
 from connectivity.ip import icmp, packet
 from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6
 from connectivity.ip.flow import ECN_CE, ECN_MASK, FlowKey, PacketRun, mark_congestion, split_flows
@@ -33,8 +33,8 @@ from connectivity.wireguard import KeyPair
 
 log = logging.getLogger("connectivity.tunnel")
 
-PEERS_IPV4: Final = IPv4Network("100.64.0.0/11")
-PEERS_IPV6: Final = IPv6Network("fd00:2021:1111::/107")
+PEERS_IPV4: Final = TUNNEL_IPV4
+PEERS_IPV6: Final = TUNNEL_IPV6
 _CACHED_FLOWS: Final = 65536
 _ICMP: Final = frozenset({PROTOCOL_ICMP, PROTOCOL_ICMPV6})
 

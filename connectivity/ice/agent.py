@@ -13,7 +13,7 @@ Pulled as all cores are: after each ``handle_*``, ``add_*``, ``remove_*`` or ``s
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
@@ -27,6 +27,7 @@ from connectivity.ice.credentials import IceCredentials
 from connectivity.ice.events import AgentState, Event, Nominated, StateChanged
 from connectivity.ice.local import LocalCandidates
 from connectivity.ice.pair import CandidatePair
+from connectivity.ice.policy import CandidateRefusal, refusal
 from connectivity.ice.remote import RemoteCandidate, RemoteCandidates
 from connectivity.run import Run, Transmit
 from connectivity.stun import (
@@ -76,6 +77,7 @@ class Agent:
         self._now = now
         self._wake_at: Instant | None = now
         self._warned = False
+        self.refused: Counter[CandidateRefusal] = Counter()  # candidates of the peer that are not checked
 
     @property
     def state(self) -> AgentState:
@@ -120,11 +122,16 @@ class Agent:
         """Take a signalled candidate of the peer, and perhaps a guess or two that follow from it.
 
         Returns:
-            False if it is of no use: another component or ufrag, known and alive, or one too many.
+            False if it is of no use: another component or ufrag, known and alive, one too many, or an address that no
+            peer may have us send to.
         """
         self._now = now
         if candidate.component != RTP_COMPONENT or candidate.ufrag not in (None, self._peer_credentials.username):
             self._log.debug("Rejected remote candidate", extra={"fields": {"candidate": candidate.to_text()}})
+            return False
+        reason = refusal(candidate.address, list(self._locals.live()))
+        if reason is not None:
+            self.refuse(reason, candidate)
             return False
         entry = self._signalled(candidate)
         if entry is None:
@@ -135,6 +142,13 @@ class Agent:
             self._log.debug("Added optimistic candidate", extra={"fields": {"candidate": guessed.candidate.to_text()}})
             self._pair_with_all(guessed, now)
         return True
+
+    def refuse(self, reason: CandidateRefusal, candidate: Candidate) -> None:
+        """Count a candidate that is not checked; the first is told, since a peer can name as many as it likes."""
+        level = logging.DEBUG if self.refused else logging.INFO
+        self.refused[reason] += 1
+        fields = {"reason": reason.value, "candidate": candidate.to_text()}
+        self._log.log(level, "Not checking a candidate of the peer", extra={"fields": fields})
 
     def remove_remote_candidate(self, candidate: Candidate, now: Instant) -> bool:
         """The peer invalidated a candidate; its pairs go at once. Returns whether it was in use."""
@@ -239,7 +253,13 @@ class Agent:
             self._nominate(pair, now)
 
     def _discover(self, source: Endpoint, priority: int) -> RemoteCandidate | None:
-        entry = self._remotes.add(peer_reflexive(source, source, priority), provisional=True)
+        candidate = peer_reflexive(source, source, priority)
+        # Something answered from there, so that an address of ours may be a neighbour behind the same translation.
+        reason = refusal(source, [local for local in self._locals.live() if local.address.ip != source.ip])
+        if reason is not None:
+            self.refuse(reason, candidate)
+            return None
+        entry = self._remotes.add(candidate, provisional=True)
         if entry is None:
             self._warn("Too many remote candidates")
         else:

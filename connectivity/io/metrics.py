@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from connectivity.errors import FatalError
+from connectivity.ice.policy import CandidateRefusal
 from connectivity.io.exporters import installed_version, read_collector, shut_down
 from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
@@ -178,7 +179,14 @@ def counters(sources: Sources) -> dict[str, Any]:
     statistics = sources.statistics()
     udp = {f"udp{family}": asdict(socket.counters) for family, socket in sources.sockets.items()}
     drops = {reason.value: statistics.drops.get(reason, 0) for reason in DropReason}
-    return {**udp, "tun": asdict(sources.tun.counters), "waiting_packets": statistics.waiting_packets, "drops": drops}
+    refused = {reason.value: statistics.candidates_refused.get(reason, 0) for reason in CandidateRefusal}
+    return {
+        **udp,
+        "tun": asdict(sources.tun.counters),
+        "waiting_packets": statistics.waiting_packets,
+        "drops": drops,
+        "candidates_refused": refused,
+    }
 
 
 def resource_attributes(service: str, login: PortalLogin) -> dict[str, str]:

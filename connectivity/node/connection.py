@@ -19,6 +19,7 @@ from connectivity.endpoint import Endpoint
 from connectivity.ice import Candidate, CandidateKind, IceCredentials
 from connectivity.ice.agent import Agent
 from connectivity.ice.events import AgentState, Nominated, StateChanged
+from connectivity.ice.policy import CandidateRefusal
 from connectivity.node.events import ConnectionEstablished, Event
 from connectivity.node.path import PathKind, PeerSocket
 from connectivity.node.relays import RelaySet
@@ -156,7 +157,10 @@ class Connection:
         """
         if now - self._candidates_since >= _CANDIDATE_WINDOW:
             self._candidates_since, self._candidate_count = now, 0
-        if self._candidate_count >= _CANDIDATE_LIMIT or not self.agent.add_remote_candidate(candidate, now):
+        if self._candidate_count >= _CANDIDATE_LIMIT:
+            self.agent.refuse(CandidateRefusal.TOO_MANY, candidate)
+            return
+        if not self.agent.add_remote_candidate(candidate, now):
             return
         self._candidate_count += 1
         allocation = self._relays.get(self.relay_id)

@@ -10,6 +10,7 @@ from typing import Final
 
 from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint
+from connectivity.ice.policy import CandidateRefusal
 from connectivity.node.connection import Connection
 from connectivity.node.statistics import Statistics
 from connectivity.stun import Message
@@ -29,6 +30,7 @@ class ConnectionTable:
         self._deadlines: dict[Connection, Instant] = {}
         self._touched: dict[Connection, None] = {}
         self._past_drops: Counter[DropReason] = Counter()  # of connections that are gone
+        self._past_refused: Counter[CandidateRefusal] = Counter()  # likewise
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(self._by_id.values())
@@ -92,14 +94,17 @@ class ConnectionTable:
         self._deadlines.pop(connection, None)
         self._touched.pop(connection, None)
         self._past_drops.update(connection.tunnel.drops)
+        self._past_refused.update(connection.agent.refused)
         self._senders = {source: held for source, held in self._senders.items() if held is not connection}
 
     def statistics(self) -> Statistics:
         """Of all connections, those that are gone too; looks at each of them."""
-        drops = self._past_drops.copy()
+        drops, refused = self._past_drops.copy(), self._past_refused.copy()
         for connection in self._by_id.values():
             drops.update(connection.tunnel.drops)
-        return Statistics(sum(connection.waiting_packets for connection in self._by_id.values()), drops)
+            refused.update(connection.agent.refused)
+        waiting = sum(connection.waiting_packets for connection in self._by_id.values())
+        return Statistics(waiting, drops, refused)
 
     def relays_in_use(self) -> set[str | None]:
         """The relays that some connection's path leads through; None for paths without one of ours."""

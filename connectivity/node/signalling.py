@@ -61,7 +61,7 @@ def readable(connection_id: str, texts: Sequence[str]) -> Iterator[Candidate]:
     """The candidates of one message that can be used, in their order."""
     fields: dict[str, object] = {"cid": connection_id}
     if len(texts) > MAX_SIGNALLED_CANDIDATES:
-        log.debug("More candidates than any peer has", extra={"fields": fields | {"count": len(texts)}})
+        log.info("More candidates than any peer has", extra={"fields": fields | {"count": len(texts)}})
     for text in texts[:MAX_SIGNALLED_CANDIDATES]:
         try:
             yield parse(text)

@@ -1,14 +1,16 @@
 """What a node tells whoever exports metrics."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from connectivity.ice.policy import CandidateRefusal
 from connectivity.wireguard import DropReason
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """``drops`` only ever grow, also when the connections that dropped are gone."""
+    """``drops`` and what else is counted only ever grow, also when the connections that it was about are gone."""
 
     waiting_packets: int
     drops: Mapping[DropReason, int]
+    candidates_refused: Mapping[CandidateRefusal, int] = field(default_factory=dict)

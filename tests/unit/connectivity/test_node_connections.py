@@ -25,6 +25,7 @@ class Scripted:
         self.waiting_packets = 0
         self.agent = self.tunnel = cast(Any, self)
         self.drops: Counter[Any] = Counter()
+        self.refused: Counter[Any] = Counter()
 
     def poll_timeout(self) -> int | None:
         self.asked += 1

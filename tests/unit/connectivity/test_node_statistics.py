@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import cast
 
 from connectivity.clock import MILLISECOND, SECOND
+from connectivity.ice.policy import CandidateRefusal
 from connectivity.node.connection import Connection
 from connectivity.node.connections import ConnectionTable
 from connectivity.wireguard import DropReason
@@ -34,6 +35,7 @@ def test_drops_add_up_and_stay_when_a_connection_goes() -> None:
         table.add(each)
         each.tunnel.drops[DropReason.DUPLICATE] += 5
     first.tunnel.drops[DropReason.TOO_OLD] += 1
+    first.agent.refused[CandidateRefusal.OWN] += 2
     before = table.statistics()
     assert before.drops == {DropReason.DUPLICATE: 10, DropReason.TOO_OLD: 1}
     assert before.waiting_packets == 5
@@ -42,6 +44,7 @@ def test_drops_add_up_and_stay_when_a_connection_goes() -> None:
     assert table.statistics().waiting_packets == 3
     second.tunnel.drops[DropReason.DUPLICATE] += 1
     assert table.statistics().drops == {DropReason.DUPLICATE: 11, DropReason.TOO_OLD: 1}
+    assert table.statistics().candidates_refused == {CandidateRefusal.OWN: 2}
     assert before.drops == {DropReason.DUPLICATE: 10, DropReason.TOO_OLD: 1}  # a sample does not change
 
 
@@ -51,6 +54,7 @@ class Fake:
     def __init__(self, connection_id: str, index: int, waiting_packets: int) -> None:
         self.connection_id, self.index, self.waiting_packets = connection_id, index, waiting_packets
         self.tunnel = SimpleNamespace(drops=Counter())
+        self.agent = SimpleNamespace(refused=Counter())
 
 
 def connection(connection_id: str, index: int, waiting_packets: int) -> Connection:
