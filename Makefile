@@ -8,7 +8,7 @@ demo: setup
 
 # What needs no machine of its own runs on two processes; the others change or time it, one after another.
 PYTEST = .venv/bin/python -m pytest
-ANYWHERE = tests/unit tests/property tests/fuzz
+ANYWHERE = tests/unit tests/property tests/fuzz tests/e2e/test_chart_render.py $(wildcard tests/interop/test_recorded_*.py)
 
 test: setup
 ifeq ($(strip $(ARGS)),)
