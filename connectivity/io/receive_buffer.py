@@ -145,6 +145,14 @@ class ReceiveBuffer:
             return origin
 
 
+def segment_of(envelope: bytes) -> int:
+    """The size of the segments of what comes in this envelope, 0 if it is one datagram; remembers nothing."""
+    for level, kind, data in _control_messages(envelope, _NAME_BYTES):
+        if level == socket.IPPROTO_UDP and kind == UDP_GRO:
+            return int(_INT.unpack_from(data)[0])
+    return 0
+
+
 def _arrival(result: tuple[int, int, int], slot: tuple[memoryview, memoryview]) -> Arrival:
     length, flags, size = result
     envelope, data = slot

@@ -211,6 +211,10 @@ class Server:
             allocation.to_peer.add(to_peer_packets, to_peer_bytes)
             allocation.to_client.add(to_client_packets, to_client_bytes)
 
+    def count_unanswered(self, requests: int) -> None:
+        """So many requests came faster than they could be answered."""
+        self._statistics.drops[DropReason.OVERLOAD] += requests
+
     def stop_allocating(self) -> None:
         """Refuse whoever wants an allocation from now on (RFC 8656 §7.2); those that live are served on."""
         self._allocator.takes_allocations = False
@@ -241,7 +245,7 @@ class Server:
         if not _looks_like_stun(data):
             self._statistics.drops[DropReason.NOT_TURN] += 1
             return
-        if _is_request(data) and self._admission.limits_requests and not self._admits(five_tuple, data, now):
+        if is_request(data) and self._admission.limits_requests and not self._admits(five_tuple, data, now):
             self._statistics.drops[DropReason.TOO_MANY_REQUESTS] += 1
             return
         try:
@@ -292,5 +296,6 @@ def _looks_like_stun(data: memoryview) -> bool:
     return len(data) >= HEADER_BYTES and data[0] <= LAST_STUN_BYTE and data[4:8] == _COOKIE
 
 
-def _is_request(data: memoryview) -> bool:
-    return not (data[0] << 8 | data[1]) & _CLASS_BITS
+def is_request(data: memoryview) -> bool:
+    """Whether these bytes, of which there are a header's, are a request if they are STUN at all."""
+    return data[0] <= LAST_STUN_BYTE and not (data[0] << 8 | data[1]) & _CLASS_BITS

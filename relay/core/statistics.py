@@ -46,6 +46,7 @@ class DropReason(Enum):
     PEER_REFUSED = "peer_refused"
     OVER_QUOTA = "over_quota"  # bandwidth
     TOO_MANY_REQUESTS = "too_many_requests"  # from one source
+    OVERLOAD = "overload"  # requests that came faster than they could be answered: the oldest, and no client's
     TOO_LARGE = "too_large"  # for a Data indication
     EMPTY = "empty"  # a run cannot hold an empty datagram, and nobody needs one relayed
 

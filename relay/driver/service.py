@@ -34,6 +34,7 @@ from relay.core import (
 )
 from relay.driver.direct import Direct
 from relay.driver.offload import FlowCount, Offload
+from relay.driver.request_queue import RequestQueue
 from relay.driver.sockets import MOST_ARRIVALS, RelaySockets
 from relay.driver.streams import Streams
 from relay.driver.tracing import Tracing
@@ -43,6 +44,8 @@ _BATCHES_PER_TURN: Final = 2
 # On average: single datagrams rather than runs of them.
 _SMALL_BYTES: Final = 4096
 _MOST_INDIRECT: Final = 16
+# Requests that others than clients may have answered before sockets are read again.
+REQUESTS_PER_TURN: Final = 64
 # ICMP errors that one socket may hand in before the others get their turn.
 _ERRORS_PER_TURN: Final = 32
 
@@ -72,6 +75,8 @@ class RelayService:
             admits=lambda source: server.admits_stream(source, time.monotonic_ns()),
         )
         self._direct = Direct(server.data_path, self.sockets)
+        self._requests = RequestQueue(server)
+        self._answering: asyncio.Handle | None = None
         self.offload = Offload(None, "not loaded yet")
         self.tracing: Tracing | None = None
         self.failed: asyncio.Future[None] = loop.create_future()
@@ -114,6 +119,9 @@ class RelayService:
         """Stop at once; clients learn from their time-outs."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._answering is not None:
+            self._answering.cancel()
+        self._requests.clear()
         self.streams.close()
         self.sockets.close()
         self.offload.close()
@@ -121,17 +129,40 @@ class RelayService:
     def _read_listen(self, readable: UdpSocket) -> None:
         with self._failing():
             now, wall_now = time.monotonic_ns(), time.time_ns()
+            self._requests.begin_turn()
             for _ in range(_BATCHES_PER_TURN):
                 limit, indirect = self._limits.get(readable, SLOTS), 0
                 arrivals = readable.arrivals(limit)
                 for arrival in self._direct.to_peers(readable, arrivals, now):
+                    if self._requests.defers(readable, arrival, now):
+                        continue
                     self._handle_client(readable, arrival, now, wall_now)
                     indirect += 1
                 self._limits[readable] = _next_limit(limit, arrivals, indirect)
                 if len(arrivals) < limit:
                     break
+            if self._answering is None:
+                self._answer_waiting(now, wall_now)
             self._flush()
             self._note_errors(readable)
+
+    def _answer_waiting(self, now: Instant, wall_now: WallTime) -> None:
+        """Some of the requests that wait; the others after all sockets had their turn."""
+        left = REQUESTS_PER_TURN
+        while left > 0:
+            waiting = self._requests.take(now)
+            if waiting is None:
+                return
+            left -= waiting.requests
+            self._handle_client(waiting.readable, (waiting.envelope, memoryview(waiting.data)), now, wall_now)
+        if self._requests:
+            self._answering = self._loop.call_soon(self._go_on_answering)
+
+    def _go_on_answering(self) -> None:
+        self._answering = None
+        with self._failing():
+            self._answer_waiting(time.monotonic_ns(), time.time_ns())
+            self._flush()
 
     def _handle_client(self, readable: UdpSocket, arrival: Arrival, now: Instant, wall_now: WallTime) -> None:
         received = readable.open(*arrival)
@@ -142,6 +173,7 @@ class RelayService:
         self._drain(now)
         envelope, _ = arrival
         self._direct.learn_to_peer(readable, envelope, received)
+        self._requests.learn(readable, envelope, FiveTuple(received.remote, received.local))
 
     def _read_stream(self, five_tuple: FiveTuple, data: memoryview) -> None:
         with self._failing():
