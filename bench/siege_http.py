@@ -22,6 +22,7 @@ from bench.siege_stage import (
     worst_answer,
 )
 from connectivity.endpoint import Endpoint
+from connectivity.io.repetition import MOST_NOTES
 from lab.errors import LabError
 from lab.network import entered
 from lab.plan import CLIENT_ROUTER, GATEWAY
@@ -36,7 +37,7 @@ _AT_ONCE: Final = 50
 _ACCEPT_SECONDS: Final = 0.05
 _SETTLE_SECONDS: Final = 1.0
 _LOG_KIB: Final = 64
-_LINES: Final = 20  # of each server: a burst, and then their count
+_LINES: Final = MOST_NOTES + 5  # of each server: as many as may be alike in a minute, and a few of other kinds
 # What no HTTP parser takes; %b is the token. Each may leave it in another place of a message.
 MALFORMED: Final = (
     b"GET /client/websocket?token=%b HTTP/9.9.9\r\nHost: x\r\n\r\n",
