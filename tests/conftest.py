@@ -13,7 +13,8 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 import hypothesis
 import pytest
@@ -33,6 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Told())
     # Ignored where pytest runs by ``nohup`` or ``&``, and what a test starts would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not hasattr(config, "workerinput"):  # a worker of pytest-xdist ends with the process that made it
+        signal.signal(signal.SIGTERM, _leave_in_order)
+
+
+def _leave_in_order(number: int, _: FrameType | None) -> NoReturn:
+    """A termination takes the way of Ctrl-C: through every clean-up, so that no process or namespace stays."""
+    pytest.exit("terminated", 128 + number)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
