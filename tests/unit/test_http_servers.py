@@ -18,7 +18,7 @@ from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError, chain
 from connectivity.io import accepting, status
 from portal import config_file
-from portal.server import PortalServer
+from portal.server import LIMITS, PortalServer
 from relay.driver.admin import Admin
 from relay.driver.health import Health
 from relay.driver.offload import OffloadStatus
@@ -323,3 +323,17 @@ def test_who_does_not_read_replies_is_dropped(caplog: pytest.LogCaptureFixture, 
 
     asyncio.run(scenario())
     assert [record.message for record in caplog.records].count("Dropping a connection that does not read") == 1
+
+
+def test_a_crowd_with_tokens_behind_one_address_is_served(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving("portal", tmp_path) as connect:
+
+            async def join() -> bool:
+                peer = await connect()
+                peer.send(upgrade())
+                return (await peer.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+
+            assert all(await asyncio.gather(*[join() for _ in range(2 * LIMITS.per_address)]))
+
+    asyncio.run(scenario())
