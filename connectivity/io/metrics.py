@@ -31,7 +31,7 @@ from connectivity.io.udp import UdpSocket
 from connectivity.node import Statistics
 from connectivity.phoenix.login import PortalLogin
 from connectivity.settings import SettingsReader
-from connectivity.wireguard import DropReason
+from connectivity.wireguard import DropReason, HandshakeReason
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
@@ -180,12 +180,14 @@ def counters(sources: Sources) -> dict[str, Any]:
     udp = {f"udp{family}": asdict(socket.counters) for family, socket in sources.sockets.items()}
     drops = {reason.value: statistics.drops.get(reason, 0) for reason in DropReason}
     refused = {reason.value: statistics.candidates_refused.get(reason, 0) for reason in CandidateRefusal}
+    handshakes = {reason.name.lower(): statistics.handshakes_refused.get(reason, 0) for reason in HandshakeReason}
     return {
         **udp,
         "tun": asdict(sources.tun.counters),
         "waiting_packets": statistics.waiting_packets,
         "drops": drops,
         "candidates_refused": refused,
+        "handshakes_refused": handshakes,
     }
 
 

@@ -75,6 +75,10 @@ class ConnectionTable:
                 return connection
         return None
 
+    def has_heard_from(self, source: Endpoint) -> bool:
+        """Whether some agent has accepted a STUN message from there, signed by its peer."""
+        return source in self._senders
+
     def unused_index(self) -> int:
         """24 bits that name no connection; unguessable, so that they tell nothing about how many there are."""
         while (index := int.from_bytes(self._rng(3), "big")) in self._by_index:

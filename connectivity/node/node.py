@@ -11,6 +11,7 @@ Hot calls are ``seal`` and ``open``; what they return is borrowed. Everything el
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from connectivity.clock import Instant, WallTime, earliest
@@ -20,6 +21,7 @@ from connectivity.node.connection import Connection, Parameters, State, Surround
 from connectivity.node.connections import ConnectionTable
 from connectivity.node.errors import NodeError, NoRelaysError, StrayDatagramError, UnknownConnectionError
 from connectivity.node.events import ConnectionClosed, ConnectionFailed, Event, Opened
+from connectivity.node.handshakes import Handshakes, is_handshake_shaped
 from connectivity.node.path import PeerSocket
 from connectivity.node.relays import RelayServer, RelaySet
 from connectivity.node.segments import uniform
@@ -35,9 +37,6 @@ from connectivity.wireguard import (
     RateLimiter,
     Workspace,
     format_index,
-    format_key,
-    message_type,
-    peek_initiator,
     receiver_index,
 )
 
@@ -46,7 +45,6 @@ log = logging.getLogger("connectivity.node")
 MAX_DATAGRAM_BYTES: Final = 1316  # an inner packet of 1280, WireGuard's 32, a channel header of 4
 _LARGEST_STUN_FIRST_BYTE: Final = 3
 _TRANSPORT_DATA: Final = 4
-_INITIATION: Final = 1
 _DATA_MESSAGE_BYTES: Final = 32  # a keep-alive, the shortest data message
 
 
@@ -56,15 +54,16 @@ class Node:
     def __init__(self, *, keys: KeyPair, controlling: bool, rng: Callable[[int], bytes]) -> None:
         self.keys = keys
         self._controlling = controlling
-        self._limiter = RateLimiter(keys.public, rng)
+        limiter = RateLimiter(keys.public, rng)
         self._relays = RelaySet(software=software_attribute(keys.public), rng=rng)
         self._connections = ConnectionTable(rng)
+        self._handshakes = Handshakes(keys, limiter, self._connections)
         self._transmits: deque[Transmit] = deque()
         self._events: deque[Event] = deque()
         self._surroundings = Surroundings(
             keys=keys,
             controlling=controlling,
-            limiter=self._limiter,
+            limiter=limiter,
             workspace=Workspace(),  # one for all tunnels: what they hand out is borrowed until the node's next call
             relays=self._relays,
             rng=rng,
@@ -185,7 +184,7 @@ class Node:
 
     def statistics(self) -> Statistics:
         """What to count; looks at every connection, so ask once a second at most."""
-        return self._connections.statistics()
+        return replace(self._connections.statistics(), handshakes_refused=self._handshakes.refused.copy())
 
     # Traffic -------------------------------------------------------------------------------------------------------
 
@@ -258,6 +257,8 @@ class Node:
             return
         for segment in run.segments():
             data = segment[headroom:]
+            if self._handshakes.is_flood(remote, data, now):
+                continue
             try:
                 self._handle_message(local, remote, data, unwrapped=headroom > 0, now=now, wall_now=wall_now)
             except NodeError as error:
@@ -280,7 +281,7 @@ class Node:
         self, local: Endpoint, remote: Endpoint, data: memoryview, *, unwrapped: bool, now: Instant, wall_now: WallTime
     ) -> None:
         """A single STUN message or WireGuard handshake message."""
-        if data and data[0] <= _LARGEST_STUN_FIRST_BYTE:
+        if data and data[0] <= _LARGEST_STUN_FIRST_BYTE and not is_handshake_shaped(data):
             try:
                 message = decode(data)
             except DecodeError:
@@ -301,38 +302,11 @@ class Node:
                 connection.drain(now, wall_now)
                 return
         try:
-            self._handle_handshake(remote, data, now, wall_now)
+            self._handshakes.handle(remote, data, now, wall_now)
         except HandshakeError as error:
             if error.reply is not None and not unwrapped:  # under load, and the cookie proves only an address
                 self._transmits.append(Transmit(local, remote, Run.single(error.reply)))
             raise StrayDatagramError(f"from={remote} length={len(data)}: {error}") from error
-
-    def _handle_handshake(self, remote: Endpoint, data: memoryview, now: Instant, wall_now: WallTime) -> None:
-        kind = message_type(data)
-        if kind is None:
-            raise StrayDatagramError(f"not a WireGuard packet: from={remote} length={len(data)}")
-        connection = self._initiator(remote, data, now) if kind == _INITIATION else self._receiver(data)
-        try:
-            completed = connection.tunnel.handle_handshake(data, remote.ip, now, wall_now)
-        except HandshakeError as error:
-            raise NodeError(f"cid={connection.connection_id} length={len(data)}: handshake packet: {error}") from error
-        if completed:
-            connection.handshake_completed()
-        connection.drain_tunnel(now)
-
-    def _initiator(self, remote: Endpoint, data: memoryview, now: Instant) -> Connection:
-        key = peek_initiator(self.keys, data, limiter=self._limiter, source_ip=remote.ip, now=now)
-        connection = self._connections.of_key(key)
-        if connection is None:
-            raise UnknownConnectionError(f"no connection for key {format_key(key)}")
-        return connection
-
-    def _receiver(self, data: memoryview) -> Connection:
-        index = receiver_index(data)
-        connection = self._connections.at_index(index)
-        if connection is None:
-            raise UnknownConnectionError(f"no connection for index {index >> 8}")
-        return connection
 
     # Time and output -----------------------------------------------------------------------------------------------
 

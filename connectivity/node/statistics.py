@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from connectivity.ice.policy import CandidateRefusal
-from connectivity.wireguard import DropReason
+from connectivity.wireguard import DropReason, HandshakeReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +14,4 @@ class Statistics:
     waiting_packets: int
     drops: Mapping[DropReason, int]
     candidates_refused: Mapping[CandidateRefusal, int] = field(default_factory=dict)
+    handshakes_refused: Mapping[HandshakeReason, int] = field(default_factory=dict)

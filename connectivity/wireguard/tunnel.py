@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Final
 
 from connectivity.clock import Duration, Instant, WallTime
-from connectivity.endpoint import IPAddress
+from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.fields import OwnedLog
 from connectivity.run import Run
 from connectivity.wireguard.errors import DropReason, HandshakeError, HandshakeReason
@@ -146,9 +146,15 @@ class Tunnel:
             self._send_initiation(now, wall_now)
 
     def handle_handshake(
-        self, data: bytes | memoryview, source_ip: IPAddress, now: Instant, wall_now: WallTime
+        self,
+        data: bytes | memoryview,
+        source_ip: IPAddress,
+        now: Instant,
+        wall_now: WallTime,
+        *,
+        known: Endpoint | None = None,
     ) -> bool:
-        """Handle a message of type 1, 2 or 3.
+        """Handle a message of type 1, 2 or 3; ``known`` as the limiter has it.
 
         Returns:
             True when it completed a handshake: a session is established.
@@ -162,7 +168,7 @@ class Tunnel:
         message = bytes(data)
         match message_type(message):
             case 1 | 2 as kind:
-                reply = self._limiter.admit(message, source_ip, now)
+                reply = self._limiter.admit(message, source_ip, now, known=known)
                 if reply is not None:
                     self._log.debug("Sending cookie reply under load")
                     self._outgoing.append(reply)
@@ -317,6 +323,7 @@ def peek_initiator(
     limiter: RateLimiter | None = None,
     source_ip: IPAddress | None = None,
     now: Instant = 0,
+    known: Endpoint | None = None,
 ) -> bytes:
     """The static public key of the peer that an initiation claims to be from: finds its tunnel.
 
@@ -329,7 +336,7 @@ def peek_initiator(
     if message_type(initiation) != INITIATION:
         raise HandshakeError(HandshakeReason.MALFORMED)
     if limiter is not None and source_ip is not None:
-        reply = limiter.admit_once(bytes(initiation), source_ip, now)
+        reply = limiter.admit_once(bytes(initiation), source_ip, now, known=known)
         if reply is not None:
             raise HandshakeError(HandshakeReason.UNDER_LOAD, reply=reply)
     return read_initiator(keys, initiation)
