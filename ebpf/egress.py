@@ -2,8 +2,9 @@
 
 Some devices accept a redirected frame and lose it (a veth whose far end has neither GRO nor a program of its own). So
 an ARP request (RFC 826) or a neighbour solicitation (RFC 4861 §4.3) for a next hop goes through the attached program as
-a live test frame, and must be answered within a second. Only the native path is like that: generic mode sends by the
-ordinary queue.
+a live test frame, and must be answered within a second. If not, the stack asks the same: only where that is answered
+the frames vanish, else the next hops are silent. Only the native path is like that: generic mode sends by the ordinary
+queue.
 """
 
 import logging
@@ -13,12 +14,11 @@ import struct
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from connectivity.endpoint import IPAddress
-from ebpf.netlink import Interface
-
-EgressState: TypeAlias = Literal["verified", "swallows", "unverified", "absent"]
+from ebpf.netlink import Interface, KnownHop
+from ebpf.verdict import Finding
 
 _ETHERTYPE_ARP: Final = 0x0806
 _ETHERTYPE_IPV6: Final = 0x86DD
@@ -33,25 +33,26 @@ _NEXT_HOPS_MAX: Final = 4  # any one of them that answers proves the egress
 _log = logging.getLogger("ebpf.egress")
 
 
-def verify_egress(interface: Interface, next_hops: list[IPAddress], send: Callable[[bytes], None]) -> EgressState:
-    """Ask next hops through ``send``, which passes a frame through the program and out of ``interface``."""
-    questions = [(hop, question(interface, hop)) for hop in next_hops]
+def examine_egress(interface: Interface, next_hops: list[KnownHop], send: Callable[[bytes], None]) -> Finding:
+    """Ask next hops through ``send``, which passes a frame through the program and out of ``interface``.
+
+    Takes up to two seconds.
+    """
+    questions = [(hop.address, question(interface, hop.address)) for hop in next_hops]
     asked = [(hop, frame) for hop, frame in questions if frame is not None][:_NEXT_HOPS_MAX]
     if not asked:
-        return "unverified"
+        return Finding.NOBODY
+    hops, frames = {hop for hop, _ in asked}, [frame for _, frame in asked]
     try:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETHERTYPE_ALL)) as listener:
             listener.bind((interface.name, _ETHERTYPE_ALL))
             listener.setblocking(False)
-            for _ in range(_SENDS):
-                for _, frame in asked:
-                    send(frame)
-                if _is_answered(listener, {hop for hop, _ in asked}, _ANSWER_SECONDS / _SENDS):
-                    return "verified"
+            if _ask(listener, hops, frames, send):
+                return Finding.ANSWERED
+            return Finding.SWALLOWED if _ask(listener, hops, frames, listener.send) else Finding.SILENT
     except OSError as error:
         _log.debug("egress test impossible", extra={"fields": {"interface": interface.name, "error": str(error)}})
-        return "unverified"
-    return "swallows"
+        return Finding.NOBODY
 
 
 def question(interface: Interface, next_hop: IPAddress) -> bytes | None:
@@ -76,6 +77,15 @@ def answered_by(frame: bytes) -> IPAddress | None:
         ethertype == _ETHERTYPE_IPV6 and len(frame) >= 78 and frame[20] == _ICMPV6 and frame[54] == _ADVERTISEMENT
     )
     return IPv6Address(frame[62:78]) if is_advertisement else None
+
+
+def _ask(listener: socket.socket, hops: set[IPAddress], frames: list[bytes], send: Callable[[bytes], object]) -> bool:
+    for _ in range(_SENDS):
+        for frame in frames:
+            send(frame)
+        if _is_answered(listener, hops, _ANSWER_SECONDS / _SENDS):
+            return True
+    return False
 
 
 def _is_answered(listener: socket.socket, hops: set[IPAddress], seconds: float) -> bool:

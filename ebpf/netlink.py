@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from pyroute2 import IPRoute, NetlinkError
 
@@ -42,6 +42,13 @@ class Route:
 
     ifindex: int
     gateway: IPAddress
+
+
+class KnownHop(NamedTuple):
+    """A next hop on a link; ``has_answered`` the kernel, which knows its hardware address."""
+
+    address: IPAddress
+    has_answered: bool
 
 
 def find_interface(name: str) -> Interface | None:
@@ -129,22 +136,24 @@ def neighbours(routes: Iterable[Route]) -> dict[Route, NextHop | None]:
     return _ask(question)
 
 
-def known_next_hops(ifindex: int) -> list[IPAddress]:
-    """Routers behind an interface, default ones first, then neighbours that have answered."""
+def known_next_hops(ifindex: int) -> list[KnownHop]:
+    """Routers and neighbours behind an interface: those that have answered first, of these default routers first."""
 
-    def question(netlink: IPRoute) -> list[IPAddress]:
-        found: list[IPAddress] = []
+    def question(netlink: IPRoute) -> list[KnownHop]:
+        routers: list[IPAddress] = []
         for version, family in _FAMILY.items():
             for message in netlink.get_routes(family=family, oif=ifindex):
                 gateway = message.get_attr("RTA_GATEWAY")
                 if gateway and ipaddress.ip_address(gateway).version == version:
-                    found.insert(0 if message["dst_len"] == 0 else len(found), ipaddress.ip_address(gateway))
+                    routers.insert(0 if message["dst_len"] == 0 else len(routers), ipaddress.ip_address(gateway))
+        answered: list[IPAddress] = []
         for family in _FAMILY.values():
             for message in netlink.neigh("dump", family=family, ifindex=ifindex):
                 address = message.get_attr("NDA_DST")
                 if address and message["state"] & _USABLE_NEIGHBOUR & ~0x40:  # NOARP: multicast and the like
-                    found.append(ipaddress.ip_address(address))
-        return list(dict.fromkeys(found))
+                    answered.append(ipaddress.ip_address(address))
+        hops = [KnownHop(address, address in answered) for address in dict.fromkeys([*routers, *answered])]
+        return sorted(hops, key=lambda hop: not hop.has_answered)
 
     return _ask(question)
 

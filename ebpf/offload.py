@@ -1,17 +1,18 @@
 """The offload as the relay sees it: load, attach, then keep the maps equal to the channel bindings.
 
 A projection (the maps can be lost at any time and only speed is): the relay's core decides, this writes what follows.
-All calls but ``look`` are made by one thread. Loading takes about a second and the self-tests up to one more per
-egress, so a relay makes this object before it serves; an interface that comes back is tested again, in ``follow``.
+All calls but ``look`` are made by one thread. Loading takes about a second and the self-tests up to two more per
+egress, so a relay makes this object before it serves; later ones are part of ``look``.
 """
 
 import atexit
 import errno
 import logging
 import struct
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from connectivity.endpoint import Endpoint, IPAddress
@@ -20,15 +21,17 @@ from ebpf import bpf_syscall, layout, netlink
 from ebpf.attach import Attachment, attach_all, attach_by_ladder
 from ebpf.bindings import Bindings, Buckets
 from ebpf.doctor import explain
-from ebpf.egress import EgressState, verify_egress
+from ebpf.egress import examine_egress
+from ebpf.egresses import Egresses, Tested
 from ebpf.host import find_interfaces, own_addresses
 from ebpf.layout import Counter, FlowKey, NextHop
 from ebpf.loader import BuildOptions, LoadedProgram, load
-from ebpf.netlink import Interface, Route
+from ebpf.netlink import Interface, KnownHop, Route
 from ebpf.next_hops import NextHops
 from ebpf.outcomes import Direction, Outcome
 from ebpf.projection import Changes, Projection
 from ebpf.settings import ChannelFlow, OffloadError, OffloadSettings
+from ebpf.verdict import EgressState, Finding
 
 # Client and peer of one family put both entries of a binding into one map.
 _ENTRIES_PER_BINDING: Final = 2
@@ -60,11 +63,12 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the host was seen to have: interfaces that are offloaded, all its addresses, neighbours that were due."""
+    """What the host was seen to have: interfaces that are offloaded, all its addresses, what was due of the rest."""
 
     interfaces: list[Interface]
     addresses: frozenset[IPAddress]
     next_hops: dict[Route, NextHop | None]
+    tests: list[Tested] = field(default_factory=list)
 
 
 class RelayOffload:
@@ -85,7 +89,8 @@ class RelayOffload:
         self._buckets: Buckets | None = None
         self._attachments: dict[str, Attachment] = {}
         self._absent: dict[str, str] = {}
-        self._states: dict[str, EgressState] = {}
+        self._egresses = Egresses(settings.interfaces)
+        self._in_use = threading.Lock()  # the program, by a self-test in the thread that looks
         self._next_hops: NextHops | None = None
         self._interfaces = find_interfaces(settings.interfaces)
         self._own, sources = own_addresses(settings, self._interfaces, netlink.host_addresses())
@@ -109,7 +114,7 @@ class RelayOffload:
 
     def egress_states(self) -> dict[str, EgressState]:
         """What the self-test found, by interface."""
-        return dict(self._states)
+        return self._egresses.states()
 
     @property
     def capacity(self) -> int:
@@ -171,15 +176,20 @@ class RelayOffload:
     def look(self) -> View:
         """See whether the host's addresses and next hops have changed, which ``follow`` acts on; every few seconds.
 
-        Takes some 10 ms per interface, so an event loop lets another thread look.
+        Takes some 10 ms per interface, and up to two seconds where a self-test is due, so an event loop lets another
+        thread look.
         """
         present = [netlink.find_interface(interface.name) for interface in self._interfaces]
         due = [] if self._next_hops is None else self._next_hops.due(time.monotonic_ns())
+        interfaces = [interface for interface in present if interface is not None]
         return View(
-            [interface for interface in present if interface is not None],
-            netlink.host_addresses(),
-            netlink.neighbours(due) if due else {},
+            interfaces, netlink.host_addresses(), netlink.neighbours(due) if due else {}, self._tests(interfaces)
         )
+
+    @property
+    def has_test_due(self) -> bool:
+        """Whether an egress waits for its first test, so that looking again at once is worth it."""
+        return self._program is not None and "untested" in self.egress_states().values()
 
     def follow(self, view: View) -> None:
         """Take over what the host was seen to have."""
@@ -191,7 +201,11 @@ class RelayOffload:
         if returned or own != self._own:
             self._interfaces = [present.get(interface.name, interface) for interface in self._interfaces]
             self._own = own
-            self._test_egresses(returned)
+            for name in returned:
+                self._egresses.handle_return(name)
+            self._write_config()
+        tests = [test for test in view.tests if test.name not in returned]
+        if self._egresses.take(tests, time.monotonic_ns()):
             self._write_config()
         if returned and self._next_hops is not None:  # the flows name routes by an interface that is no more
             for flow in self._projection.flows:
@@ -231,6 +245,10 @@ class RelayOffload:
 
     def close(self) -> None:
         """Take the program off the interfaces that we put it on, and free it."""
+        with self._in_use:
+            self._close()
+
+    def _close(self) -> None:
         for attachment in self._attachments.values():
             attachment.close()
         self._attachments = {}
@@ -260,9 +278,9 @@ class RelayOffload:
         self.mode = mode
         self._attachments = {attachment.interface.name: attachment for attachment in attachments}
         self._choose_next_hops()
-        self._test_egresses([interface.name for interface in self._interfaces])
+        self._egresses.take(self._tests(self._interfaces), time.monotonic_ns())
         self._write_config()
-        fields = {"mode": mode, **{f"egress.{name}": state for name, state in self._states.items()}}
+        fields = {"mode": mode, **{f"egress.{name}": state for name, state in self.egress_states().items()}}
         _log.info("offload is on", extra={"fields": fields | ({"reason": self.reason} if self.reason else {})})
 
     def _choose_next_hops(self) -> None:
@@ -283,23 +301,21 @@ class RelayOffload:
                 extra={"fields": {"interfaces": ",".join(closed)}},
             )
 
-    def _test_egresses(self, names: list[str]) -> None:
-        program = self._program
-        if program is None or self.mode == "generic":
-            self._states |= dict.fromkeys(names, "unverified")
-            return
-        for interface in self._interfaces:
-            if interface.name not in names:
-                continue
+    def _tests(self, interfaces: list[Interface]) -> list[Tested]:
+        """The self-tests that are due."""
+        if self.mode == "generic":
+            return self._egresses.without_tests()
+        return self._egresses.run_tests(interfaces, self._examine, time.monotonic_ns())
+
+    def _examine(self, interface: Interface, hops: list[KnownHop]) -> Finding:
+        with self._in_use:
+            program = self._program
+            if program is None or interface.name not in self._attachments:
+                return Finding.NOBODY
             self._write_config(probe=interface.index)
-            try:
-                hops = netlink.known_next_hops(interface.index)
-            except OSError:
-                hops = []  # gone again, as the next look will say
-            state = verify_egress(interface, hops, lambda frame: bpf_syscall.send_live_frame(program.fd, frame))
-            self._states[interface.name] = state
-            if state == "swallows":
-                _log.warning("frames vanish, flows stay in user space", extra={"fields": {"egress": interface.name}})
+            finding = examine_egress(interface, hops, lambda frame: bpf_syscall.send_live_frame(program.fd, frame))
+            self._write_config()
+            return finding
 
     def _is_returned(self, name: str, interface: Interface | None) -> bool:
         """Notice an interface that went away; put the program on again when it, or one of its name, is back."""
@@ -310,7 +326,7 @@ class RelayOffload:
             return False
         if (lost := self._attachments.pop(name, None)) is not None:
             lost.close()
-            self._states[name] = "absent"
+            self._egresses.handle_gone(name)
             self._write_config()
         problem = "no such network interface"
         if interface is not None:
@@ -328,7 +344,7 @@ class RelayOffload:
         return False
 
     def _write_config(self, probe: int = 0) -> None:
-        egress = [i.index for i in self._interfaces if self._states.get(i.name) in ("verified", "unverified")]
+        egress = [interface.index for interface in self._interfaces if self._egresses.may_carry(interface.name)]
         config = layout.pack_config(
             listen_ports=self._settings.listen_ports,
             from_peer=self.mode != "generic" or self._settings.generic_from_peer,

@@ -12,10 +12,10 @@ from connectivity.errors import FatalError
 from connectivity.settings import SettingsReader
 from relay.settings import DEFAULT_ADMIN_SOCKET
 
-USAGE: Final = "list, show PORT, end PORT or log FILTER"
+USAGE: Final = "list, show PORT, end PORT, offload or log FILTER"
 _TIMEOUT_SECONDS: Final = 5.0
 _HTTP_OK: Final = 200
-_WORDS: Final = {"list": 1, "show": 2, "end": 2, "log": 2}
+_WORDS: Final = {"list": 1, "show": 2, "end": 2, "offload": 1, "log": 2}
 _COLUMNS: Final = ("port", "transport", "client", "user", "seconds_left", "to_peer_bytes", "to_client_bytes")
 
 
@@ -39,6 +39,8 @@ def run(arguments: Sequence[str]) -> int:
             print(json.dumps(_ask(path, "GET", f"/allocations/{port}"), indent=2))
         case ["end", port]:
             _ask(path, "DELETE", f"/allocations/{port}")
+        case ["offload"]:
+            print(json.dumps(_ask(path, "GET", "/offload"), indent=2))
         case ["log", directives]:
             _ask(path, "PUT", "/log-level", directives)
         case _:

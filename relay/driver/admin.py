@@ -1,6 +1,7 @@
 """The admin socket: HTTP over a Unix socket that only its owner may open. People use ``postern relay admin``.
 
-``GET /allocations``, ``GET /allocations/{port}``, ``DELETE /allocations/{port}``; ``PUT /log-level`` with a filter.
+``GET /allocations``, ``GET /allocations/{port}``, ``DELETE /allocations/{port}``; ``GET /offload``; ``PUT /log-level``
+with a filter.
 """
 
 import logging
@@ -34,6 +35,7 @@ class Admin:
             web.get("/allocations", self._list),
             web.get("/allocations/{port}", self._show),
             web.delete("/allocations/{port}", self._end),
+            web.get("/offload", self._offload),
             web.put("/log-level", self._set_log_level),
         ]
         self._http = HttpServer("the operator", routes, OPERATOR)
@@ -100,6 +102,9 @@ class Admin:
             return _unknown(port)
         self._service.settle(now)
         return web.Response(status=204)
+
+    async def _offload(self, _: web.Request) -> web.Response:
+        return web.json_response(self._service.offload.status().document())
 
     async def _set_log_level(self, request: web.Request) -> web.Response:
         try:

@@ -57,7 +57,7 @@ class Health:
             "ready": is_ready,
             "draining": self.draining,
             "portal": "none" if self._link is None else "joined" if is_joined else "away",
-            "offload": {"mode": status.mode, "reason": status.reason, "egress": status.egress},
+            "offload": status.document(),
         }
         return web.json_response(body, status=200 if is_ready else 503)
 

@@ -69,6 +69,7 @@ def collect(snapshot: Snapshot, sources: Sources) -> list[Metric]:
             () if fill is None else (({}, fill.refused),),
         ),
         Metric("offload", "gauge", "1 for the mode in use", (({"mode": status.mode}, 1),)),
+        Metric("xdp_egress", "gauge", "1 for what the last self-tests say of it", tuple(_egress(status.egress))),
     ]
 
 
@@ -144,6 +145,11 @@ def _http(counters: HttpCounters) -> Iterator[Row]:
     yield {"event": "malformed"}, counters.malformed
     yield {"event": "failed"}, counters.failed
     yield {"event": "paused"}, counters.paused
+
+
+def _egress(states: Mapping[str, str]) -> Iterator[Row]:
+    for interface, state in states.items():
+        yield {"interface": interface, "state": state}, 1
 
 
 def _sockets(counters: UdpCounters) -> Iterator[Row]:

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError, chain
@@ -23,9 +23,10 @@ from relay.core.configuration import STUN_PORT
 from relay.core.quotas import Numbers
 
 if TYPE_CHECKING:
-    from ebpf import Counters, FlowCounters, RelayOffload
+    from ebpf import Counters, FlowCounters, RelayOffload, View
 
 OFF: Final = "off"
+_LOOKS: Final = 2  # one that finds an interface back, and one that tests it
 
 T = TypeVar("T")
 _log = logging.getLogger("relay")
@@ -38,6 +39,10 @@ class OffloadStatus:
     mode: str
     reason: str
     egress: dict[str, str]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON shows it."""
+        return {"mode": self.mode, "reason": self.reason, "egress": self.egress}
 
 
 class FlowCount(NamedTuple):
@@ -167,16 +172,23 @@ class Offload:
         return self._attempt(lambda program: Fill(len(program), program.capacity, self._refused))
 
     async def maintain(self) -> None:
-        """Let it follow the host's addresses and next hops; every few seconds."""
-        program = self._program
-        if program is None:
-            return
-        try:
-            view = await asyncio.to_thread(program.look)
-        except OSError as error:
-            self._give_up(error)
-        else:
-            self._attempt(lambda program: program.follow(view))
+        """Let it follow the host's addresses and next hops, and test its egresses; every few seconds."""
+        for _ in range(_LOOKS):
+            program = self._program
+            if program is None:
+                return
+            try:
+                view = await asyncio.to_thread(program.look)
+            except OSError as error:
+                self._give_up(error)
+                return
+            if not self._follow(view):
+                return
+
+    def _follow(self, view: "View") -> bool:
+        """Whether to look again at once."""
+        self._attempt(lambda program: program.follow(view))
+        return self._program is not None and self._program.has_test_due
 
     def status(self) -> OffloadStatus:
         """What health and metrics show."""

@@ -202,6 +202,7 @@ def test_people_see_and_end_allocations_and_change_the_log(relay: StandAlone) ->
     assert [(channel["number"], channel["peer"]) for channel in shown["channels"]] == [("0x4000", str(address))]
     assert list(shown["permissions"]) == [str(address.ip)]
 
+    assert json.loads(relay.admin("offload").stdout) == {"mode": "off", "reason": "not asked for", "egress": {}}
     assert relay.admin("log", "debug").returncode == 0
     client.call(Method.REFRESH)
     wait_until(lambda: "DEBUG relay: " in relay.log(), "debug lines come")
@@ -232,7 +233,7 @@ def test_the_documented_commands(relay: StandAlone) -> None:
 
 def test_mistakes_of_people_are_one_line(relay: StandAlone) -> None:
     for words, expected in (
-        (("shout",), "'shout': expected list, show PORT, end PORT or log FILTER"),
+        (("shout",), "'shout': expected list, show PORT, end PORT, offload or log FILTER"),
         (("show", "it"), "'it': expected the port of an allocation"),
     ):
         ended = relay.admin(*words)

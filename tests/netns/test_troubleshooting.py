@@ -32,6 +32,7 @@ SHOWN: Final = {
     "curl --silent http://127.0.0.1:8080/metrics": 'postern_relay_packets_total{path="python"',
     "ethtool --show-features eth0": "generic-receive-offload: ",
     "ip -details link show dev eth0": "name postern_relay",
+    "ip neighbour show dev eth0": "lladdr",
     "ss --listening --udp --numeric --processes": ":3478",
     "nft list table inet postern_gateway": "masquerade",
     "sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding": "ip_forward = 1\nnet.ipv6.conf.all.forwarding = 1",

@@ -107,6 +107,9 @@ def test_an_interface_may_go_and_come_back(lab: Sides, caplog: pytest.LogCapture
         assert not has_program(lab.relay, "p0")
         offload.follow(offload.look())
         assert has_program(lab.relay, "p0")
+        assert offload.has_test_due
+        offload.follow(offload.look())
+        assert not offload.has_test_due
         assert offload.egress_states() == {"c0": "verified", "p0": "verified"}
         with udp(lab.peer, PEER[4], 7000) as far:
             near.sendto(channel_data(CHANNEL, b"again"), (str(RELAY[4]), 3478))

@@ -28,7 +28,8 @@ from typing import Final, Literal
 import pytest
 
 from connectivity.endpoint import Endpoint, IPAddress
-from ebpf import ChannelFlow, Direction, OffloadError, OffloadSettings, Outcome, RelayOffload
+from ebpf import ChannelFlow, Direction, OffloadError, OffloadSettings, Outcome, RelayOffload, netlink
+from ebpf.verdict import EgressState
 from tests.netns.plain_pair import entered, ip
 from tests.netns.xdp_lab import channel_data, has_program, later, udp, until
 
@@ -237,6 +238,54 @@ def test_the_self_test_tells_a_swallowing_egress(lab: Lab) -> None:
             assert stack.recvfrom(100)[0] == channel_data(CHANNEL, b"kept")
 
 
+@pytest.mark.parametrize("is_noticed", [False, True])
+def test_a_next_hop_that_answers_late_is_asked_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, is_noticed: bool
+) -> None:
+    """At boot the router may be up later than the relay: all first answers are lost."""
+    monkeypatch.setattr("ebpf.verdict.FIRST_RETRY", 1 << 62 if is_noticed else 0)
+    monkeypatch.setattr("ebpf.verdict.LAST_RETRY", 1 << 62 if is_noticed else 0)
+    lab.open_forwarding()
+    ip("-n", lab.relay, "route", "add", "default", "via", str(PEER[4]))
+    ip("-n", lab.peer, "link", "set", "e0", "arp", "off")
+    with entered(lab.relay):
+        interface = netlink.find_interface("e0")
+        # Nor shall it hear of neighbours by their solicitations of a router.
+        Path("/proc/sys/net/ipv6/conf/e0/disable_ipv6").write_text("1")
+    assert interface is not None
+    # So that the client need not ask, by which the relay would learn of another neighbour.
+    ip("-n", lab.client, "neigh", "add", str(RELAY[4]), "lladdr", interface.mac.hex(":"), "dev", "e0")
+    with offloaded(lab, "auto", neighbours=False) as offload:
+        assert (offload.mode, offload.egress_states()) == ("native", {"e0": "silent"})
+        assert offload.install(_flow(4, 4))
+        with (
+            udp(lab.relay, RELAY[4], 3478) as stack,
+            udp(lab.client, CLIENT[4], 6000) as client,
+            udp(lab.peer, PEER[4], 7000) as peer,
+        ):
+            client.sendto(channel_data(CHANNEL, b"kept"), (str(RELAY[4]), 3478))
+            assert stack.recvfrom(100)[0] == channel_data(CHANNEL, b"kept")
+            assert _looked(offload) == {"e0": "silent"}
+            ip("-n", lab.peer, "link", "set", "e0", "arp", "on")
+            if is_noticed:  # a neighbour appears, long before the next test would be due
+                neighbourly(lab)
+            until(lambda: _looked(offload) == {"e0": "verified"})
+            neighbourly(lab)
+            until(lambda: _is_forwarded(offload, client, peer))
+
+
+def test_an_egress_that_begins_to_swallow_is_found_out(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for constant in ("FIRST_RETRY", "LAST_RETRY", "RECHECK"):
+        monkeypatch.setattr(f"ebpf.verdict.{constant}", 0)
+    ip("-n", lab.relay, "route", "add", "default", "via", str(PEER[4]))
+    with offloaded(lab, "native") as offload:
+        assert offload.egress_states() == {"e0": "verified"}
+        lab.run(lab.bridge, "ethtool", "-K", "p2", "gro", "off")
+        until(lambda: _looked(offload) == {"e0": "swallows"})
+        lab.run(lab.bridge, "ethtool", "-K", "p2", "gro", "on")
+        until(lambda: _looked(offload) == {"e0": "verified"})
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_the_self_test_verifies_a_working_egress(lab: Lab, version: int) -> None:
     lab.run(lab.relay, "ip", f"-{version}", "route", "add", "default", "via", str(PEER[version]))
@@ -353,6 +402,11 @@ def offloaded(
             yield offload
         finally:
             offload.close()
+
+
+def _looked(offload: RelayOffload) -> dict[str, EgressState]:
+    offload.follow(offload.look())
+    return offload.egress_states()
 
 
 def _is_forwarded(offload: RelayOffload, client: socket.socket, peer: socket.socket) -> bool:

@@ -158,6 +158,8 @@ def test_an_interface_that_goes_and_comes_back_is_offloaded_again(stack: ExitSta
     relay.sides.connect_peer()
     relay.carry(client, relayed, 1)  # by user space, unless it is already noticed
     wait_until(lambda: "offload is on again" in relay.log(), "it is back")
+    wait_until(lambda: '"p0": "verified"' in fetch(relay.sides.relay, "readyz")[1], "it is tested")
+    assert 'xdp_egress{interface="p0",state="verified"} 1' in relay.metrics()
     before = relay.packets("xdp")
     relay.carry(client, relayed, 3)
     assert relay.packets("xdp") == (before[0] + 3, before[1] + 3)

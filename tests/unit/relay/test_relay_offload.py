@@ -52,6 +52,7 @@ class ListOffload:
     blind: bool = False
     seen: list[View] = field(default_factory=list)
     closed: bool = False
+    has_test_due: bool = False
 
     def install(self, flow: ChannelFlow) -> bool:
         if self.broken:
@@ -214,6 +215,9 @@ def test_a_kernel_that_fails_is_let_go(offload: Offload, kernel: ListOffload) ->
 def test_it_follows_the_host_until_there_is_nothing_to_see(offload: Offload, kernel: ListOffload) -> None:
     asyncio.run(offload.maintain())
     assert kernel.seen == [View([], frozenset(), {})]
+    kernel.has_test_due = True
+    asyncio.run(offload.maintain())
+    assert len(kernel.seen) == 3, "an interface that came back is tested at once, and not for ever"
     kernel.blind = True
     asyncio.run(offload.maintain())
     assert kernel.closed
@@ -268,6 +272,7 @@ def test_metrics_add_both_paths_up(offload: Offload) -> None:
         'postern_relay_socket_errors_total{kind="send"} 4',
         'postern_relay_http_events_total{event="timed_out"} 5',
         'postern_relay_offload{mode="native"} 1',
+        'postern_relay_xdp_egress{interface="eth0",state="verified"} 1',
     ):
         assert row in rows
     assert not any("203.0.113" in row for row in rows)
