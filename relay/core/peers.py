@@ -13,14 +13,14 @@ not mean the services of this host.
 
 import ipaddress
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
-from typing import Final, TypeAlias
+from typing import Final
 
 from connectivity.endpoint import Endpoint, IPAddress
-
-Network: TypeAlias = IPv4Network | IPv6Network
+from relay.core.own import Network
 
 HIGHEST_PORT: Final = 65_535
 
@@ -192,7 +192,7 @@ def disguised(ip: IPAddress) -> tuple[IPv4Address, ...]:
 
 @dataclass(slots=True)
 class PeerPolicy:
-    """Judges peers. ``own`` are the relay's own addresses; the server treats them apart (hairpin).
+    """Judges peers. ``own`` is all that its host takes as its own; the server treats it apart (hairpin).
 
     A host's addresses change, so ``own`` may be replaced at any time; it counts from the next judgement on.
     """
@@ -200,10 +200,10 @@ class PeerPolicy:
     under_portal: bool
     allow: tuple[PeerRule, ...] = ()
     deny: tuple[PeerRule, ...] = ()
-    own: frozenset[IPAddress] = frozenset()
+    own: Container[IPAddress] = frozenset()
     _verdicts: dict[Endpoint, PeerClass | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def replace_own(self, own: frozenset[IPAddress]) -> None:
+    def replace_own(self, own: Container[IPAddress]) -> None:
         """The host's addresses are these now."""
         self.own = own
         self._verdicts.clear()
@@ -232,7 +232,7 @@ class PeerPolicy:
 
     def is_own(self, peer: Endpoint) -> bool:
         """Whether this is the relay's own, and no rule names just this address to say otherwise."""
-        if peer.ip not in self.own or peer.ip.is_loopback:  # which is a class of its own
+        if peer.ip.is_loopback or peer.ip not in self.own:  # the former is a class of its own
             return False
         return not any(rule.names(peer.ip) and rule.matches(peer) for rule in self.allow)
 

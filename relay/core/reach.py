@@ -26,7 +26,7 @@ class Reach:
         kind = self.settings.policy.refusal(peer)
         if kind is PeerClass.OWN and self.receiver(peer) is not None:
             return None
-        if kind is None and peer.ip in self.settings.policy.own and peer.port in self.settings.listen_ports:
+        if kind is None and peer.port in self.settings.listen_ports and peer.ip in self.settings.policy.own:
             return PeerClass.OWN
         return kind
 

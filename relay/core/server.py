@@ -12,7 +12,7 @@ It never raises because of what it receives. Same inputs, same outputs.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Final
 
 from connectivity.clock import Instant, WallTime, earliest
@@ -135,8 +135,8 @@ class Server:
         """``OpenRelayedPort`` failed; ``may_retry`` if another port may be free where this one is not."""
         self._transactions.finish(self._allocator.port_failed(port, may_retry=may_retry))
 
-    def handle_own_addresses(self, own: frozenset[IPAddress]) -> None:
-        """The host's addresses are these now, the public ones included; channels to a new one end."""
+    def handle_own_addresses(self, own: Container[IPAddress]) -> None:
+        """What the host takes as its own is this now, the public addresses included; channels to what is new end."""
         if own != self._settings.policy.own:
             self._settings.policy.replace_own(own)
             self._reach.enforce()

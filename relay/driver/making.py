@@ -13,14 +13,13 @@ from relay.core import (
     ServerSettings,
     StaticCredentials,
 )
+from relay.core.own import OwnAddresses
 from relay.driver.addresses import always_own_addresses
 
 SOFTWARE: Final = f"postern-relay/{COMPONENT_VERSIONS['relay']}"
 
 
-def server_settings(
-    configuration: Configuration, on_host: frozenset[IPAddress], *, is_standalone: bool
-) -> ServerSettings:
+def server_settings(configuration: Configuration, on_host: OwnAddresses, *, is_standalone: bool) -> ServerSettings:
     """What the core needs of them."""
     own = on_host | always_own_addresses(configuration)
     return ServerSettings(
@@ -37,9 +36,9 @@ def server_settings(
     )
 
 
-def relayed_at(configuration: Configuration, on_host: frozenset[IPAddress]) -> dict[int, IPAddress]:
+def relayed_at(configuration: Configuration, on_host: OwnAddresses) -> dict[int, IPAddress]:
     """By IP version, the one address of this host that peers shall see; where it is not said any of them will do."""
-    return {version: ip for version, ip in configuration.public.items() if ip in on_host}
+    return {version: ip for version, ip in configuration.public.items() if ip in on_host.addresses}
 
 
 def credentials(configuration: Configuration) -> CredentialSource:

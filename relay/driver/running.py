@@ -12,6 +12,7 @@ import asyncio
 import gc
 import logging
 import signal
+import time
 from contextlib import AsyncExitStack
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
@@ -22,7 +23,8 @@ from connectivity.io.portal import PortalLink, read_system_info
 from connectivity.phoenix import PortalLogin, relay_login, user_agent
 from relay.configuration import Configuration
 from relay.core import Server, Transport
-from relay.driver.addresses import always_own_addresses, host_addresses
+from relay.core.own import OwnAddresses
+from relay.driver.addresses import HostChanges, always_own_addresses, host_addresses
 from relay.driver.admin import Admin
 from relay.driver.health import Health
 from relay.driver.making import relayed_at
@@ -37,13 +39,14 @@ from relay.settings import PortalAccess, RelaySettings
 # Long, because leaving would drop allocations that are in use; clients hear of other relays from their portal anyway.
 PORTAL_PATIENCE_SECONDS: Final = 24 * 60 * 60
 _MAINTENANCE_SECONDS: Final = 5.0
-_ADDRESSES_SECONDS: Final = 60.0
+_ADDRESSES_SECONDS: Final = 60.0  # where the kernel tells of no change
+_CHANGES_SECONDS: Final = 1.0  # routes may change all the time
 _CLOSE_SECONDS: Final = 0.5
 
 _log = logging.getLogger("relay")
 
 
-async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_host: frozenset[IPAddress]) -> None:
+async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_host: OwnAddresses) -> None:
     """Serve until a signal asks to stop.
 
     Raises:
@@ -148,14 +151,20 @@ async def _maintain(service: RelayService, telemetry: Telemetry) -> None:
 
 async def _follow_addresses(service: RelayService, always: frozenset[IPAddress]) -> None:
     """A network that the host joins later must not open the host to clients."""
-    while True:
-        await asyncio.sleep(_ADDRESSES_SECONDS)
-        try:
-            service.on_host = await asyncio.to_thread(host_addresses)
-        except OSError as error:
-            _log.warning("Cannot read the host's addresses", extra={"fields": {"error": chain(error)}})
-            continue
-        service.server.handle_own_addresses(always | service.on_host)
+    changes = HostChanges(asyncio.get_running_loop())
+    try:
+        while True:
+            await changes.wait(_ADDRESSES_SECONDS)
+            try:
+                service.on_host = await asyncio.to_thread(host_addresses)
+            except OSError as error:
+                _log.warning("Cannot read the host's addresses", extra={"fields": {"error": chain(error)}})
+            else:
+                service.server.handle_own_addresses(service.on_host | always)
+                service.settle(time.monotonic_ns())
+            await asyncio.sleep(_CHANGES_SECONDS)
+    finally:
+        changes.close()
 
 
 def _link(portal: PortalAccess, configuration: Configuration, stamp_secret: str) -> PortalLink:

@@ -32,6 +32,7 @@ from relay.core import (
     ToPeer,
     Transport,
 )
+from relay.core.own import NO_ADDRESSES, OwnAddresses
 from relay.driver.direct import Direct
 from relay.driver.offload import FlowCount, Offload
 from relay.driver.request_queue import RequestQueue
@@ -59,11 +60,11 @@ class RelayService:
         self,
         server: Server,
         loop: asyncio.AbstractEventLoop,
-        on_host: frozenset[IPAddress] = frozenset(),
+        on_host: OwnAddresses = NO_ADDRESSES,
         relayed_at: Mapping[int, IPAddress] = MappingProxyType({}),
     ) -> None:
         self.server = server
-        self.on_host = on_host  # the host's own addresses, as they were found last
+        self.on_host = on_host  # what the host takes as its own, as it was found last
         self.sockets = RelaySockets(
             loop, on_listen=self._read_listen, on_relayed=self._read_relayed, relayed_at=relayed_at
         )

@@ -10,6 +10,8 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,7 +32,7 @@ from connectivity.stun import (
 from lab.processes import wait_until
 from relay.core import Transport
 from tests.documented import claimed
-from tests.netns.plain_pair import entered, let_through, namespaces
+from tests.netns.plain_pair import entered, ip, let_through, namespaces
 from tests.netns.relay_stage import COMMAND, FAR, RELAY, fetch, run_to_its_end, running
 from tests.netns.turn_wire import TurnWire
 from tests.unit.relay.playbook import attribute_of, error_code
@@ -215,6 +217,33 @@ def test_people_see_and_end_allocations_and_change_the_log(relay: StandAlone) ->
     assert error_code(client.call(Method.REFRESH)) == 437
     gone = relay.admin("show", str(port))
     assert (gone.returncode, gone.stderr) == (1, f"postern relay: no allocation has port {port}\n")
+
+
+def test_what_the_kernel_takes_as_its_own_is_no_peer(relay: StandAlone) -> None:
+    """A router's anycast address of the subnet, and a prefix made local (AnyIP); a channel is there already."""
+    for version, there in ((6, "2001:db8::"), (4, "198.51.100.200")):
+        with entered(relay.here):
+            service = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+            service.bind(("", 0))
+        relay.stack.enter_context(service)
+        peer = Endpoint(ip_address(there), service.getsockname()[1])
+        client = relay.client(version=version)
+        client.allocate(*([] if version == 4 else [RequestedAddressFamily(AddressFamily.IPV6)]))
+        assert error_code(client.bind(CHANNEL, peer)) == 0
+        if version == 6:
+            ip("netns", "exec", relay.here, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+        else:
+            ip("-n", relay.here, "route", "add", "local", "198.51.100.200/30", "dev", "lo")
+        wait_until(partial(_is_refused, client, peer), f"IPv{version}: the relay knows")
+        client.send_data(CHANNEL, b"to a service of the host")
+        assert error_code(client.bind(CHANNEL, peer)) == 403
+        service.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            service.recv(100)
+
+
+def _is_refused(client: TurnWire, peer: Endpoint) -> bool:
+    return error_code(client.call(Method.CREATE_PERMISSION, XorPeerAddress(peer))) == 403
 
 
 def test_the_documented_commands(relay: StandAlone) -> None:

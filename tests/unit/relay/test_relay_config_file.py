@@ -16,6 +16,7 @@ from connectivity.settings import SettingsError
 from relay import config_file
 from relay.configuration import Configuration, OffloadWish
 from relay.core import Quotas
+from relay.core.own import NO_ADDRESSES
 from relay.driver.making import credentials, server_settings
 from relay.settings import read_settings
 
@@ -67,7 +68,7 @@ def test_the_documented_example_can_be_loaded(folder: Path) -> None:
     assert [str(rule) for rule in found.peers_allow] == ["10.20.0.0/16", "10.30.0.0/16:5000-5999", "[fd00::/8]:443"]
     assert found.quotas == Quotas(10, 5000, 10_000_000, 2_000_000_000, 100, 200)
     assert found.offload == OffloadWish(("eth0",), "auto", (), generic_from_peer=False)
-    core = server_settings(found, frozenset(), is_standalone=True)
+    core = server_settings(found, NO_ADDRESSES, is_standalone=True)
     assert (core.realm, core.is_standalone) == ("example.org", True)
     assert core.listen_ports == {3478, 5349}
     assert not core.policy.under_portal

@@ -4,7 +4,7 @@ A way to a peer is CreatePermission, ChannelBind, a Send indication under a perm
 and, inwards, what such a peer sends to a relayed address. Between clients of one relay (hairpin) the port decides.
 """
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -24,6 +24,7 @@ from connectivity.stun import (
     encode,
 )
 from relay.core import RemoveChannel, ToClient, ToPeer
+from relay.core.own import OwnAddresses
 from tests.unit.relay.playbook import (
     INTERNAL,
     PEER4,
@@ -243,6 +244,31 @@ def test_a_channel_ends_when_its_peer_turns_out_to_be_ours() -> None:
     assert client.send(channel_message(0x4000, b"x")) == []
     assert client.send(send_indication(service, b"x")) == []
     relay.server.handle_own_addresses(own)
+    assert relay.drain() == []
+
+
+@pytest.mark.parametrize(
+    "service",
+    ["[2001:db8:9::]:53", "[2001:db8:9:1::77]:80", "10.77.0.9:80", "[64:ff9b::808:809]:80", "10.9.255.255:80"],
+    ids=["anycast of the subnet", "in a range, IPv6", "in a range", "in a range, NAT64", "broadcast"],
+)
+def test_whatever_the_host_takes_as_its_own_is_closed_but_for_relayed_ports(service: str) -> None:
+    relay = RelayUnderTest()
+    left, right = Client(relay, software=STANDARD), Client(relay, "203.0.113.6:51000", software=STANDARD)
+    left.allocate()
+    peer, relayed = Endpoint.parse(service), right.allocate()
+    assert error_code(left.bind(0x4000, peer)) == 0
+    ranges = (ip_network("2001:db8:9:1::/64"), ip_network("10.77.0.0/16"), ip_network("8.8.8.0/24"))
+    single = frozenset({*PUBLIC.values(), ip_address("2001:db8:9::"), ip_address("10.9.255.255")})
+    own = OwnAddresses(single, ranges)
+    relay.server.handle_own_addresses(own)
+    assert [type(output) for output in relay.drain()] == [RemoveChannel]
+    assert left.send(channel_message(0x4000, b"x")) == []
+    assert left.send(send_indication(peer, b"x")) == []
+    assert error_code(left.call(Method.CREATE_PERMISSION, XorPeerAddress(peer))) == 403
+    is_disguised = peer.ip in ip_network("64:ff9b::/96")
+    assert error_code(left.bind(0x4001, Endpoint(peer.ip, relayed))) == (403 if is_disguised else 0)
+    relay.server.handle_own_addresses(OwnAddresses(single, ranges))
     assert relay.drain() == []
 
 

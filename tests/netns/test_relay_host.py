@@ -1,0 +1,54 @@
+"""What the relay takes as its host's own, of a namespace's addresses and routes; and that it hears of changes."""
+
+import asyncio
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from relay.driver.addresses import HostChanges, host_addresses
+from tests.netns.plain_pair import entered, ip, namespaces
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def host() -> Iterator[str]:
+    with namespaces() as (here, _):
+        yield here
+
+
+def test_routes_say_what_is_local(host: str) -> None:
+    ip("netns", "exec", host, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+    for route in ("local 203.0.113.0/25 dev lo", "local 10.99.0.7 dev lo table main", "192.0.2.0/24 dev lo"):
+        ip("-n", host, "route", "add", *route.split())
+    ip("-n", host, "-6", "route", "add", "local", "2001:db8:77::/64", "dev", "lo")
+    # A transparent proxy: only for packets with a mark, or that arrive, which the relay's do not.
+    ip("-n", host, "route", "add", "local", "0.0.0.0/0", "dev", "lo", "table", "77")
+    ip("-n", host, "rule", "add", "fwmark", "7", "lookup", "77")
+    ip("-n", host, "rule", "add", "iif", "lo", "fwmark", "7", "lookup", "77")
+    with entered(host):
+        found = host_addresses()
+    for text in ("198.51.100.1", "198.51.100.255", "2001:db8::1", "2001:db8::", "10.99.0.7", "203.0.113.9"):
+        assert ip_address(text) in found, text
+    assert ip_address("2001:db8:77::1:2:3") in found
+    for text in ("198.51.100.2", "2001:db8::2", "192.0.2.1", "203.0.113.200", "8.8.8.8", "127.0.0.2"):
+        assert ip_address(text) not in found, text
+    assert found.ranges == (ip_network("203.0.113.0/25"), ip_network("2001:db8:77::/64"))
+
+
+@pytest.mark.parametrize("change", ["addr add 10.1.2.3/32 dev lo", "route add local 10.2.0.0/16 dev lo"])
+def test_a_change_is_told_of(host: str, change: str) -> None:
+    async def listen() -> bool:
+        changes = HostChanges(asyncio.get_running_loop())
+        try:
+            await changes.wait(0.01)
+            ip("-n", host, *change.split())
+            began = asyncio.get_running_loop().time()
+            await changes.wait(60)
+            return asyncio.get_running_loop().time() - began < 30
+        finally:
+            changes.close()
+
+    with entered(host):
+        assert asyncio.run(listen())
