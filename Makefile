@@ -1,7 +1,7 @@
 # Every target sets up what it needs first; the second time that takes a moment.
 LOCK = --quiet --no-header --no-emit-index-url --python-version 3.11 --generate-hashes --allow-unsafe
 
-.PHONY: demo test test-long check fuzz bench bench-relay bench-siege perf lock setup clean
+.PHONY: demo test test-long test-kernels check fuzz bench bench-relay bench-siege perf lock setup clean
 
 demo: setup
 	@.venv/bin/postern demo $(ARGS)
@@ -21,6 +21,10 @@ endif
 
 test-long: setup
 	$(PYTEST) -m long $(ARGS)
+
+# The XDP program on Debian's own kernel and on that of its backports, booted beside this one; part of test-long.
+test-kernels: setup
+	$(PYTEST) tests/kernels $(ARGS)
 
 check: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports

@@ -11,6 +11,7 @@ from typing import Final
 
 from lab.errors import LabError
 
+PATIENCE: Final = "POSTERN_TEST_PATIENCE"
 _POLL_SECONDS: Final = 0.05
 _STOP_SECONDS: Final = 5.0
 # What a program may inherit: never the caller's own settings or tokens.
@@ -76,11 +77,12 @@ def stop_all(processes: Sequence[Process]) -> None:
 
 
 def wait_until(condition: Callable[[], bool], what: str, needs: Sequence[Process] = (), seconds: float = 20) -> None:
-    """Wait for a condition.
+    """Wait for a condition; ``POSTERN_TEST_PATIENCE`` times as long on a machine that is so much slower.
 
     Raises:
         LabError: one of ``needs`` ended meanwhile, or the time is up; the line names the log to read.
     """
+    seconds *= float(os.environ.get(PATIENCE, "1"))
     deadline = time.monotonic() + seconds
     while not condition():
         for process in needs:

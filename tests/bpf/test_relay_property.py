@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, note, settings
 from hypothesis import strategies as st
 
-from connectivity.clock import SECOND
+from connectivity.clock import SECOND, Instant
 from connectivity.endpoint import Endpoint
 from connectivity.run import Run
 from connectivity.stun import AdditionalAddressFamily, AddressFamily, Lifetime
@@ -27,6 +27,7 @@ from ebpf.oracle import HOP_LIMIT, ChecksumKind, Datagram, read_packet
 from ebpf.outcomes import Direction, Outcome
 from ebpf.settings import ChannelFlow
 from relay.core import DropReason, Output, Quotas, Relayed, ToClient, ToPeer
+from relay.core.nonce import NonceMint
 from tests.bpf.frames import ODDITIES, Frame, Oddity, receive
 from tests.bpf.relay_bench import LISTEN_PORT, OTHER_LISTEN_PORT, RELAY, Bench
 from tests.unit.relay.playbook import INTERNAL, Client, RelayUnderTest
@@ -42,6 +43,7 @@ PEERS: Final = tuple(
 LISTEN_PORTS: Final = (LISTEN_PORT, OTHER_LISTEN_PORT)  # of the clients by turns
 CHANNELS: Final = (0x4000, 0x4001, 0x4FFF, 0x7FFF)
 MTU: Final = 1500
+LONG_AGO: Final = 700 * SECOND  # more than a channel lives
 USERS: Final = ("one", "two", "three")
 UNLIMITED: Final = Quotas()
 RATES: Final = st.integers(8, 80)
@@ -123,12 +125,23 @@ sent = st.builds(
 )
 
 
+class EarlyNonces(NonceMint):
+    """For a core whose history began before this machine did: a nonce holds no time before the clock's zero."""
+
+    def mint(self, client: Endpoint, now: Instant) -> str:
+        return super().mint(client, now + LONG_AGO)
+
+    def is_valid(self, nonce: str, client: Endpoint, now: Instant) -> bool:
+        return super().is_valid(nonce, client, now + LONG_AGO)
+
+
 class World:
     """The core, the program with what the core handed to it, and what both should have counted."""
 
     def __init__(self, bench: Bench, wishes: list[Bind], quotas: Quotas = UNLIMITED) -> None:
         self.bench = bench
-        self.relay = RelayUnderTest(public=dict(RELAY), quotas=quotas, now=time.monotonic_ns() - 700 * SECOND)
+        then = time.monotonic_ns() - LONG_AGO
+        self.relay = RelayUnderTest(public=dict(RELAY), quotas=quotas, nonces=EarlyNonces(b"nonce secret"), now=then)
         # Firezone's peers know channels only; others get Data indications where there is a permission and no channel.
         self.callers = [
             Caller(self.relay, str(endpoint), software=software, salt=credentials.salt(USERS[number % len(USERS)]))
@@ -148,7 +161,7 @@ class World:
                 each.channel,
                 each.peer,
                 each.relayed_port,
-                each.expires_at,
+                max(1, each.expires_at),  # what ended before this machine began has ended as well
                 each.five_tuple.server.ip,
                 each.bucket,
                 each.five_tuple.server.port,
