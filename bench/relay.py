@@ -18,6 +18,7 @@ from bench.relay_measure import Instruments, Outcome, Terms, measure
 from bench.relay_report import as_json, as_markdown, summarize
 from bench.relay_stage import RelayStage, Variant, find_turnserver
 from connectivity.errors import FatalError, chain
+from connectivity.printable import printable
 from connectivity.settings import SettingsReader, integer, one_of
 from ebpf import program_time
 from ebpf.settings import OffloadError
@@ -119,7 +120,7 @@ def _measure(
                     except (LabError, OffloadError, OSError) as error:
                         # The others are still worth measuring.
                         problems.append(f"{variant}: {chain(error)}")
-                        print(f"          {problems[-1]}", file=sys.stderr, flush=True)
+                        print(f"          {printable(problems[-1])}", file=sys.stderr, flush=True)
         finally:
             instruments.close()
     return outcomes, problems

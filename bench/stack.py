@@ -23,6 +23,7 @@ from bench.results import FAMILIES, KINDS, ours, summarize, upstreams
 from bench.variants import Variant, in_turn, possible
 from connectivity.errors import FatalError, chain
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
+from connectivity.printable import printable
 from connectivity.settings import SettingsReader, integer, one_of
 from lab.errors import LabError
 from lab.machine import check_machine, leave_in_order
@@ -120,5 +121,5 @@ def _once(variant: Variant, *, programs: Mapping[str, Path], terms: Terms, progr
         outcome = Outcome()
         (outcome.problems if variant.all_ours else outcome.notes).append(f"{variant.name}: {chain(error)}")
     for text in (*outcome.notes, *outcome.problems):
-        print(f"          {text}", file=sys.stderr, flush=True)
+        print(f"          {printable(text)}", file=sys.stderr, flush=True)
     return outcome

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from connectivity.errors import chain
+from connectivity.printable import printable
 from connectivity.settings import SettingsReader, one_of
 from lab import measure
 from lab.counters import udp_error_count
@@ -87,7 +88,7 @@ def run(arguments: list[str]) -> int:
     elif results:
         print(as_table(results))
     if problems:
-        print(f"postern demo: {'; '.join(problems)}", file=sys.stderr)
+        print(f"postern demo: {printable('; '.join(problems))}", file=sys.stderr)
     return 1 if problems else 0
 
 

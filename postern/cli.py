@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Final
 
 from connectivity.errors import FatalError, chain
+from connectivity.printable import printable
 from connectivity.settings import HelpRequested, SettingsError
 
 log = logging.getLogger("postern")
@@ -86,5 +87,5 @@ def _heed_interrupts() -> None:
 
 
 def _failed(command: str, reason: str, code: int) -> int:
-    print(f"postern {command}: {reason}", file=sys.stderr)
+    print(f"postern {command}: {printable(reason)}", file=sys.stderr)
     return code

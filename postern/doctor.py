@@ -16,6 +16,7 @@ from connectivity.io import families, host
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
 from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
+from connectivity.printable import printable
 from connectivity.settings import SettingsReader
 
 _TUN: Final = Path("/dev/net/tun")
@@ -51,7 +52,7 @@ def run(arguments: list[str]) -> int:
         healthy = healthy and is_fine
         print(f"{concern}: {'ok' if is_fine else ''}".rstrip())
         for problem in problems:
-            print(f"  - {problem}")
+            print(f"  - {printable(problem)}")
     return 0 if healthy else 1
 
 

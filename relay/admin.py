@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from connectivity.errors import FatalError
+from connectivity.printable import printable
 from connectivity.settings import SettingsReader
 from relay.settings import DEFAULT_ADMIN_SOCKET
 
@@ -36,11 +37,11 @@ def run(arguments: Sequence[str]) -> int:
     reader.finish()
     match words:
         case ["show", port]:
-            print(json.dumps(_ask(path, "GET", f"/allocations/{port}"), indent=2))
+            print(_document(_ask(path, "GET", f"/allocations/{port}")))
         case ["end", port]:
             _ask(path, "DELETE", f"/allocations/{port}")
         case ["offload"]:
-            print(json.dumps(_ask(path, "GET", "/offload"), indent=2))
+            print(_document(_ask(path, "GET", "/offload")))
         case ["log", directives]:
             _ask(path, "PUT", "/log-level", directives)
         case _:
@@ -115,8 +116,13 @@ def _ask(path: Path, method: str, target: str, body: str | None = None) -> Any:
     return None
 
 
+def _document(value: Any) -> str:
+    """As JSON, which escapes all that is not ASCII, and of ASCII all but one of the characters that cannot be seen."""
+    return json.dumps(value, indent=2).replace("\x7f", "\\u007f")
+
+
 def _table(allocations: list[dict[str, Any]]) -> str:
-    rows = [_COLUMNS, *([str(entry[name]) for name in _COLUMNS] for entry in allocations)]
+    rows = [_COLUMNS, *([printable(str(entry[name])) for name in _COLUMNS] for entry in allocations)]
     widths = [max(len(row[index]) for row in rows) for index in range(len(_COLUMNS))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

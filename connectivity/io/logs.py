@@ -23,6 +23,7 @@ from typing import Final, TextIO
 
 from connectivity.endpoint import Endpoint
 from connectivity.io.repetition import Repetition
+from connectivity.printable import printable
 from connectivity.settings import one_of
 
 TRACE: Final = 5
@@ -39,8 +40,6 @@ _LEVELS: Final = {
 }
 _NAMES: Final = {logging.CRITICAL: "ERROR", logging.WARNING: "WARN", TRACE: "TRACE"}
 _SEVERITIES: Final = {"WARN": "WARNING", "TRACE": "DEBUG"}  # those that Google Cloud spells otherwise
-# What peers say is logged, too: no control character of theirs may break a line or move a terminal's cursor.
-_HARMLESS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {ord("\n"): " "}
 # Targets that the filter in use names.
 _filtered: list[str] = []
 _NOISY: Final = ("aiohttp", "asyncio", "pyroute2", "opentelemetry")
@@ -177,10 +176,10 @@ class _Formatter(logging.Formatter):
         tail = _render(fields) if isinstance(fields, Mapping) else ""
         said = f"{record.getMessage()}{tail}"
         line = f"{_moment(record)} {level:>5} {_target(record)}: {said}"
-        if not line.isprintable():
-            line = line.translate(_HARMLESS)
+        if not line.isprintable():  # what peers say is logged, too
+            line = printable(line.replace("\n", " "))
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + "\n".join(map(printable, self.formatException(record.exc_info).split("\n")))
         return line
 
 

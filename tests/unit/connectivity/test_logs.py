@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from io import StringIO
 
 import pytest
@@ -48,6 +49,18 @@ def test_what_a_peer_says_moves_no_cursor() -> None:
     record = logging.LogRecord("x", logging.INFO, "f", 1, "Received candidate", None, None)
     record.fields = {"candidate": "a\r\x1b[2Jb\x9b"}
     assert _Formatter().format(record).endswith("x: Received candidate candidate=a\\x0d\\x1b[2Jb\\x9b")
+
+
+def test_what_a_peer_says_hides_and_turns_nothing() -> None:
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "Received candidate", None, None)
+    record.fields = {"candidate": "a\u202e\u200bb\ud800\u2028"}
+    line = _Formatter().format(record)
+    assert line.endswith("candidate=a\\u202e\\u200bb\\ud800\\u2028")
+    try:
+        raise ValueError("from a peer: \x1b[2J\u202e")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    assert all(line.isprintable() for line in _Formatter().format(record).split("\n"))
 
 
 def test_filters_name_a_default_and_targets() -> None:

@@ -68,6 +68,7 @@ def test_an_unknown_command_is_one_line_with_those_that_there_are(capsys: pytest
     [
         (SettingsError(["A is 'x': expected y", "B is not set"]), 2, "A is 'x': expected y; B is not set"),
         (FatalError("cannot serve"), 1, "cannot serve"),
+        (FatalError("the portal says \x1b[2J\u202eno\r\nline"), 1, "the portal says \\x1b[2J\\u202eno\\x0d line"),
         (OSError(28, "No space left on device"), 1, "No space left on device"),
         (KeyError("address"), 1, "KeyError: 'address' (RUST_LOG=debug shows where)"),
     ],
