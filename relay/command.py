@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from connectivity.io import descriptors, logs
-from relay import admin, config_file
+from relay import admin
 from relay.core import NonceMint, Server, StampSecretCredentials
 from relay.core.nonce import SECRET_BYTES
 from relay.driver.addresses import host_addresses, without_absent_families
@@ -24,8 +24,6 @@ def run(arguments: list[str]) -> int:
     settings = read_settings(arguments)
     settings.require_public_address()
     logs.configure(settings.log_filter, settings.log_format)
-    if settings.file is not None:
-        config_file.advise(settings.file, settings.configuration)
     descriptors.raise_limit()
     # For the life of this process: it is what makes reconnects to the portal keep all allocations.
     stamp_secret = os.urandom(STAMP_SECRET_BYTES).hex()

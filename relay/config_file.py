@@ -3,6 +3,7 @@
 Paths in it are relative to it. Passwords and secrets are in no message. docs/relay.yaml has every key, annotated.
 """
 
+import itertools
 import logging
 import os
 import ssl
@@ -19,7 +20,7 @@ from relay.configuration import Certificate, Configuration, OffloadMode, Offload
 from relay.core import Quotas, StaticCredentials
 from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT
 from relay.core.credentials import opaque_string
-from relay.core.peers import PeerRule, parse_rule
+from relay.core.peers import PeerRule, parse_rules
 
 # Of one source, unless the file says otherwise. Connections: an office or a proxy begins with a crowd at once; as many
 # TLS handshakes a second take a fifth of a core.
@@ -27,6 +28,7 @@ REQUESTS_PER_SECOND: Final = 100
 CONNECTIONS_PER_SECOND: Final = 200
 LONGEST_REALM: Final = 127  # characters, as RFC 8489 §14.9 counts
 _DEFAULT_LISTEN: Final = ("0.0.0.0:3478", "[::]:3478")
+_DEFAULT_TLS_LISTEN: Final = ("0.0.0.0:5349", "[::]:5349")
 _MODES: Final = ("auto", "native", "generic", "off")
 _SHORT_SECRET: Final = 16
 _UNITS: Final = {"K": 10**3, "M": 10**6, "G": 10**9}
@@ -77,8 +79,9 @@ class _Reader:
     def read(self, top: Section, others: Collection[IPAddress]) -> Configuration:
         realm = top.required("realm", _realm, "a name such as example.org")
         listen = self._endpoints(top, "listen", _DEFAULT_LISTEN)
+        before = len(self._problems)
         public = {ip.version: ip for ip in reversed([*others])} | self._addresses(top, "public")
-        if not public:
+        if not public and len(self._problems) == before:
             self._problems.append("public has no address: expected ipv4, ipv6 or both")
         certificate, tls_listen = self._tls(top)
         for endpoint in tls_listen:
@@ -121,12 +124,10 @@ class _Reader:
         value = top.optional(key, lambda given: given, None)
         return None if value is None else Section(top.at(key), value, self._problems)
 
-    def _endpoints(self, section: Section, key: str, default: tuple[str, ...] = ()) -> tuple[Endpoint, ...]:
+    def _endpoints(self, section: Section, key: str, default: tuple[str, ...]) -> tuple[Endpoint, ...]:
         before = len(self._problems)
         given = section.each(key, _endpoint, "addresses with ports")
         if not section.has(key):
-            if not default:
-                section.required(key, _endpoint, 'a list of addresses such as "0.0.0.0:5349"')
             given = [Endpoint.parse(entry) for entry in default]
         elif not given and len(self._problems) == before:
             section.problem(key, [], "expected at least one address with a port")
@@ -161,7 +162,7 @@ class _Reader:
             return None, ()
         certificate = section.required("certificate", self._path, "the path of a PEM file")
         key = section.required("key", self._path, "the path of a PEM file")
-        listen = self._endpoints(section, "listen")
+        listen = self._endpoints(section, "listen", _DEFAULT_TLS_LISTEN)
         section.finish()
         if certificate is None or key is None:
             return None, listen
@@ -231,9 +232,9 @@ class _Reader:
         section = self._section(top, "peers")
         if section is None:
             return (), ()
-        allow, deny = (tuple(section.each(key, _peer_rule, "ranges such as 10.20.0.0/16")) for key in ("allow", "deny"))
+        allow, deny = (section.each(key, _peer_rules, "ranges such as 10.20.0.0/16") for key in ("allow", "deny"))
         section.finish()
-        return allow, deny
+        return tuple(itertools.chain(*allow)), tuple(itertools.chain(*deny))
 
     def _quotas(self, top: Section) -> Quotas:
         section = self._section(top, "quotas")
@@ -352,8 +353,8 @@ def _whole_port(value: object, expectation: str) -> int:
     return value
 
 
-def _peer_rule(value: object) -> PeerRule:
-    return parse_rule(document.text(value))
+def _peer_rules(value: object) -> tuple[PeerRule, ...]:
+    return parse_rules(document.text(value))
 
 
 def _read_private(path: Path) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import dataclasses
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from connectivity.endpoint import Endpoint, IPAddress
 from relay.core import Quotas
@@ -32,12 +33,31 @@ class OffloadWish:
     generic_from_peer: bool
 
 
+class Validity(NamedTuple):
+    """From when until when a certificate counts."""
+
+    begins: datetime
+    ends: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Certificate:
     """The files of a certificate with its chain, and of its key."""
 
     certificate: Path
     key: Path
+
+    def validity(self) -> Validity:
+        """When the certificate itself counts, without its chain, as it is in the file now.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it holds no certificate.
+        """
+        from cryptography import x509  # some megabytes that only a relay with TLS needs
+
+        (certificate, *_) = x509.load_pem_x509_certificates(self.certificate.read_bytes())
+        return Validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
 
     def context(self) -> ssl.SSLContext:
         """What a TLS server needs, read now.

@@ -21,7 +21,7 @@ from connectivity.settings import SettingsError, SettingsReader, integer, one_of
 from relay import config_file
 from relay.configuration import Configuration, OffloadMode, OffloadWish, port_problem
 from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT, STUN_PORT
-from relay.core.peers import PeerRule, parse_rule
+from relay.core.peers import PeerRule, parse_rules
 
 DEFAULT_DRAIN_SECONDS: Final = 60
 LONGEST_DRAIN_SECONDS: Final = 24 * 60 * 60
@@ -161,14 +161,15 @@ def _load(reader: SettingsReader, file: Path, listed: tuple[IPAddress, ...]) -> 
 
 def _read_configuration(reader: SettingsReader, from_peer: bool, listed: tuple[IPAddress, ...]) -> Configuration:
     public = _read_public(reader, listed)
-    offload = _read_offload(reader, from_peer)
+    internal = _read_internal(reader)
+    offload = _read_offload(reader, internal, from_peer)
     lowest = reader.optional("LOWEST_PORT", "--lowest-port", _port, LOWEST_RELAYED_PORT, "first relayed port")
     highest = reader.optional("HIGHEST_PORT", "--highest-port", _port, HIGHEST_RELAYED_PORT, "last relayed port")
     problem = port_problem(lowest, highest, offloads=offload is not None)
     if problem is not None:
         reader.problem(f"LOWEST_PORT is {lowest}: {problem}")
     port = reader.optional("LISTEN_PORT", "--listen-port", _port, STUN_PORT, "STUN and TURN port")
-    rules = "CIDR, CIDR:port or CIDR:port-port (IPv6: [CIDR]:port), by comma"
+    rules = "CIDR or first-last, also with :port or :port-port (IPv6: [CIDR]:port), by comma"
     return Configuration(
         public=public,
         listen=tuple(Endpoint(_ANY[version], port) for version in public),
@@ -176,7 +177,7 @@ def _read_configuration(reader: SettingsReader, from_peer: bool, listed: tuple[I
         highest_port=highest,
         peers_allow=reader.optional("POSTERN_PEERS_ALLOW", "--peers-allow", _peer_rules, _NO_RULES, rules),
         peers_deny=reader.optional("POSTERN_PEERS_DENY", "--peers-deny", _peer_rules, _NO_RULES, rules),
-        internal=() if offload is None else offload.internal,
+        internal=internal,
         offload=offload,
     )
 
@@ -247,13 +248,17 @@ def _read_from_peer(reader: SettingsReader) -> bool:
     )
 
 
-def _read_offload(reader: SettingsReader, from_peer: bool) -> OffloadWish | None:
+def _read_internal(reader: SettingsReader) -> tuple[IPAddress, ...]:
+    internal4 = reader.optional("EBPF_INT4_ADDR", "--ebpf-int4-addr", _ipv4, None, "own address behind 1:1 NAT")
+    internal6 = reader.optional("EBPF_INT6_ADDR", "--ebpf-int6-addr", _ipv6, None, "own address behind 1:1 NAT")
+    return tuple(ip for ip in (internal4, internal6) if ip is not None)
+
+
+def _read_offload(reader: SettingsReader, internal: tuple[IPAddress, ...], from_peer: bool) -> OffloadWish | None:
     """Two families of names: Firezone's demand, ours prefers and falls back. ``POSTERN_EBPF`` decides over both."""
     none: tuple[str, ...] = ()
     demanded = reader.optional("EBPF_OFFLOADING", "--ebpf-offloading", _interfaces, none, "interfaces; must work")
     attach = reader.optional("EBPF_ATTACH_MODE", "--ebpf-attach-mode", one_of(*_ATTACH_MODES), "driver", "or generic")
-    internal4 = reader.optional("EBPF_INT4_ADDR", "--ebpf-int4-addr", _ipv4, None, "own address behind 1:1 NAT")
-    internal6 = reader.optional("EBPF_INT6_ADDR", "--ebpf-int6-addr", _ipv6, None, "own address behind 1:1 NAT")
     preferred = reader.optional(
         "POSTERN_EBPF_INTERFACES", "--ebpf-interfaces", _interfaces, none, "interfaces, by comma"
     )
@@ -267,7 +272,6 @@ def _read_offload(reader: SettingsReader, from_peer: bool) -> OffloadWish | None
     if not interfaces or chosen == "off":
         return None
     mode = cast(OffloadMode, chosen) if chosen else _ATTACH_MODES[attach] if demanded else "auto"
-    internal = tuple(ip for ip in (internal4, internal6) if ip is not None)
     return OffloadWish(interfaces, mode, internal, from_peer)
 
 
@@ -300,7 +304,16 @@ def _interfaces(text: str) -> tuple[str, ...]:
 
 
 def _peer_rules(text: str) -> tuple[PeerRule, ...]:
-    return tuple(parse_rule(part.strip()) for part in text.split(","))
+    return tuple(rule for part in text.split(",") for rule in _peer_rule(part.strip(), text))
+
+
+def _peer_rule(part: str, text: str) -> tuple[PeerRule, ...]:
+    try:
+        return parse_rules(part)
+    except ValueError as error:
+        if part == text:
+            raise
+        raise ValueError(f"{part!r}: {error}") from None
 
 
 def _admin_socket(text: str) -> AdminSocket:

@@ -40,6 +40,7 @@ from relay.core.request import names_firezone
 from relay.core.signature import Signature
 
 _COOKIE: Final = "obMatJos2"
+MILLISECONDS: Final = 10**11  # as seconds the year 5138; as milliseconds of Unix time 1973
 # §18.1. Bit 0 is the rightmost one (erratum 6290, and the example of B.1).
 _HAS_PASSWORD_ALGORITHMS: Final = 1 << 0
 _HAS_USERNAME_ANONYMITY: Final = 1 << 1
@@ -76,6 +77,7 @@ class Authenticator:
     """Checks requests of one realm."""
 
     def __init__(self, *, realm: str, source: CredentialSource, nonces: NonceSource) -> None:
+        self.in_milliseconds = 0  # names with a time that, as seconds, is thousands of years ahead
         self._nonces = nonces
         self.use(realm, source)
 
@@ -138,6 +140,8 @@ class Authenticator:
             keeps = credential.keeps and credential.username == holder
             is_over = credential.is_expired(wall_now) and not keeps
             if proof.is_of(message) and credential is not _NOBODY and not is_over:
+                if credential.expires_at is not None and credential.expires_at >= MILLISECONDS:
+                    self.in_milliseconds += 1
                 return User(credential.username, credential.user, proof)
         return self._challenge(ErrorCode.UNAUTHENTICATED, signature, client, now)
 

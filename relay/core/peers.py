@@ -102,11 +102,14 @@ _NEVER: Final = frozenset({PeerClass.UNSPECIFIED, PeerClass.MULTICAST, PeerClass
 # Verdicts kept, so that a packet of a known peer costs one lookup.
 _MOST_VERDICTS: Final = 4096
 
+_RANGE: Final = r"{0}+(?:/\d{{1,3}}|-{0}+)?"
 _RULE: Final = re.compile(
-    r"(?:\[(?P<bracketed>[0-9a-fA-F:.]+(?:/\d{1,3})?)\]|(?P<ipv4>[0-9.]+(?:/\d{1,2})?)):(?P<ports>\d{1,5}(?:-\d{1,5})?)",
+    rf"(?:\[(?P<bracketed>{_RANGE.format('[0-9a-fA-F:.]')})\]|(?P<ipv4>{_RANGE.format('[0-9.]')})):(?P<ports>\d{{1,5}}(?:-\d{{1,5}})?)",
     re.ASCII,
 )
-_RULE_EXPECTED: Final = "expected CIDR, CIDR:port, CIDR:port-port or [CIDR]:port with brackets around IPv6"
+_RULE_EXPECTED: Final = (
+    "expected CIDR or first-last, alone or with :port or :port-port behind it, brackets around IPv6 with ports"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,31 +140,43 @@ class PeerRule:
         return f"{network}:{self.lowest_port}{last}"
 
 
-def parse_rule(text: str) -> PeerRule:
-    """Read ``10.0.0.0/8``, ``10.0.0.0/8:53``, ``10.0.0.0/8:1024-65535`` or ``[fd00::/8]:53``.
+def parse_rules(text: str) -> tuple[PeerRule, ...]:
+    """Read ``10.0.0.0/8``, ``10.0.0.5-10.0.0.9``, ``10.0.0.0/8:53``, ``10.0.0.0/8:1024-65535`` or ``[fd00::/8]:53``.
+
+    A range from one address to another is as many rules as it takes prefixes (at most 254) to cover it exactly.
 
     Raises:
         ValueError: it is none of these; says what is expected.
     """
     with_ports = _RULE.fullmatch(text)
     if with_ports is None:
-        return PeerRule(_network(text, text))
+        return tuple(PeerRule(network) for network in _networks(text))
     first, _, last = with_ports["ports"].partition("-")
     lowest, highest = int(first), int(last or first)
     if not 1 <= lowest <= highest <= HIGHEST_PORT:
-        raise ValueError(f"{text!r}: expected ports from 1 to {HIGHEST_PORT}, the lower one first")
+        raise ValueError(f"expected ports from 1 to {HIGHEST_PORT}, the lower one first")
     bracketed = with_ports["bracketed"]
-    network = _network(bracketed or with_ports["ipv4"], text)
-    if (network.version == 6) != (bracketed is not None):
-        raise ValueError(f"{text!r}: {_RULE_EXPECTED}")
-    return PeerRule(network, lowest, highest)
+    networks = _networks(bracketed or with_ports["ipv4"])
+    if (networks[0].version == 6) != (bracketed is not None):
+        raise ValueError(_RULE_EXPECTED)
+    return tuple(PeerRule(network, lowest, highest) for network in networks)
 
 
-def _network(text: str, rule: str) -> Network:
+def _networks(text: str) -> list[Network]:
+    first, is_range, last = text.partition("-")
     try:
-        return ipaddress.ip_network(text)
+        if "%" in text:
+            raise ValueError("a zone is no part of a range")
+        if not is_range:
+            return [ipaddress.ip_network(text)]
+        ends = ipaddress.ip_address(first.strip()), ipaddress.ip_address(last.strip())
     except ValueError as error:
-        raise ValueError(f"{rule!r}: {_RULE_EXPECTED} ({error})") from None
+        # Its own text names what it could not read, which may be all that was given.
+        reason = " (host bits are set)" if "host bits" in str(error) else ""
+        raise ValueError(f"{_RULE_EXPECTED}{reason}") from None
+    if ends[0].version != ends[1].version or int(ends[0]) > int(ends[1]):
+        raise ValueError("expected two addresses of one family, the lower one first")
+    return list(ipaddress.summarize_address_range(*ends))
 
 
 def classify(ip: IPAddress) -> PeerClass:

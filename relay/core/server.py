@@ -167,6 +167,11 @@ class Server:
         self._reach.enforce()
         return len(foreign)
 
+    @property
+    def names_in_milliseconds(self) -> int:
+        """Requests under names whose time can only be meant in milliseconds, so that they do not end."""
+        return self._authenticator.in_milliseconds
+
     def has_allocation(self, five_tuple: FiveTuple) -> bool:
         """Whether a connection is in use."""
         return self._table.get(five_tuple) is not None

@@ -10,6 +10,7 @@ from connectivity.settings import SettingsError
 from relay import config_file
 from relay.configuration import Configuration
 from relay.driver.addresses import without_absent_families
+from relay.driver.advising import Advising
 from relay.driver.making import credentials, server_settings
 from relay.driver.service import RelayService
 from relay.settings import RelaySettings
@@ -20,8 +21,9 @@ _log = logging.getLogger("relay")
 class Reloading:
     """What is in force of the file, and how to replace it."""
 
-    def __init__(self, service: RelayService, settings: RelaySettings, path: Path) -> None:
+    def __init__(self, service: RelayService, settings: RelaySettings, path: Path, advising: Advising) -> None:
         self._service = service
+        self._advising = advising
         self._path = path
         self._listed = settings.listed
         self._configuration = settings.configuration
@@ -37,8 +39,8 @@ class Reloading:
             return
         if kept:
             _log.warning("Some settings change only with a restart", extra={"fields": {"kept": ",".join(kept)}})
-        config_file.advise(self._path, wanted)
         self._apply(configuration, context)
+        self._advising.say(configuration)
         _log.info("Configuration read again")
 
     def _apply(self, configuration: Configuration, context: ssl.SSLContext | None) -> None:

@@ -26,6 +26,7 @@ from relay.core import Server, Transport
 from relay.core.own import OwnAddresses
 from relay.driver.addresses import HostChanges, always_own_addresses, host_addresses
 from relay.driver.admin import Admin
+from relay.driver.advising import Advising
 from relay.driver.health import Health
 from relay.driver.making import relayed_at
 from relay.driver.metrics import Metric, Sources, collect
@@ -57,8 +58,10 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
     configuration = settings.configuration
     async with AsyncExitStack() as stack:
         service = RelayService(server, loop, on_host, relayed_at(configuration, on_host))
+        advising = Advising(service, settings)
         if settings.file is not None:
-            loop.add_signal_handler(signal.SIGHUP, Reloading(service, settings, settings.file).reload)
+            loop.add_signal_handler(signal.SIGHUP, Reloading(service, settings, settings.file, advising).reload)
+        advising.say(configuration)
         stack.callback(service.close)
         _listen(service, configuration)
         link = None if settings.portal is None else _link(settings.portal, configuration, stamp_secret)
@@ -72,13 +75,18 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
         listen_ports = [endpoint.port for endpoint in configuration.listen]
         service.offload = Offload.load(configuration.offload, configuration.public, listen_ports)
         service.offload.share_buckets(server.share_buckets)
+        await advising.say_of_filters()
         stack.enter_context(telemetry.exporting(settings.telemetry))
         service.tracing = telemetry.tracing
         _spare_the_collector()
         service.start()
         health.serving = True
         _log.info("Serving", extra={"fields": _addresses(configuration)})
-        works = [_maintain(service, telemetry), _follow_addresses(service, always_own_addresses(configuration))]
+        works = [
+            _maintain(service, telemetry, advising),
+            advising.run(),
+            _follow_addresses(service, always_own_addresses(configuration)),
+        ]
         background = [asyncio.ensure_future(work) for work in works]
         joining = [] if link is None else [asyncio.ensure_future(link.run())]
         try:
@@ -142,10 +150,11 @@ async def _drain(
     await stopping.finished_or_at_once(leave_and_drain(), needed, seconds)
 
 
-async def _maintain(service: RelayService, telemetry: Telemetry) -> None:
+async def _maintain(service: RelayService, telemetry: Telemetry, advising: Advising) -> None:
     while True:
         await asyncio.sleep(_MAINTENANCE_SECONDS)
         await service.maintain()
+        advising.maintain()
         telemetry.sample()
 
 

@@ -108,8 +108,8 @@ class RelayService:
 
     async def maintain(self) -> None:
         """What is due every few seconds."""
-        await self.offload.maintain()
         self.streams.maintain(time.monotonic_ns())
+        await self.offload.maintain()
 
     def offloaded(self, view: AllocationView) -> FlowCount:
         """What the kernel has relayed so far for the channels that an allocation has now."""

@@ -25,7 +25,7 @@ from connectivity.stun import (
 )
 from connectivity.turn import channel_data
 from relay.core.channel_runs import SCRATCH_BYTES, ChannelRun, Malformed, frame, frame_padded, split, strip
-from relay.core.peers import PeerPolicy, parse_rule
+from relay.core.peers import PeerPolicy, parse_rules
 from relay.core.stream import Lost, Stream
 from tests.fuzz.server import RelayUnderFire
 
@@ -111,14 +111,14 @@ def _parts(pieces: list[bytes]) -> Iterator[bytes]:
 def fuzz_peer_rule(data: bytes) -> None:
     """A rule reads back as it is written, and opens nothing that no rule may open."""
     try:
-        rule = parse_rule(data.decode("utf-8", "replace"))
+        rules = parse_rules(data.decode("utf-8", "replace"))
     except ValueError:
         return
-    assert parse_rule(str(rule)) == rule
-    policy = PeerPolicy(under_portal=False, allow=(rule,))
-    for ip in (rule.network[0], rule.network[-1]):
+    assert all(parse_rules(str(rule)) == (rule,) for rule in rules)
+    policy = PeerPolicy(under_portal=False, allow=rules)
+    for ip in (rules[0].network[0], rules[-1].network[-1]):
         policy.permission_refusal(ip)
-        policy.refusal(Endpoint(ip, rule.highest_port))
+        policy.refusal(Endpoint(ip, rules[0].highest_port))
     for text in ("0.0.0.0", "255.255.255.255", "224.0.0.1"):
         assert policy.refusal(Endpoint(IPv4Address(text), 80)) is not None
     for text in ("::", "ff02::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1"):

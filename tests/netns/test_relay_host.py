@@ -1,11 +1,14 @@
 """What the relay takes as its host's own, of a namespace's addresses and routes; and that it hears of changes."""
 
 import asyncio
+import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
+from connectivity.io.firewall import filters
 from relay.driver.addresses import HostChanges, host_addresses
 from tests.netns.plain_pair import entered, ip, namespaces
 
@@ -52,3 +55,24 @@ def test_a_change_is_told_of(host: str, change: str) -> None:
 
     with entered(host):
         assert asyncio.run(listen())
+
+
+def test_chains_that_filter_are_found_and_others_are_not(host: str) -> None:
+    with entered(host):
+        assert filters(Path("/nowhere")) == []
+    ruleset = """
+table inet guard {
+  chain in { type filter hook input priority 0; policy accept; }
+  chain helper { }
+  chain out { type nat hook postrouting priority 100; policy accept; }
+}
+table ip6 more {
+  chain f { type filter hook forward priority 0; policy drop; }
+}
+table bridge other {
+  chain f { type filter hook forward priority 0; policy drop; }
+}
+"""
+    subprocess.run(["ip", "netns", "exec", host, "nft", "-f", "-"], input=ruleset, text=True, check=True)
+    with entered(host):
+        assert filters(Path("/nowhere")) == ["inet guard input", "ip6 more forward"]

@@ -4,6 +4,8 @@ The two sides are those of ``xdp_lab``. Which path carried a datagram is told by
 """
 
 import re
+import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +18,7 @@ from lab.processes import wait_until
 from tests.netns.plain_pair import ip
 from tests.netns.relay_stage import fetch, running
 from tests.netns.turn_wire import TurnWire
-from tests.netns.xdp_lab import CLIENT, PEER, RELAY, has_program, two_sides, udp
+from tests.netns.xdp_lab import CLIENT, PEER, RELAY, Sides, has_program, two_sides, udp
 from tests.unit.relay.playbook import error_code
 
 pytestmark = pytest.mark.root
@@ -36,10 +38,12 @@ COUNT: Final = 20
 class Relay:
     """The process, and a client and a peer of it."""
 
-    def __init__(self, stack: ExitStack, folder: Path, mode: str, *, from_peer: bool = False) -> None:
+    def __init__(
+        self, stack: ExitStack, folder: Path, mode: str, *, from_peer: bool = False, sides: Sides | None = None
+    ) -> None:
         self.stack = stack
-        self.sides = stack.enter_context(two_sides())
-        file = folder / "relay.yaml"
+        self.sides = sides or stack.enter_context(two_sides())
+        self.file = file = folder / "relay.yaml"
         file.write_text(FILE.replace("MODE", mode).replace("FROM_PEER", str(from_peer).lower()))
         file.chmod(0o600)
         self._errors = folder / "errors"
@@ -71,6 +75,15 @@ class Relay:
             assert self.peer.recvfrom(100) == (message, (str(RELAY[4]), relayed))
             self.peer.sendto(message, (str(RELAY[4]), relayed))
             assert client.read_data() == (CHANNEL, message)
+
+    def send_both_ways(self, client: TurnWire, relayed: int) -> None:
+        """One datagram each way, whose arrival the counters tell."""
+        before = self.packets("xdp")
+        client.send_data(CHANNEL, b"up")
+        self.peer.sendto(b"down", (str(RELAY[4]), relayed))
+        wait_until(lambda: self.packets("xdp") == (before[0] + 1, before[1] + 1), "both are forwarded")
+        assert self.peer.recvfrom(100)[0] == b"up"
+        assert client.read_data() == (CHANNEL, b"down")
 
     def metrics(self) -> str:
         return fetch(self.sides.relay, "metrics")[1]
@@ -146,6 +159,72 @@ def test_what_the_link_to_a_client_cannot_take_is_fragmented_with_and_without_of
     assert relay.packets("python")[1] == (1 if mode != "off" else 3)
     assert relay.passed("mtu") == (mode != "off")
     assert "ERROR" not in relay.log()
+
+
+FILTERS: Final = """
+table inet guard {
+  chain in { type filter hook input priority 0; policy drop; iifname lo accept; }
+  chain through { type filter hook forward priority 0; policy drop; }
+  chain out { type filter hook output priority 0; policy drop; oifname lo accept; }
+}
+"""
+INGRESS: Final = """
+table netdev guard {
+  chain from_clients { type filter hook ingress device DEVICE priority 0; policy accept; meta l4proto udp drop; }
+}
+"""
+
+
+@pytest.mark.parametrize("mode", ["native", "generic"])
+def test_the_hosts_firewall_does_not_see_what_the_kernel_forwards(stack: ExitStack, tmp_path: Path, mode: str) -> None:
+    """Neither its usual hooks nor that of ingress, in either mode; what works is told by the next tests."""
+    relay = Relay(stack, tmp_path, mode, from_peer=True)
+    client, relayed = relay.client(3478)
+    relay.carry(client, relayed, 1)
+    for rules in (FILTERS, INGRESS.replace("DEVICE", "c0"), INGRESS.replace("DEVICE", "p0")):
+        filtered(relay.sides.relay, rules)
+        before = relay.packets("xdp")
+        relay.send_both_ways(client, relayed)
+        filtered(relay.sides.relay, "flush ruleset")
+        assert relay.packets("xdp") == (before[0] + 1, before[1] + 1)
+
+
+@pytest.mark.parametrize("mode", ["native", "generic"])
+def test_a_filter_before_the_host_and_a_denied_peer_hold(stack: ExitStack, tmp_path: Path, mode: str) -> None:
+    """A far end of the link, as a container's host is one, may filter; and so may the relay itself."""
+    relay = Relay(stack, tmp_path, mode, from_peer=True)
+    client, relayed = relay.client(3478)
+    relay.carry(client, relayed, 1)
+    filtered(relay.sides.client, INGRESS.replace("DEVICE", "e0"))
+    relay.peer.sendto(b"not past the filter", (str(RELAY[4]), relayed))
+    client.send_data(CHANNEL, b"x")
+    assert relay.peer.recvfrom(100)[0] == b"x"
+    client.socket.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        client.read()
+    filtered(relay.sides.client, "flush ruleset")
+    relay.carry(client, relayed, 1)
+    relay.file.write_text(relay.file.read_text().replace("peers: {", f"peers: {{deny: [{PEER[4]}-{PEER[4]}], "))
+    relay.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "Configuration read again" in relay.log(), "it is denied")
+    before = relay.packets("xdp")
+    client.send_data(CHANNEL, b"denied")
+    relay.peer.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        relay.peer.recv(100)
+    assert relay.packets("xdp") == before
+
+
+def test_a_host_that_filters_is_told_at_start(stack: ExitStack, tmp_path: Path) -> None:
+    sides = stack.enter_context(two_sides())
+    filtered(sides.relay, FILTERS.replace("policy drop", "policy accept"))
+    relay = Relay(stack, tmp_path, "native", sides=sides)
+    assert "This host's firewall does not see what XDP forwards" in relay.log()
+    assert "inet guard input" in relay.log()
+
+
+def filtered(namespace: str, rules: str) -> None:
+    subprocess.run(["ip", "netns", "exec", namespace, "nft", "-f", "-"], input=rules, text=True, check=True)
 
 
 def test_an_interface_that_goes_and_comes_back_is_offloaded_again(stack: ExitStack, tmp_path: Path) -> None:

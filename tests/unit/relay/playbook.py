@@ -61,7 +61,7 @@ from relay.core import (
     ToPeer,
 )
 from relay.core.authentication import NonceSource
-from relay.core.peers import parse_rule
+from relay.core.peers import parse_rules
 
 A = TypeVar("A", bound=Attribute)
 
@@ -119,7 +119,7 @@ class RelayUnderTest:
     def settings(self) -> ServerSettings:
         """What the server is told at start, or anew after a change of ours."""
         own = frozenset({*self.public.values(), INTERNAL})
-        allow, deny = (tuple(map(parse_rule, texts)) for texts in (self.allow, self.deny))
+        allow, deny = (tuple(rule for text in texts for rule in parse_rules(text)) for texts in (self.allow, self.deny))
         return ServerSettings(
             public=self.public,
             policy=PeerPolicy(self.under_portal, allow, deny, own),

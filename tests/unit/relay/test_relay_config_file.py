@@ -110,6 +110,7 @@ def test_defaults(folder: Path) -> None:
         ({"realm": "x" * 128}, "expected at most 127 characters"),
         ({"public": ""}, "public has no address: expected ipv4, ipv6 or both"),
         ({"public": "{ipv4: 203.0.113}"}, "public.ipv4 is '203.0.113': expected an IPv4 address"),
+        ({"public": "{ipv4: turn.example.org}"}, "public.ipv4 is 'turn.example.org': expected an IPv4 address"),
         ({"public": "{ipv6: 203.0.113.5}"}, "public.ipv6 is '203.0.113.5': expected an IPv6 address"),
         ({"public": "{ipv4: 0.0.0.0}"}, "public.ipv4 is '0.0.0.0': expected an IPv4 address"),
         ({"listen": '["3478"]'}, "listen[0] is '3478': expected address:port"),
@@ -144,7 +145,6 @@ def test_defaults(folder: Path) -> None:
         ({"tls": "{certificate: none.pem, key: key.pem, listen: []}"}, "No such file or directory"),
         ({"tls": "{certificate: key.pem, key: key.pem}"}, "expected a PEM certificate and the key that belongs to it"),
         ({"tls": "{certificate: cert.pem}"}, "tls.key is missing: expected the path of a PEM file"),
-        ({"tls": "{certificate: cert.pem, key: key.pem}"}, "tls.listen is missing: expected a list of addresses"),
         ({"tls": "{certificate: cert.pem, key: key.pem, listen: []}"}, "tls.listen is []: expected at least one"),
         (
             {"tls": '{certificate: cert.pem, key: key.pem, listen: ["0.0.0.0:3478"]}'},
@@ -157,6 +157,33 @@ def test_what_is_wrong_is_told_with_path_value_and_expectation(
     folder: Path, entries: dict[str, str], expected: str
 ) -> None:
     assert expected in "; ".join(problems(folder, **entries))
+
+
+@pytest.mark.parametrize(
+    ("entries", "value"),
+    [
+        ({"public": "{ipv4: turn.example.org}"}, "turn.example.org"),
+        ({"peers": "{deny: [a-b]}"}, "a-b"),
+        ({"peers": "{allow: [10.0.0.9-10.0.0.5]}"}, "10.0.0.9-10.0.0.5"),
+        ({"peers": '{allow: ["10.0.0.0/8:9-5"]}'}, "10.0.0.0/8:9-5"),
+        ({"peers": "{deny: [10.0.0.1/8]}"}, "10.0.0.1/8"),
+    ],
+)
+def test_a_mistake_is_one_and_names_its_value_once(folder: Path, entries: dict[str, str], value: str) -> None:
+    (problem,) = problems(folder, **entries)
+    assert problem.count(value) == 1
+
+
+def test_tls_needs_no_address(folder: Path) -> None:
+    found = parse(folder, tls="{certificate: cert.pem, key: key.pem}")
+    assert [str(address) for address in found.tls_listen] == ["0.0.0.0:5349", "[::]:5349"]
+
+
+def test_peers_may_be_ranges_from_one_address_to_another(folder: Path) -> None:
+    found = parse(folder, peers='{deny: [10.0.0.5-10.0.0.8, "[fd00::1-fd00::2]:53"]}')
+    assert [str(rule) for rule in found.peers_deny] == [
+        *("10.0.0.5/32", "10.0.0.6/31", "10.0.0.8/32", "[fd00::1/128]:53", "[fd00::2/128]:53")
+    ]
 
 
 def test_all_mistakes_come_at_once_and_none_shows_a_secret(folder: Path) -> None:

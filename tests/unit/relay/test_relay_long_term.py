@@ -223,6 +223,20 @@ def test_time_limited_names_end_and_secrets_may_be_replaced() -> None:
     assert error_code(late.call(Method.ALLOCATE, UDP)) == 401
 
 
+def test_a_name_in_milliseconds_is_noticed_once_it_has_proven_itself() -> None:
+    now = 1_800_000_000
+    source = RestCredentials(["current"])
+    relay = standalone(source=source, wall_now=now * SECOND)
+    names = (f"{now * 1000}:bob", f"{now + 10 * 365 * 86_400}:bob", f"{now * 1000}:bob")
+    for port, (name, is_right, is_noticed) in enumerate(
+        zip(names, (False, True, True), (False, False, True), strict=True), 5000
+    ):
+        (password,) = (credential.password for credential in source.lookup(name))
+        client = StandardClient(relay, f"203.0.113.5:{port}", username=name, password=password if is_right else "wrong")
+        assert error_code(client.call(Method.ALLOCATE, UDP)) == (0 if is_right else 401)
+        assert bool(relay.server.names_in_milliseconds) == is_noticed
+
+
 def test_a_call_may_last_longer_than_the_name_that_began_it() -> None:
     source = RestCredentials(["secret"])
     name, other = "1700000010:bob", "1700000011:bob"

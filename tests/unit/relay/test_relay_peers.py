@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectivity.endpoint import Endpoint, IPAddress
-from relay.core.peers import PeerClass, PeerPolicy, PeerRule, classify, disguised, parse_rule
+from relay.core.peers import PeerClass, PeerPolicy, PeerRule, classify, disguised, parse_rules
 
 STAND_ALONE = PeerPolicy(under_portal=False)
 UNDER_PORTAL = PeerPolicy(under_portal=True)
@@ -76,7 +76,7 @@ def wrapped(ip: IPv4Address) -> dict[str, IPv6Address]:
 
 
 def rules(*texts: str) -> tuple[PeerRule, ...]:
-    return tuple(map(parse_rule, texts))
+    return tuple(rule for text in texts for rule in parse_rules(text))
 
 
 def refusal(policy: PeerPolicy, ip: str | IPAddress, port: int = 443) -> PeerClass | None:
@@ -184,7 +184,8 @@ def test_a_permission_stands_for_any_port(ranges: list[tuple[int, int, bool]]) -
 
 @pytest.mark.parametrize("text", ["10.0.0.0/8", "10.0.0.1:53", "10.0.0.0/8:1-65535", "[fd00::/8]:53-54", "::1"])
 def test_rules_read_back(text: str) -> None:
-    assert parse_rule(str(parse_rule(text))) == parse_rule(text)
+    (rule,) = parse_rules(text)
+    assert parse_rules(str(rule)) == (rule,)
 
 
 @pytest.mark.parametrize(
@@ -205,11 +206,34 @@ def test_rules_read_back(text: str) -> None:
         "10.0.0.0/8:\u0665",
         " 10.0.0.0/8",
         "10.0.0.0/33",
+        "10.0.0.9-10.0.0.5",
+        "10.0.0.1-fd00::1",
+        "10.0.0.0/8-10.0.0.9",
+        "10.0.0.1-10.0.0.5:53-",
+        "fd00::1-fd00::9:53-54-55",
+        "fe80::1%1-fe80::2%1",
+        "a-b",
+        "-",
     ],
 )
 def test_what_is_no_rule(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
-        parse_rule(text)
+        parse_rules(text)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@given(data=st.data())
+def test_a_range_covers_its_addresses_and_no_others(version: int, data: st.DataObject) -> None:
+    make = IPv4Address if version == 4 else IPv6Address
+    most = 2 ** make(0).max_prefixlen - 1
+    first, last = sorted(data.draw(st.tuples(st.integers(0, most), st.integers(0, most))))
+    made = parse_rules(f"{make(first)}-{make(last)}")
+    assert 1 <= len(made) <= 2 * make(0).max_prefixlen
+    assert sum(rule.network.num_addresses for rule in made) == last - first + 1
+    assert (made[0].network[0], made[-1].network[-1]) == (make(first), make(last))
+    text = f"{make(first)}-{make(last)}"
+    with_ports = parse_rules(f"[{text}]:53-54" if version == 6 else f"{text}:53-54")
+    assert with_ports == tuple(PeerRule(rule.network, 53, 54) for rule in made)
 
 
 def test_port_zero_is_nobodys() -> None:

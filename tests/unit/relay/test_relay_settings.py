@@ -9,7 +9,7 @@ from connectivity.errors import FatalError
 from connectivity.settings import SettingsError
 from relay.configuration import OffloadWish
 from relay.core.own import OwnAddresses
-from relay.core.peers import parse_rule
+from relay.core.peers import parse_rules
 from relay.driver.making import relayed_at, server_settings
 from relay.settings import PortalAccess, RelaySettings, read_settings
 
@@ -177,8 +177,8 @@ def test_what_the_core_is_told() -> None:
     core = server_settings(settings.configuration, on_host, is_standalone=False)
     expected = {"192.0.2.10", "2001:db8::10", "10.0.0.5", "10.0.0.6"}
     assert core.policy.own == OwnAddresses(frozenset(ip_address(text) for text in expected))
-    assert core.policy.allow == (parse_rule("127.0.0.0/8:53"), parse_rule("::1/128"))
-    assert core.policy.deny == (parse_rule("10.0.0.0/8"),)
+    assert core.policy.allow == (*parse_rules("127.0.0.0/8:53"), *parse_rules("::1/128"))
+    assert core.policy.deny == parse_rules("10.0.0.0/8")
     assert core.policy.under_portal
     assert relayed_at(settings.configuration, on_host) == {6: ip_address("2001:db8::10")}
 
