@@ -58,11 +58,11 @@ class ClientCore(TunnelCore):
         found: list[Exception] = []
         yield from super().handle_datagrams(received, now, wall_now, found)
         for error in found:
-            if isinstance(error, NodeError):
+            if not isinstance(error, NodeError):
+                errors.append(error)
+            elif log.isEnabledFor(logging.DEBUG):
                 fields = {"local": received.local, "from": received.remote, "num_bytes": len(received.run.data)}
                 log.debug("Cannot decapsulate", extra={"fields": fields | {"error": chain(error)}})
-            else:
-                errors.append(error)
 
     def _route(self, packets: PacketRun, now: Instant) -> str | None:
         destination = Flow.from_key(packets.flow).destination

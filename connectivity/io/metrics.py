@@ -20,12 +20,13 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from connectivity.errors import FatalError
 from connectivity.ice.policy import CandidateRefusal
 from connectivity.io.exporters import installed_version, read_collector, shut_down
+from connectivity.io.refusals import Refusals
 from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
 from connectivity.node import Statistics
@@ -71,6 +72,7 @@ class Sources:
     sockets: Mapping[int, UdpSocket]
     tun: Tun
     statistics: Callable[[], Statistics]
+    refusals: Refusals = field(default_factory=Refusals)
 
 
 class Point(NamedTuple):
@@ -186,6 +188,7 @@ def counters(sources: Sources) -> dict[str, Any]:
         "tun": asdict(sources.tun.counters),
         "waiting_packets": statistics.waiting_packets,
         "drops": drops,
+        "errors": dict(sources.refusals.counts),
         "candidates_refused": refused,
         "handshakes_refused": handshakes,
     }

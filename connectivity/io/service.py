@@ -131,7 +131,7 @@ async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
         with Tun.create(DEVICE, offloads=settings.tun_offloads) as tun:
             sources = Sources(sockets, tun, core.statistics)
             service = _Service(settings, role, core, sources, login)
-            driver = service.driver = TunnelDriver(core, sockets, tun, service.act)
+            driver = service.driver = TunnelDriver(core, sockets, tun, service.act, sources.refusals)
             with exporting(settings.metrics, sources, role.topic, login):
                 try:
                     await service.run(driver)

@@ -15,7 +15,6 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -23,6 +22,7 @@ import numpy as np
 
 from connectivity.errors import FatalError
 from connectivity.io.privileges import privileged
+from connectivity.io.tun_counters import TunCounters
 from connectivity.ip.checksum import CHECKSUM_OFFSET, PROTOCOL_UDP, complements, row_sums, udp_complements
 from connectivity.ip.coalescing import NO_OFFLOAD, Buffers, Coalescer
 from connectivity.ip.flow import PacketRun, shares_runs
@@ -34,7 +34,15 @@ from connectivity.ip.offload import (
     VirtioNetHeader,
     complete_checksum,
 )
-from connectivity.ip.packet import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, MAX_PACKET_BYTES, IpError, Packet, parse
+from connectivity.ip.packet import (
+    IPV4_HEADER_BYTES,
+    IPV6_HEADER_BYTES,
+    MAX_PACKET_BYTES,
+    IpError,
+    IpReason,
+    Packet,
+    parse,
+)
 from connectivity.run import Run
 
 # linux/if_tun.h
@@ -68,20 +76,6 @@ _MAX_ERRORS: Final = 64
 _WORDS: Final = np.dtype("<u2")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class TunCounters:
-    """What the device did; read by whoever exports metrics."""
-
-    packets_read: int = 0
-    super_packets_read: int = 0
-    unusable: int = 0
-    packets_written: int = 0
-    super_packets_written: int = 0
-    write_errors: int = 0
-    write_dropped: int = 0  # the device's queue was full
-    offload_failures: int = 0
 
 
 def _likeness_mask(version: int, protocol: int, length: int) -> int:
@@ -349,6 +343,7 @@ class Tun:
         self._collect(error)
 
     def _collect(self, error: Exception) -> None:
+        self.counters.fragments += isinstance(error, IpError) and error.reason is IpReason.FRAGMENT
         if len(self._errors) < _MAX_ERRORS:
             self._errors.append(error)
 

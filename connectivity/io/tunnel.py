@@ -6,7 +6,6 @@ sets no timer of its own: while data flows, timers are looked at once a second, 
 """
 
 import asyncio
-import errno
 import logging
 import time
 from collections.abc import Callable
@@ -17,9 +16,9 @@ from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError, chain
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
 from connectivity.io.families import is_absent
+from connectivity.io.refusals import Refusals
 from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
-from connectivity.node import StrayDatagramError, UnknownConnectionError
 from connectivity.portal.values import MessageError
 from connectivity.run import Transmit
 from connectivity.tunnel import Action, TunnelCore
@@ -32,7 +31,6 @@ _RECEIVES_PER_TURN: Final = 8
 _PACKETS_PER_TURN: Final = 100
 _LATEST_WAKE_UP: Final = SECOND
 _FLUSH_SECONDS: Final = 1.0
-_QUIET: Final = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EHOSTDOWN, errno.EINVAL}
 
 
 def bind_sockets(
@@ -75,12 +73,18 @@ class TunnelDriver:
     """Owns sockets, device and timer of one core. ``act`` carries out what the core asks for beyond packets."""
 
     def __init__(
-        self, core: TunnelCore, sockets: dict[int, UdpSocket], tun: Tun, act: Callable[[Action], None]
+        self,
+        core: TunnelCore,
+        sockets: dict[int, UdpSocket],
+        tun: Tun,
+        act: Callable[[Action], None],
+        refusals: Refusals | None = None,
     ) -> None:
         self._core = core
         self._sockets = sockets
         self._tun = tun
         self._act = act
+        self._refusals = refusals or Refusals()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0
@@ -99,6 +103,7 @@ class TunnelDriver:
     def stop(self) -> None:
         """Stop reading, for good; sockets and device stay open."""
         self._is_stopped = True
+        self._refusals.tell()
         for socket in self._sockets.values():
             self._loop.remove_reader(socket.fileno())
             self._loop.remove_writer(socket.fileno())
@@ -173,7 +178,9 @@ class TunnelDriver:
     def _timer_fired(self) -> None:
         self._timer = None
         try:
-            self._core.handle_timeout(time.monotonic_ns(), time.time_ns())
+            now = time.monotonic_ns()
+            self._core.handle_timeout(now, time.time_ns())
+            self._refusals.tell(now)
             self._drain()
         except Exception as error:  # noqa: BLE001  # outermost frame, as in _guarded
             self._fail(error)
@@ -237,18 +244,15 @@ class TunnelDriver:
         self._reading_tun = wanted
 
     def _report(self, errors: list[Exception]) -> None:
-        """Every error of a batch is looked at; the usual ones of a network that changes stay at DEBUG."""
+        """Every error of a batch is looked at and counted."""
         for error in errors:
             if isinstance(error, PermissionError) and error.errno is not None:
                 if not self._firewall_hint_given:
                     self._firewall_hint_given = True
                     log.info("Sending was not permitted: check the firewall for outbound UDP")
-            elif isinstance(error, UnknownConnectionError | StrayDatagramError) or (
-                isinstance(error, OSError) and error.errno in _QUIET
-            ):
-                log.debug("Tunnel error", extra={"fields": {"error": chain(error)}})
+                self._refusals.counts["eperm"] += 1
             else:
-                log.warning("Tunnel error", extra={"fields": {"error": chain(error)}})
+                self._refusals.note(error, time.monotonic_ns())
 
     def _fail(self, error: Exception) -> None:
         self.stop()

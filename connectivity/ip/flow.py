@@ -112,7 +112,7 @@ def parse_padded(segment: memoryview) -> Packet:
 
 def shares_runs(packet: Packet) -> bool:
     """Whether a packet may share a run with others: plain TCP or UDP whose lengths agree."""
-    data, version, protocol, l4 = packet
+    data, version, protocol, l4, _ = packet
     if protocol != PROTOCOL_TCP and protocol != PROTOCOL_UDP:
         return False
     if version == 4:

@@ -19,7 +19,6 @@ from connectivity.ip.checksum import (
     transport_sum,
 )
 from connectivity.ip.packet import (
-    FRAGMENT,
     ICMP_ECHO_REQUEST,
     ICMP_HEADER_BYTES,
     ICMPV6_ECHO_REQUEST,
@@ -108,6 +107,8 @@ def build_error(
 
 def is_error(packet: Packet) -> bool:
     """Whether a packet is an ICMP error of any kind."""
+    if packet.is_later_fragment:
+        return False
     if packet.protocol == PROTOCOL_ICMP:
         return packet.data[packet.l4] in _V4_ERROR_TYPES
     return packet.protocol == PROTOCOL_ICMPV6 and packet.data[packet.l4] < 128  # RFC 4443 §2.1
@@ -119,7 +120,9 @@ def read_error(packet: Packet) -> IcmpError | None:
     The quoted packet is read leniently: it may be cut anywhere behind the first four bytes of its transport header
     (eight for an echo request, the only ICMP that may be quoted).
     """
-    data, version, protocol, l4 = packet
+    data, version, protocol, l4, is_later = packet
+    if is_later:
+        return None
     if protocol == PROTOCOL_ICMP:
         known = data[l4] in _V4_TRANSLATED
     else:
@@ -185,20 +188,13 @@ def _quoted_ports(quoted: memoryview, l4: int, protocol: int) -> tuple[int, int]
 
 
 def _answer(packet: Packet, icmp_type: int, code: int) -> bytes | None:
-    if is_error(packet) or _is_later_fragment(packet) or not _is_single_host(packet.source):
+    if is_error(packet) or packet.is_later_fragment or not _is_single_host(packet.source):
         return None
     if packet.version == 4:
         quoted = packet.data[: (packet.data[0] & 0xF) * 4 + V4_QUOTED_PAYLOAD_BYTES]
     else:
         quoted = packet.data[:V6_QUOTED_BYTES]
     return build_error(packet.destination, packet.source, icmp_type, code, bytes(4), quoted)
-
-
-def _is_later_fragment(packet: Packet) -> bool:
-    data = packet.data
-    if packet.version == 4:
-        return bool((data[6] & 0x1F) << 8 | data[7])
-    return data[6] == FRAGMENT and bool(data[IPV6_HEADER_BYTES + 2] << 8 | data[IPV6_HEADER_BYTES + 3] & 0xF8)
 
 
 def _is_single_host(address: IPAddress) -> bool:

@@ -1,11 +1,16 @@
 """The strict parser: the only way from bytes to a packet (connectivity facts §7.1).
 
 Strict on every length, so that later header edits cannot fail; lenient on values: no checksum, hop limit, address or
-flag is judged, and fragments are not special (the L4 check runs on whatever follows the IP header). Other protocols
-than TCP, UDP, ICMP and ICMPv6 are accepted unparsed. Any bytes give a ``Packet`` or an ``IpError``, nothing else.
+flag is judged. Other protocols than TCP, UDP, ICMP and ICMPv6 are accepted unparsed. Any bytes give a ``Packet`` or an
+``IpError``, nothing else.
+
+A fragment behind the first has no transport header: what stands there is payload, chosen by whoever sent it, and is
+never read as ports. Of TCP and UDP such a fragment, and a first one whose UDP header tells of more, is an error of its
+own reason; of ICMP it is a packet without type and identifier.
 """
 
 import struct
+from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
@@ -23,6 +28,7 @@ ICMP_HEADER_BYTES: Final = 8
 HOP_BY_HOP: Final = 0
 ROUTING: Final = 43
 FRAGMENT: Final = 44
+FRAGMENT_BYTES: Final = 8
 AUTHENTICATION: Final = 51
 DESTINATION_OPTIONS: Final = 60
 
@@ -41,8 +47,20 @@ _UDP: Final = struct.Struct(">HHHH")
 _TCP: Final = struct.Struct(">HHIIBBHHH")
 
 
+class IpReason(Enum):
+    """What is wrong, for counters."""
+
+    MALFORMED = "malformed"
+    TOO_LARGE = "too_large"
+    FRAGMENT = "fragment"
+
+
 class IpError(ValueError):
     """These bytes are not a packet; the text names source, destination and L4 header as far as they were read."""
+
+    def __init__(self, text: str, reason: IpReason = IpReason.MALFORMED) -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class Packet(NamedTuple):
@@ -52,6 +70,7 @@ class Packet(NamedTuple):
     version: int
     protocol: int
     l4: int
+    is_later_fragment: bool = False  # then no transport header starts there
 
     @property
     def tos(self) -> int:
@@ -73,6 +92,8 @@ class Packet(NamedTuple):
     def ports(self) -> bytes:
         """Source and destination port, four bytes; an ICMP echo has its identifier in both, others have zeros."""
         data, l4 = self.data, self.l4
+        if self.is_later_fragment:
+            return b"\0\0\0\0"
         if self.protocol in (PROTOCOL_TCP, PROTOCOL_UDP):
             return bytes(data[l4 : l4 + 4])
         if self.is_echo:
@@ -82,6 +103,8 @@ class Packet(NamedTuple):
     @property
     def is_echo(self) -> bool:
         """Whether this is an ICMP echo request or reply."""
+        if self.is_later_fragment:
+            return False
         kind = self.data[self.l4] if self.protocol in (PROTOCOL_ICMP, PROTOCOL_ICMPV6) else None
         if self.protocol == PROTOCOL_ICMP:
             return kind in (ICMP_ECHO_REQUEST, ICMP_ECHO_REPLY)
@@ -96,7 +119,8 @@ class Packet(NamedTuple):
         return b"\x06" + bytes((self.protocol,)) + bytes(data[8:40]) + self.ports
 
     def __str__(self) -> str:
-        return f"{self.source} -> {self.destination} {_describe_l4(self.data, self.l4, self.protocol)}"
+        transport = "later fragment" if self.is_later_fragment else _describe_l4(self.data, self.l4, self.protocol)
+        return f"{self.source} -> {self.destination} {transport}"
 
 
 def parse(data: bytes | bytearray | memoryview) -> Packet:
@@ -108,7 +132,7 @@ def parse(data: bytes | bytearray | memoryview) -> Packet:
     view = data if type(data) is memoryview else memoryview(data)
     size = len(view)
     if size > MAX_PACKET_BYTES:
-        raise IpError(f"packet too large: {size} bytes, at most {MAX_PACKET_BYTES} are allowed")
+        raise IpError(f"packet too large: {size} bytes, at most {MAX_PACKET_BYTES} are allowed", IpReason.TOO_LARGE)
     if size == 0:
         raise IpError("packet is empty")
     version = view[0] >> 4
@@ -150,9 +174,10 @@ def _parse_ipv4(view: memoryview, size: int) -> Packet:
         raise IpError(f"IPv4 total length {total} exceeds the {size} bytes that are there")
     data = view if total == size else view[:total]
     protocol = view[9]
-    if protocol == AUTHENTICATION:
+    is_later = bool(view[6] & 0x1F or view[7])
+    if protocol == AUTHENTICATION and not is_later:
         protocol, header = _skip_extension(data, header, protocol)
-    return Packet(data, 4, protocol, header)
+    return Packet(data, 4, protocol, header, is_later)
 
 
 def _parse_ipv6(view: memoryview, size: int) -> Packet:
@@ -169,8 +194,16 @@ def _parse_ipv6(view: memoryview, size: int) -> Packet:
     while protocol in (DESTINATION_OPTIONS, ROUTING, FRAGMENT, AUTHENTICATION, HOP_BY_HOP):
         if protocol == HOP_BY_HOP:
             raise IpError(f"hop-by-hop options are not first: {_addresses(data)}")
+        is_later = protocol == FRAGMENT and len(data) - l4 >= FRAGMENT_BYTES and _is_later(data, l4)
         protocol, l4 = _skip_extension(data, l4, protocol)
+        if is_later:  # what follows is payload, whatever the header says that it is
+            return Packet(data, 6, protocol, l4, True)
     return Packet(data, 6, protocol, l4)
+
+
+def _is_later(data: memoryview, offset: int) -> bool:
+    """Whether the fragment header there has another offset than 0 (RFC 8200 §4.5)."""
+    return bool(data[offset + 2] or data[offset + 3] & 0xF8)
 
 
 def _skip_extension(data: memoryview, offset: int, kind: int) -> tuple[int, int]:
@@ -190,8 +223,13 @@ def _skip_extension(data: memoryview, offset: int, kind: int) -> tuple[int, int]
 
 
 def _check_transport(packet: Packet) -> None:
-    data, version, protocol, l4 = packet
+    data, version, protocol, l4, is_later = packet
     left = len(data) - l4
+    if is_later:
+        if protocol in (PROTOCOL_TCP, PROTOCOL_UDP):
+            name = "TCP" if protocol == PROTOCOL_TCP else "UDP"
+            raise IpError(f"fragment of {name} has no ports: {_addresses(data)}", IpReason.FRAGMENT)
+        return
     if protocol == PROTOCOL_TCP:
         if left < TCP_HEADER_BYTES:
             raise _short(packet, "TCP", TCP_HEADER_BYTES)
@@ -202,6 +240,8 @@ def _check_transport(packet: Packet) -> None:
         if left < UDP_HEADER_BYTES:
             raise _short(packet, "UDP", UDP_HEADER_BYTES)
         length = data[l4 + 4] << 8 | data[l4 + 5]
+        if length > left and _is_first_of_several(packet):
+            raise IpError(f"first fragment of a UDP datagram of {length} bytes: {_context(packet)}", IpReason.FRAGMENT)
         if length and not UDP_HEADER_BYTES <= length <= left:
             raise IpError(f"UDP length {length} does not fit in {left} bytes: {_context(packet)}")
     else:
@@ -213,6 +253,16 @@ def _check_transport(packet: Packet) -> None:
         timestamp = version == 4 and data[l4] in (ICMP_TIMESTAMP, ICMP_TIMESTAMP_REPLY) and data[l4 + 1] == 0
         if timestamp and left != ICMP_TIMESTAMP_BYTES:
             raise IpError(f"ICMP timestamp has {left} bytes instead of {ICMP_TIMESTAMP_BYTES}: {_context(packet)}")
+
+
+def _is_first_of_several(packet: Packet) -> bool:
+    """Whether "more fragments" is set."""
+    data = packet.data
+    if packet.version == 4:
+        return bool(data[6] & 0x20)
+    # The fragment header is the last before the transport header but for destination options, which hosts do not send.
+    at = packet.l4 - FRAGMENT_BYTES
+    return at >= IPV6_HEADER_BYTES and data[6] != packet.protocol and bool(data[at + 3] & 1) and not _is_later(data, at)
 
 
 def _short(packet: Packet, name: str, needed: int) -> IpError:

@@ -17,7 +17,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from connectivity.io import metrics
 from connectivity.io.metrics import Metrics, MetricsSettings, Sources, counters, exporting, read_metrics_settings
-from connectivity.io.tun import Tun, TunCounters
+from connectivity.io.tun import Tun
+from connectivity.io.tun_counters import TunCounters
 from connectivity.io.udp import UdpSocket
 from connectivity.io.udp_counters import UdpCounters
 from connectivity.node import Statistics

@@ -139,6 +139,16 @@ def test_what_is_not_tcp_or_udp_is_a_run_of_one(device: ScriptedDevice, tun: Tun
     assert read(tun) == [[echo(4, 1)], [echo(4, 1)]]
 
 
+def test_fragments_of_the_host_are_counted_as_such(device: ScriptedDevice, tun: Tun) -> None:
+    first, later = bytearray(udp(4, bytes(100))), bytearray(udp(4, bytes(100)))
+    first[6], first[24:26] = 0x20, b"\x05\x78"  # more fragments, of 1400 bytes
+    later[7] = 157
+    device.incoming = [NO_OFFLOAD + bytes(packet) for packet in (first, later, b"\0" * 20)]
+    assert read(tun) == []
+    assert (tun.counters.unusable, tun.counters.fragments) == (3, 2)
+    assert len(tun.take_errors()) == 3
+
+
 def test_a_super_packet_ends_a_pack_and_is_a_run_of_its_own(device: ScriptedDevice, tun: Tun) -> None:
     virtio, whole = super_packet(4, 6, bytes(250), 100)
     device.incoming = [NO_OFFLOAD + udp(4, b"a"), virtio + whole, NO_OFFLOAD + udp(4, b"b")]
