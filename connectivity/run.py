@@ -1,7 +1,8 @@
 """The unit that crosses every hot interface: a run of equal segments in one contiguous buffer.
 
 A run is what one ``UDP_SEGMENT`` send or one ``UDP_GRO`` receive moves: every segment has ``segment_size`` bytes, the
-last may be shorter (never empty). A single packet is a run of one.
+last may be shorter (never empty). A single packet is a run of one. A single *empty* packet is a run whose segment size
+is 0; an empty run with any other segment size holds nothing.
 
 Ownership: a run *borrows* the buffer of whoever handed it out. It is valid until that object is called again; whoever
 wants to keep it longer copies it (``bytes(run.data)``). This is what keeps the hot path free of allocation.
@@ -28,12 +29,12 @@ class Run(NamedTuple):
     @property
     def segment_count(self) -> int:
         """How many segments the run has."""
-        return -(-len(self.data) // self.segment_size) if self.segment_size else 0
+        return -(-len(self.data) // self.segment_size) if self.segment_size else 1
 
     def segments(self) -> Iterator[memoryview]:
         """Each segment in turn, as a view into ``data``."""
         data, size = self.data, self.segment_size
-        for offset in range(0, len(data), size or 1):
+        for offset in range(0, len(data) or not size, size or 1):
             yield data[offset : offset + size]
 
 

@@ -54,7 +54,7 @@ class Outcome(IntEnum):
     PUNT_EGRESS = 38
     PUNT_HEADROOM = 39
     PUNT_IPV4_CHECKSUM = 40
-    PUNT_EMPTY = 41
+    # 41 is retired.
 
     DROP_REWRITE = 64
     DROP_OVER_QUOTA = 65

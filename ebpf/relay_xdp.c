@@ -9,8 +9,8 @@
  *
  * Passed up, because what reads it already exists there and a program that read it too would be larger and slower for
  * all other packets: VLAN tags (the next hop's tag is not what the FIB look-up tells; a VLAN interface can be offloaded
- * itself), IPv4 options, fragments (only the first one has ports), IPv6 extension headers, padded channel data, empty
- * messages, and what exceeds the MTU (sockets fragment it, unless they must not).
+ * itself), IPv4 options, fragments (only the first one has ports), IPv6 extension headers, padded channel data, and what
+ * exceeds the MTU (sockets fragment it, unless they must not).
  *
  * Needs Linux 5.18 (live test frames, for its self-test); 6.1 verifies it, too. The helpers for routes and MTU ask for
  * a GPL-compatible licence.

@@ -45,7 +45,7 @@ _IPV6_BYTES: Final = 16
 _MSG_TRUNC: Final = int(socket.MSG_TRUNC)
 _MSG_DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 
-# What came, valid until the buffer is filled again: envelope, bytes. No bytes: it cannot be used.
+# What came, valid until the buffer is filled again: envelope, bytes. No envelope: it cannot be used.
 Arrival: TypeAlias = tuple[bytes, memoryview]
 
 # Without argtypes: integers and a pointer are passed as what they are, and checking them costs as much as the call.
@@ -107,7 +107,7 @@ class ReceiveBuffer:
             return [_arrival(_RESULT.unpack_from(self._headers), self._slots[0])]
         results = _RESULT.iter_unpack(self._headers[: count * _HEADER.size])
         return [  # as _arrival, which would have to be called
-            (envelope[: _NAME_BYTES + length].tobytes(), data[: 0 if flags & _MSG_TRUNC else size])
+            (envelope[: 0 if flags & _MSG_TRUNC else _NAME_BYTES + length].tobytes(), data[:size])
             for (length, flags, size), (envelope, data) in zip(results, self._slots, strict=False)
         ]
 
@@ -156,7 +156,7 @@ def segment_of(envelope: bytes) -> int:
 def _arrival(result: tuple[int, int, int], slot: tuple[memoryview, memoryview]) -> Arrival:
     length, flags, size = result
     envelope, data = slot
-    return envelope[: _NAME_BYTES + length].tobytes(), data[: 0 if flags & _MSG_TRUNC else size]
+    return envelope[: 0 if flags & _MSG_TRUNC else _NAME_BYTES + length].tobytes(), data[:size]
 
 
 def _address_of(memory: bytearray | mmap.mmap) -> int:
@@ -164,6 +164,8 @@ def _address_of(memory: bytearray | mmap.mmap) -> int:
 
 
 def _read(envelope: bytes, bound: bytes) -> Origin | None:
+    if not envelope:
+        return None
     port, local = int.from_bytes(bound[:_PORT_BYTES], "big"), _address(bound[_PORT_BYTES:])
     segment = tos = 0
     for level, kind, data in _control_messages(envelope, _NAME_BYTES):

@@ -225,12 +225,16 @@ class UdpSocket:
         self._socket.setsockopt(level, option, value)
 
     def receive(self, limit: int = SLOTS) -> Iterator[Received]:
-        """Read what is there, at most ``limit`` batches; each is valid until this ends or the buffer is used again."""
+        """Read what is there, at most ``limit`` batches; each is valid until this ends or the buffer is used again.
+
+        Empty datagrams are left out: of those who use this nobody is told anything by one.
+        """
         while limit > 0 and (arrivals := self.arrivals(limit)):
             wanted, limit = min(limit, self._buffer.slots), limit - len(arrivals)
             for envelope, data in arrivals:
-                received = self.open(envelope, data)
-                if received is not None:
+                if not data:
+                    self.counters.received_unusable += 1
+                elif (received := self.open(envelope, data)) is not None:
                     yield received
             if len(arrivals) < wanted:
                 return  # all that there was
@@ -260,7 +264,7 @@ class UdpSocket:
     def open(self, envelope: bytes, data: memoryview) -> Received | None:
         """What arrived, with its addresses; None if it cannot be used."""
         origin, size = self._buffer.origin(envelope, self._local), len(data)
-        if origin is None or not size:
+        if origin is None:
             self.counters.received_unusable += 1
             return None
         local, remote, segment, tos = origin
@@ -278,7 +282,7 @@ class UdpSocket:
         """
         source, destination, (data, segment), tos = transmit
         done, error = (0, None) if self._backlog else self._send(source, destination, data, segment, tos)
-        if done < len(data):
+        if done < _work(data, segment):
             self._wait(source, destination, data[done:], segment, tos)
         return error
 
@@ -295,7 +299,7 @@ class UdpSocket:
             self._backlog_bytes -= done
             if error is not None:
                 self._collect(error)
-            if done < len(data):
+            if done < _work(data, segment):
                 self._backlog[0] = Transmit(source, destination, Run(data[done:], segment), tos)
                 return False
             self._backlog.popleft()
@@ -304,15 +308,15 @@ class UdpSocket:
     def _send(
         self, source: Endpoint | None, destination: Endpoint, data: memoryview, segment: int, tos: int
     ) -> tuple[int, OSError | None]:
-        """Send in as few calls as possible; returns how many bytes are done with (sent or refused for good)."""
-        size, done, most = len(data), 0, self._most_bytes(segment)
+        """Send in as few calls as possible; returns how much of the work is done with (sent or refused for good)."""
+        size, done, most = _work(data, segment), 0, self._most_bytes(segment)
         failure: OSError | None = None
         refusal: OSError | None = None  # of segments: the same bytes go once more as single datagrams
         may_retry = self._wants_errors
         address = sockaddr(destination)
         while done < size:
             part = data[done : done + most] if done or most < size else data
-            length = len(part)
+            length = len(part) or size
             cut = segment if length > segment else 0
             try:
                 self._socket.sendmsg((part,), self._control(source, tos, cut), 0, address)
@@ -334,7 +338,7 @@ class UdpSocket:
                     self._note(refusal)
                     refusal = None
                 self.counters.batches_sent += 1
-                self.counters.datagrams_sent += -(-length // segment)
+                self.counters.datagrams_sent += -(-length // segment) if segment else 1
             done += length
         return done, failure
 
@@ -347,7 +351,7 @@ class UdpSocket:
 
     def _most_bytes(self, segment: int) -> int:
         """Of what goes in one call."""
-        return segment * max(1, min(self._segments, _MAX_BATCH_BYTES[self._version] // segment))
+        return segment * max(1, min(self._segments, _MAX_BATCH_BYTES[self._version] // segment)) if segment else 1
 
     def _control(self, source: Endpoint | None, tos: int, segment: int) -> ControlMessages:
         return control_messages(self._version, source if self._must_say(source) else None, tos, segment)
@@ -361,11 +365,17 @@ class UdpSocket:
             self._errors.append(error)
 
     def _wait(self, source: Endpoint | None, destination: Endpoint, data: memoryview, segment: int, tos: int) -> None:
+        run = Run(data, segment)
         if self._backlog_bytes + len(data) > self._max_backlog_bytes:
-            self.counters.backlog_dropped += -(-len(data) // segment)
+            self.counters.backlog_dropped += run.segment_count
             return
-        self._backlog.append(owned(Transmit(source, destination, Run(data, segment), tos)))
-        self._backlog_bytes += len(data)
+        self._backlog.append(owned(Transmit(source, destination, run, tos)))
+        self._backlog_bytes += _work(data, segment)
+
+
+def _work(data: memoryview, segment: int) -> int:
+    """What there is to be done for a run: its bytes, and one for an empty datagram."""
+    return len(data) if segment else 1
 
 
 def _refused(error: OSError, done: int, length: int, size: int, segment: int, destination: Endpoint) -> OSError:

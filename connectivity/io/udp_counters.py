@@ -12,7 +12,7 @@ class UdpCounters:
     batches_sent: int = 0
     datagrams_sent: int = 0
     receive_errors: int = 0
-    received_unusable: int = 0  # truncated, empty or without a destination address
+    received_unusable: int = 0  # truncated, without a destination address, or empty where nobody wants such
     send_errors: int = 0
     backlog_dropped: int = 0
     gso_failures: int = 0

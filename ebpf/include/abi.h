@@ -62,7 +62,7 @@ enum outcome {
 	PUNT_EGRESS = 38,		/* leaves by an interface that is not offloaded or swallows frames */
 	PUNT_HEADROOM = 39,		/* the driver leaves no room to grow the packet */
 	PUNT_IPV4_CHECKSUM = 40,	/* a damaged header; the stack counts it and drops it */
-	PUNT_EMPTY = 41,		/* an empty message */
+	/* 41 is retired: empty messages went up once */
 
 	DROP_FIRST = 64,
 	DROP_REWRITE = 64,		/* the head moved, yet the headers do not fit: cannot happen, cannot be passed up */

@@ -178,7 +178,6 @@ static __always_inline int is_listen_port(const struct relay_config *config, __u
 /*
  * Channel data for a listen port, plain UDP for a possible relayed port; sets is_channel_data. A length mismatch of
  * channel data is a super-packet that segmentation offload left whole, padding, or nonsense: user space tells them apart.
- * So it does with empty messages.
  */
 static __always_inline enum outcome classify_packet(const struct relay_config *config, struct packet *packet)
 {
@@ -189,15 +188,13 @@ static __always_inline enum outcome classify_packet(const struct relay_config *c
 	if (!is_listen_port(config, packet->destination_port_be)) {
 		if (swap16(packet->destination_port_be) < RELAYED_PORT_FIRST)
 			return PUNT_OTHER_PORT;
-		if (!payload_length)
-			return PUNT_EMPTY;
 		return config->flags & RELAY_FROM_PEER ? OUTCOME_CONTINUE : PUNT_FROM_PEER;
 	}
 	if (payload_length < sizeof(struct channel_header) || number < CHANNEL_FIRST || number > CHANNEL_LAST)
 		return PUNT_NOT_CHANNEL_DATA;
 	packet->is_channel_data = 1;
 	if (framed_length == payload_length)
-		return packet->message_length_be ? OUTCOME_CONTINUE : PUNT_EMPTY;
+		return OUTCOME_CONTINUE;
 	if (framed_length < payload_length && payload_length - framed_length <= CHANNEL_PADDING_MAX)
 		return PUNT_PADDED;
 	return PUNT_CHANNEL_LENGTH;

@@ -58,7 +58,7 @@ def split(run: Run) -> Iterator[ChannelRun | Malformed | Run]:
     data, size = run
     whole = len(data) // size if size >= HEADER_BYTES else 0
     if not whole or len(data) == size:
-        yield from map(_read_one, run.segments())
+        yield from _read_each(run)
         return
     headers = np.ndarray((whole,), ">u4", data, 0, (size,))
     cuts = (np.flatnonzero(headers[1:] != headers[:-1]) + 1).tolist()
@@ -70,7 +70,7 @@ def split(run: Run) -> Iterator[ChannelRun | Malformed | Run]:
         if is_channel_data(group[0]):
             yield from _read_uniform(group, size)
         else:
-            yield from map(_read_one, Run(group, size).segments())
+            yield from _read_each(Run(group, size))
 
 
 def strip_uniform(data: memoryview, stride: int, length: int, scratch: memoryview) -> memoryview | None:
@@ -98,7 +98,7 @@ def strip_uniform(data: memoryview, stride: int, length: int, scratch: memoryvie
     if rest:
         tail = data[-rest:]
         last_length = _continues(tail, number, length)
-        if not last_length:
+        if last_length is None:
             return None
         scratch[end : end + last_length] = tail[HEADER_BYTES : HEADER_BYTES + last_length]
         end += last_length
@@ -149,7 +149,7 @@ def frame_padded(run: Run, number: int, scratch: memoryview) -> Run:
         np.ndarray((whole,), ">u4", scratch, 0, (stride,))[:] = number << 16 | size
     end = whole * stride
     last = data[whole * size :]
-    if len(last):
+    if len(last) or not size:
         scratch[end : end + HEADER_BYTES] = channel_data.encode_header(number, len(last))
         end += HEADER_BYTES + len(last)
         scratch[end - len(last) : end] = last
@@ -170,53 +170,71 @@ def _read_uniform(data: memoryview, size: int) -> Iterator[ChannelRun | Malforme
     whole = len(data) // size
     number, length = data[0] << 8 | data[1], data[2] << 8 | data[3]
     if not length or not 0 <= size - HEADER_BYTES - length <= MOST_PADDING:
-        yield from map(_read_one, Run(data, size).segments())  # each of them may still be a super-packet
+        yield from _read_each(Run(data, size))  # each of them may still be a super-packet
         return
     tail = data[whole * size :]
     last_length = _continues(tail, number, length)
-    if last_length:
+    if last_length is not None:
         yield ChannelRun(data, number, size, length, whole + 1, last_length)
         return
     yield ChannelRun(data, number, size, length, whole, length)
     if len(tail):
-        yield _read_one(tail)
+        yield from _read_one(tail)
 
 
-def _continues(tail: memoryview, number: int, longest: int) -> int:
-    """The payload length of a last message that fits behind others of its channel; 0 if it does not."""
+def _continues(tail: memoryview, number: int, longest: int) -> int | None:
+    """The payload length of a last message that fits behind others of its channel; None if it does not.
+
+    An empty one never does: a run cannot end with it.
+    """
     if len(tail) <= HEADER_BYTES or tail[0] << 8 | tail[1] != number:
-        return 0
+        return None
     length = tail[2] << 8 | tail[3]
-    fits = length <= longest and 0 <= len(tail) - HEADER_BYTES - length <= MOST_PADDING
-    return length if fits else 0
+    fits = 0 < length <= longest and 0 <= len(tail) - HEADER_BYTES - length <= MOST_PADDING
+    return length if fits else None
 
 
-def _read_one(data: memoryview) -> ChannelRun | Malformed | Run:
+def _read_each(run: Run) -> Iterator[ChannelRun | Malformed | Run]:
+    """Datagram by datagram."""
+    for datagram in run.segments():
+        yield from _read_one(datagram)
+
+
+def _read_one(data: memoryview) -> Iterator[ChannelRun | Malformed | Run]:
     """One datagram: one message, several of one size, or something else."""
     if not len(data) or not is_channel_data(data[0]):
-        return Run(data, len(data))
+        yield Run(data, len(data))
+        return
     if len(data) < HEADER_BYTES:
-        return Malformed(1)
+        yield Malformed(1)
+        return
     number, length = data[0] << 8 | data[1], data[2] << 8 | data[3]
     spare = len(data) - HEADER_BYTES - length
     if 0 <= spare <= MOST_PADDING:
-        return ChannelRun(data, number, len(data), length, 1, length)
-    if spare < 0 or not length:
-        return Malformed(1)
-    return _read_super_packet(data, number, length) or Malformed(1)
+        yield ChannelRun(data, number, len(data), length, 1, length)
+    elif spare < 0 or not length:
+        yield Malformed(1)
+    else:
+        yield from _read_super_packet(data, number, length)
 
 
-def _read_super_packet(data: memoryview, number: int, length: int) -> ChannelRun | None:
-    """Messages of one channel and size back to back, the last one possibly shorter; None if it is not that."""
+def _read_super_packet(data: memoryview, number: int, length: int) -> Iterator[ChannelRun | Malformed]:
+    """Messages of one channel and size back to back, the last one possibly shorter, or malformed."""
+    empty = channel_data.encode_header(number, 0)
     message = HEADER_BYTES + length
     for stride in (message, message + -message % 4):
         whole, rest = divmod(len(data), stride)
         headers = np.ndarray((whole,), ">u4", data, 0, (stride,))
         if not (headers == headers[0]).all():
             continue
-        if not rest:
-            return ChannelRun(data, number, stride, length, whole, length)
-        last_length = _continues(data[whole * stride :], number, length)
-        if last_length:
-            return ChannelRun(data, number, stride, length, whole + 1, last_length)
-    return None
+        tail = data[whole * stride :]
+        if not rest or tail == empty:
+            yield ChannelRun(data[: whole * stride], number, stride, length, whole, length)
+            if rest:
+                yield ChannelRun(tail, number, rest, 0, 1, 0)
+            return
+        last_length = _continues(tail, number, length)
+        if last_length is not None:
+            yield ChannelRun(data, number, stride, length, whole + 1, last_length)
+            return
+    yield Malformed(1)

@@ -80,12 +80,9 @@ class DataPath:
             self._statistics.drops[DropReason.NO_CHANNEL] += messages.messages
             return
         payloads = channel_runs.strip(messages, self._stripped)
-        if not payloads.data:
-            self._statistics.drops[DropReason.EMPTY] += messages.messages
-            return
         if self._accounts.is_metered:
             payloads = self._accounts.admit(allocation.account, Direction.TO_PEER, payloads, now)
-            if not payloads.data:
+            if not payloads.segment_count:
                 return
         if binding.is_hairpin:
             yield from self._hairpin(allocation, binding.peer, payloads, tos, now)
@@ -104,15 +101,13 @@ class DataPath:
             self._statistics.drops[DropReason.NO_ALLOCATION] += 1
         elif not allocation.is_permitted(peer.endpoint.ip, now):
             self._statistics.drops[DropReason.NO_PERMISSION] += 1
-        elif not data.value:
-            self._statistics.drops[DropReason.EMPTY] += 1
         elif self._reach.refusal(peer.endpoint) is not None:
             self._statistics.drops[DropReason.PEER_REFUSED] += 1
         else:
             run = Run.single(data.value)
             if self._accounts.is_metered:
                 run = self._accounts.admit(allocation.account, Direction.TO_PEER, run, now)
-                if not run.data:
+                if not run.segment_count:
                     return
             if self._reach.is_hairpin(peer.endpoint):
                 yield from self._hairpin(allocation, peer.endpoint, run, tos, now)
@@ -175,7 +170,7 @@ class DataPath:
             return
         if self._accounts.is_metered:
             run = self._accounts.admit(allocation.account, Direction.TO_CLIENT, run, now)
-            if not run.data:
+            if not run.segment_count:
                 return
         if sender is not None:
             sender.to_peer.add(run.segment_count, len(run.data))

@@ -72,7 +72,9 @@ class TokenBucket:
     def room(self, size: int, now: Instant) -> int:
         """How many datagrams of this size may pass now."""
         spent_until = max(self._memory[self._place], now - BUCKET_DEPTH)
-        return 0 if spent_until > now else (now - spent_until) * self.bytes_per_second // (size * SECOND) + 1
+        if spent_until > now:
+            return 0
+        return (now - spent_until) * self.bytes_per_second // (size * SECOND) + 1 if size else 1
 
     def spend(self, count: int, now: Instant) -> None:
         """Take the tokens of so many bytes."""
@@ -166,7 +168,10 @@ class Accounts:
             self._place(bucket, buckets)
 
     def admit(self, account: Account, direction: Direction, run: Run, now: Instant) -> Run:
-        """As many of the run's datagrams, from its start, as both budgets have room for; counts the others."""
+        """As many of the run's datagrams, from its start, as both budgets have room for; counts the others.
+
+        An empty datagram costs nothing, but passes only where another one would.
+        """
         buckets = [
             (quota, bucket)
             for quota, bucket in (
@@ -178,12 +183,12 @@ class Accounts:
         data, size = run
         for quota, bucket in buckets:
             room = bucket.room(size, now)
-            if room * size < len(data):
-                cut = Run(data[: room * size], size)
+            if room * size < len(data) or not room:
+                cut = Run(data[: room * size], size or 1)
                 excess = Run(data, size).segment_count - cut.segment_count
                 self._statistics.drops[DropReason.OVER_QUOTA] += excess
                 self._statistics.quota_refusals[quota] += excess
-                data = cut.data
+                data, size = cut
         if data:
             for _, bucket in buckets:
                 bucket.spend(len(data), now)
@@ -194,7 +199,8 @@ class Accounts:
         buckets = [
             bucket for bucket in (account.buckets.get(direction), self._whole.get(direction)) if bucket is not None
         ]
-        if not all(bucket.room(segment, now) * segment >= size for bucket in buckets):
+        rooms = [bucket.room(segment, now) for bucket in buckets]
+        if not all(rooms) or any(room * segment < size for room in rooms):
             return False
         for bucket in buckets:
             bucket.spend(size, now)

@@ -76,7 +76,7 @@ class Server:
         """Datagrams that came to a listen socket; yields relayed data, each valid until the next."""
         if not received.remote.port:
             # Scanners do this; an answer could not be sent.
-            self._statistics.drops[DropReason.SOURCE_PORT_ZERO] += received.run.segment_count or 1
+            self._statistics.drops[DropReason.SOURCE_PORT_ZERO] += received.run.segment_count
             return
         five_tuple = FiveTuple(received.remote, received.local)
         for part in split(received.run):

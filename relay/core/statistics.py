@@ -48,7 +48,6 @@ class DropReason(Enum):
     TOO_MANY_REQUESTS = "too_many_requests"  # from one source
     OVERLOAD = "overload"  # requests that came faster than they could be answered: the oldest, and no client's
     TOO_LARGE = "too_large"  # for a Data indication
-    EMPTY = "empty"  # a run cannot hold an empty datagram, and nobody needs one relayed
 
 
 class QuotaKind(Enum):

@@ -92,7 +92,8 @@ def _frame_bytes(head: bytes | bytearray | memoryview) -> int:
 def _channel_run(data: memoryview, stride: int) -> ChannelRun:
     """As many messages as begin with the same header, and one more of the channel if it is no longer than these."""
     number, length = data[0] << 8 | data[1], data[2] << 8 | data[3]
-    whole = max(1, min(len(data), _LARGEST_RUN) // stride)
+    # A run holds one empty message at most.
+    whole = max(1, min(len(data), _LARGEST_RUN) // stride) if length else 1
     if whole > 1:
         headers = np.ndarray((whole,), ">u4", data, 0, (stride,))
         others = np.flatnonzero(headers != headers[0])

@@ -66,7 +66,7 @@ class Direct:
         for arrival in arrivals:
             envelope, data = arrival
             way = None
-            if len(data) > HEADER_BYTES:
+            if len(data) >= HEADER_BYTES:
                 number, _ = unpack(data)
                 way = ways.get((envelope, number))
             if way is None:
@@ -117,7 +117,7 @@ class Direct:
     def learn_to_peer(self, listening: UdpSocket, envelope: bytes, received: Received) -> None:
         """What came in this envelope has gone through the core; remember the way if it is a channel's."""
         data, arriving = received.run.data, listening.segment(envelope)
-        if len(data) <= HEADER_BYTES:
+        if len(data) < HEADER_BYTES:
             return
         number, length = HEADER.unpack_from(data)
         channel = self._data_path.channel_to_peer(FiveTuple(received.remote, received.local), number)

@@ -114,7 +114,7 @@ class DatagramsToPeer(Way):
     def relay(self, data: memoryview, now: Instant) -> bool:
         _, size = HEADER.unpack_from(data)
         end = HEADER_BYTES + size
-        return HEADER_BYTES < end <= len(data) <= end + MOST_PADDING and self._send(data[HEADER_BYTES:end], size, now)
+        return end <= len(data) <= end + MOST_PADDING and self._send(data[HEADER_BYTES:end], size, now)
 
     def relay_many(self, arrivals: Sequence[Arrival], now: Instant) -> bool:
         _, first = arrivals[0]
@@ -136,7 +136,7 @@ class DatagramsToClient(Way):
     def relay(self, data: memoryview, now: Instant) -> bool:
         size = len(data)
         # One copy takes less than to send from two places.
-        return size > 0 and self._send(HEADER.pack(self.channel.binding.number, size) + data, size, now)
+        return self._send(HEADER.pack(self.channel.binding.number, size) + data, size, now)
 
     def relay_many(self, arrivals: Sequence[Arrival], now: Instant) -> bool:
         _, first = arrivals[0]

@@ -51,7 +51,7 @@ def test_output_is_the_oracle_s(bench: Bench, direction: Direction, inner: int, 
 def test_a_checksum_is_completed_over_every_length(bench: Bench, direction: Direction, version: int) -> None:
     flow, _, template = _case(direction, version, version)
     bench.install(flow)
-    for size in (*range(1, 150), *range(1400, 1440)):
+    for size in (*range(150), *range(1400, 1440)):
         arriving = _with_message(template, _message(size), direction)
         # What a frame has behind its packet is not summed.
         verdict, out = bench.run(_frame(arriving.packet(ChecksumKind.PARTIAL)) + b"\xee" * 7)

@@ -116,7 +116,7 @@ sent = st.builds(
     is_to_its_port=_mostly(True),
     which=st.integers(0, 99),
     channel=st.sampled_from((*CHANNELS, 0x3FFF, 0x8000)) | st.integers(0, 0xFFFF),
-    size=st.integers(0, 64) | st.sampled_from((1, 1400, 1424, 1425, 1444, 1445, 1452, 1453, 1472)),
+    size=st.integers(0, 64) | st.sampled_from((0, 1, 1400, 1424, 1425, 1444, 1445, 1452, 1453, 1472)),
     claimed=st.sampled_from((0,) * 20 + (-8, -4, -3, -2, -1, 1, 7)),
     kind=st.sampled_from(ChecksumKind),
     tos=st.integers(0, 255),
@@ -216,7 +216,7 @@ class World:
             outputs = self.relay.from_client(
                 arriving.source, arriving.payload, tos=arriving.tos, server=arriving.destination
             )
-        elif arriving.destination.port in self.relay.open_ports and arriving.payload:
+        elif arriving.destination.port in self.relay.open_ports:
             outputs = self.relay.from_peer(
                 arriving.destination.port, arriving.source, arriving.payload, tos=arriving.tos
             )

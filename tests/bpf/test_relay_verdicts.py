@@ -149,12 +149,6 @@ PASSED_UP: Final[dict[str, tuple[bytes, Outcome, Direction]]] = {
     ),
     "three bytes": (_frame(_v4(b"\x40\x01\x00")), Outcome.PUNT_NOT_CHANNEL_DATA, Direction.NONE),
     "an empty datagram": (_frame(_v4(b"")), Outcome.PUNT_NOT_CHANNEL_DATA, Direction.NONE),
-    "an empty message": (_frame(_v4(_channel(0))), Outcome.PUNT_EMPTY, Direction.NONE),
-    "an empty datagram of a peer": (
-        _frame(_v4(b"", source=PEER, destination=Endpoint(LISTEN.ip, 50_000))),
-        Outcome.PUNT_EMPTY,
-        Direction.NONE,
-    ),
     "a damaged IPv4 header": (_frame(_patched(_v4(), 1, b"\x04")), Outcome.PUNT_IPV4_CHECKSUM, Direction.NONE),
     "padding": (_frame(_v4(_channel(5, extra=3))), Outcome.PUNT_PADDED, Direction.NONE),
     "more than padding": (_frame(_v4(_channel(4, extra=4))), Outcome.PUNT_CHANNEL_LENGTH, Direction.NONE),
@@ -199,6 +193,18 @@ def test_passes_up_untouched_and_counts_why(bench: Bench, name: str) -> None:
     bench.install(FLOW, FLOW6)
     assert bench.run(frame) == ("pass", frame)
     assert bench.outcomes() == {(outcome, direction): Counter(1, len(frame))}
+
+
+@pytest.mark.parametrize("kind", ChecksumKind)
+def test_empty_messages_are_relayed_and_counted(bench: Bench, kind: ChecksumKind) -> None:
+    bench.install(FLOW)
+    up = Datagram(CLIENT, LISTEN, _channel(0))
+    down = Datagram(PEER, Endpoint(LISTEN.ip, 50_000), b"")
+    for arriving, payload in ((up, b""), (down, struct.pack("!HH", 0x4001, 0))):
+        verdict, out = bench.run(_frame(arriving.packet(kind)))
+        assert verdict == "redirect"
+        assert read_packet(out[14:]).payload == payload
+    assert list(bench.flow_counters(FLOW)) == [Counter(1, 0), Counter(1, 0)]
 
 
 def test_an_expired_flow_goes_up_until_it_is_refreshed(bench: Bench) -> None:

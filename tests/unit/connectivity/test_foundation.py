@@ -26,7 +26,9 @@ def test_a_run_has_equal_segments_and_a_shorter_last_one() -> None:
     assert run.segment_count == 3
     assert [bytes(segment) for segment in run.segments()] == [b"aaa", b"bbb", b"cc"]
     assert Run.single(b"x").segment_count == 1
-    assert list(Run.single(b"").segments()) == []
+    empty, nothing = Run.single(b""), Run(memoryview(b""), 3)
+    assert (empty.segment_count, [bytes(segment) for segment in empty.segments()]) == (1, [b""])
+    assert (nothing.segment_count, list(nothing.segments())) == (0, [])
 
 
 def test_an_owned_transmit_does_not_follow_the_scratch_memory() -> None:

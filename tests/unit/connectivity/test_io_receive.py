@@ -57,6 +57,17 @@ def test_unusable_datagrams_and_errors_do_not_stop_the_next() -> None:
     assert [error.errno for error in receiver.take_errors()] == [errno.ECONNREFUSED]
 
 
+def test_an_empty_datagram_can_be_opened_and_is_one() -> None:
+    script = ScriptedSocket()
+    script.incoming = [(b"", [(socket.IPPROTO_IP, 8, PKTINFO)], 0, ("198.51.100.1", 7))]
+    receiver = opened(script)
+    ((envelope, data),) = receiver.arrivals()
+    received = receiver.open(envelope, data)
+    assert received is not None
+    assert (received.run.segment_count, [bytes(each) for each in received.run.segments()]) == (1, [b""])
+    assert (receiver.counters.datagrams_received, receiver.counters.received_unusable) == (1, 0)
+
+
 def test_no_more_is_read_than_asked_for() -> None:
     script = ScriptedSocket()
     script.incoming = [(b"x", [(socket.IPPROTO_IP, 8, PKTINFO)], 0, ("198.51.100.1", 7))] * 5

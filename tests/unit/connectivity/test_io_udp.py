@@ -210,6 +210,7 @@ def test_what_a_full_socket_does_not_take_waits_in_order() -> None:
     scratch = bytearray(run_of(70).data)
     assert sender.send(Transmit(None, TO, Run(memoryview(scratch), 100), tos=1)) is None
     assert sender.send(Transmit(None, TO, Run.single(b"later"))) is None
+    assert sender.send(Transmit(None, TO, Run.single(b""))) is None
     scratch[:] = bytes(len(scratch))  # the run was only borrowed
     assert sender.backlogged
     script.answers = [errno.EAGAIN]
@@ -217,7 +218,8 @@ def test_what_a_full_socket_does_not_take_waits_in_order() -> None:
     assert sender.flush()
     assert not sender.backlogged
     assert b"".join(data for data, _, _ in script.sent) == bytes(run_of(70).data) + b"later"
-    assert [bool(ancillary) for _, ancillary, _ in script.sent] == [True, True, False]
+    assert [bool(ancillary) for _, ancillary, _ in script.sent] == [True, True, False, False]
+    assert script.sent[-1][0] == b"", "an empty datagram is one"
 
 
 def test_the_backlog_is_bounded_and_what_is_dropped_is_counted() -> None:

@@ -23,13 +23,19 @@ def read(run: Run) -> list[tuple[int, bytes] | bytes | None]:
     for part in split(run):
         if isinstance(part, ChannelRun):
             payloads = strip(part, SCRATCH)
-            assert payloads.segment_count == (part.messages if part.length else 0)
-            found += [(part.number, bytes(payload)) for payload in payloads.segments()] or [(part.number, b"")]
+            assert payloads.segment_count == part.messages
+            found += [(part.number, bytes(payload)) for payload in payloads.segments()]
         elif isinstance(part, Malformed):
             found += [None] * part.datagrams
         else:
             found.append(bytes(part.data))
     return found
+
+
+@pytest.mark.parametrize("last", [b"", b"end"])
+def test_a_super_packet_may_end_with_a_shorter_or_an_empty_message(last: bytes) -> None:
+    packet = message(0x4000, b"first") + message(0x4000, b"other") + message(0x4000, last)
+    assert read(Run.single(packet)) == [(0x4000, b"first"), (0x4000, b"other"), (0x4000, last)]
 
 
 def read_one(datagram: bytes) -> tuple[int, bytes] | bytes | None:

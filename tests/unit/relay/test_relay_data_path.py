@@ -18,7 +18,7 @@ from connectivity.stun import (
     decode,
     encode,
 )
-from relay.core import Direction, IcmpError, Output, Relayed, RemoveChannel, ToClient, ToPeer
+from relay.core import Direction, IcmpError, Output, Quotas, Relayed, RemoveChannel, ToClient, ToPeer
 from relay.core.statistics import IcmpFate
 from tests.unit.relay.playbook import (
     INTERNAL,
@@ -29,6 +29,7 @@ from tests.unit.relay.playbook import (
     SERVER6,
     Client,
     RelayUnderTest,
+    attribute_of,
     channel_message,
     datagrams,
     error_code,
@@ -106,8 +107,41 @@ def test_what_has_no_channel_is_dropped_and_counted(relay: RelayUnderTest) -> No
     assert relay.from_peer(port, Endpoint(PEER4.ip, PEER4.port + 1), b"another port") == []
     assert relay.from_peer(port, Endpoint.parse("198.51.100.8:40000"), b"another peer") == []
     assert relay.from_peer(port ^ 1, PEER4, b"another allocation") == []
+    assert relay.drops() == {"no_allocation": 2, "no_channel": 3, "malformed_channel_data": 1}
+
+
+@pytest.mark.parametrize("quotas", [Quotas(), Quotas(bandwidth=8000, bandwidth_per_user=8000)])
+def test_empty_datagrams_are_relayed_both_ways(quotas: Quotas) -> None:
+    """RFC 8656 §12.6: a zero-length message becomes a datagram without data, and the other way round."""
+    relay = RelayUnderTest(quotas=quotas)
+    client, other = Client(relay), Client(relay, "203.0.113.5:52000", software="a browser")
+    port, other_port = client.allocate(), other.allocate()
+    client.bind(0x4000, PEER4)
+    other.call(Method.CREATE_PERMISSION, XorPeerAddress(PEER4))
+    (sent,) = client.send(channel_message(0x4000, b""))
+    assert isinstance(sent, ToPeer)
+    assert (sent.transmit.destination, datagrams(sent)) == (PEER4, [b""])
+    (got,) = relay.from_peer(port, PEER4, b"")
+    assert datagrams(got) == [channel_message(0x4000, b"")]
+    indication = encode(Method.SEND, MessageClass.INDICATION, bytes(12), (XorPeerAddress(PEER4), Data(b"")))
+    (sent,) = other.send(indication)
+    assert datagrams(sent) == [b""]
+    (got,) = relay.from_peer(other_port, PEER4, b"")
+    (message,) = datagrams(got)
+    assert attribute_of(decode(message), Data).value == b""
+    statistics = relay.server.statistics()
+    assert (set(statistics.packets.values()), set(statistics.bytes.values()), relay.drops()) == ({2}, {0}, {})
+
+
+def test_an_empty_datagram_needs_an_open_bucket_and_costs_nothing() -> None:
+    relay = RelayUnderTest(quotas=Quotas(bandwidth=8 * 100))
+    client = Client(relay)
+    client.allocate()
+    client.bind(0x4000, PEER4)
+    assert all(client.send(channel_message(0x4000, b"")) for _ in range(1000))
+    assert client.send(channel_message(0x4000, bytes(500)))
     assert client.send(channel_message(0x4000, b"")) == []
-    assert relay.drops() == {"no_allocation": 2, "no_channel": 3, "malformed_channel_data": 1, "empty": 1}
+    assert relay.drops() == {"over_quota": 1}
 
 
 def test_another_client_cannot_use_the_channel(relay: RelayUnderTest) -> None:
