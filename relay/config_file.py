@@ -3,6 +3,7 @@
 Paths in it are relative to it. Passwords and secrets are in no message. docs/relay.yaml has every key, annotated.
 """
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -16,7 +17,15 @@ from typing import Any, Final, cast
 from connectivity import document
 from connectivity.document import Section
 from connectivity.endpoint import Endpoint, IPAddress
-from relay.configuration import Certificate, Configuration, OffloadMode, OffloadWish, port_problem
+from relay.configuration import (
+    Certificate,
+    Configuration,
+    Network,
+    OffloadMode,
+    OffloadWish,
+    port_problem,
+    read_networks,
+)
 from relay.core import Quotas, StaticCredentials
 from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT
 from relay.core.credentials import opaque_string
@@ -40,13 +49,14 @@ _UNSAFE_MODE: Final = stat.S_IRWXO | stat.S_IWGRP
 _log = logging.getLogger("relay")
 
 
-def load(path: Path, public: Collection[IPAddress] = ()) -> Configuration:
-    """Read the file; ``public`` are addresses for a family that it does not name.
+def load(path: Path, public: Collection[IPAddress] = (), proxies: tuple[Network, ...] = ()) -> Configuration:
+    """Read the file; ``public`` are addresses for a family that it does not name, ``proxies`` those it may trust.
 
     Raises:
         SettingsError: all that is wrong with it, in one line.
     """
-    return parse(document.read_text(path), base=path.parent, label=str(path), public=public)
+    found = parse(document.read_text(path), base=path.parent, label=str(path), public=public)
+    return found if found.trusted_proxies else dataclasses.replace(found, trusted_proxies=proxies)
 
 
 def advise(path: Path, configuration: Configuration) -> None:
@@ -114,6 +124,7 @@ class _Reader:
             peers_deny=deny,
             quotas=self._quotas(top),
             alternate=self._alternate(top, {Endpoint(ip, each.port) for ip in public.values() for each in listen}),
+            trusted_proxies=tuple(top.each("trusted_proxies", _network, "addresses of proxies")),
             internal=internal,
             offload=offload,
         )
@@ -355,6 +366,11 @@ def _whole_port(value: object, expectation: str) -> int:
 
 def _peer_rules(value: object) -> tuple[PeerRule, ...]:
     return parse_rules(document.text(value))
+
+
+def _network(value: object) -> Network:
+    (network,) = read_networks([document.text(value)])
+    return network
 
 
 def _read_private(path: Path) -> dict[str, Any]:

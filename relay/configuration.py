@@ -2,9 +2,10 @@
 
 import dataclasses
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -13,13 +14,24 @@ from relay.core import Quotas
 from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT, REALM
 from relay.core.peers import PeerRule
 
+Network: TypeAlias = IPv4Network | IPv6Network
 OffloadMode: TypeAlias = Literal["auto", "native", "generic"]
 
 # In the offload's flow key, channel numbers and relayed ports share a field: ports must stay above all numbers.
 LOWEST_OFFLOADED_PORT: Final = 32_768
 # What counts from the next request on when the file is read again. The rest would need other sockets or programs.
 _CHANGEABLE: Final = frozenset(
-    {"users", "rest_secrets", "is_confidential", "peers_allow", "peers_deny", "quotas", "alternate", "certificate"}
+    {
+        "users",
+        "rest_secrets",
+        "is_confidential",
+        "peers_allow",
+        "peers_deny",
+        "quotas",
+        "alternate",
+        "certificate",
+        "trusted_proxies",
+    }
 )
 
 
@@ -75,7 +87,7 @@ class Certificate:
 class Configuration:
     """All of it, checked. ``listen`` is for UDP, with ``serves_tcp`` for TCP too; ``internal`` lies behind 1:1 NAT.
 
-    ``is_confidential``: passwords stand in the file itself.
+    ``is_confidential``: passwords stand in the file itself. ``trusted_proxies`` say for whom they connect.
     """
 
     public: Mapping[int, IPAddress]
@@ -93,6 +105,7 @@ class Configuration:
     peers_deny: tuple[PeerRule, ...] = ()
     quotas: Quotas = field(default_factory=Quotas)
     alternate: Mapping[int, Endpoint] = field(default_factory=dict)
+    trusted_proxies: tuple[Network, ...] = ()
     internal: tuple[IPAddress, ...] = ()
     offload: OffloadWish | None = None
 
@@ -105,6 +118,18 @@ class Configuration:
             kept.append("certificate")
         changes = {name: getattr(new, name) for name in different if name not in kept}
         return dataclasses.replace(self, **changes), kept
+
+
+def read_networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Addresses, or ranges of them.
+
+    Raises:
+        ValueError: one is neither.
+    """
+    try:
+        return tuple(dict.fromkeys(ip_network(text.strip()) for text in texts))
+    except ValueError:
+        raise ValueError("expected addresses or ranges such as 10.0.0.5 or 10.0.0.0/24") from None
 
 
 def port_problem(lowest: int, highest: int, *, offloads: bool) -> str | None:

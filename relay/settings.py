@@ -19,7 +19,7 @@ from connectivity.io.exporters import read_collector
 from connectivity.phoenix import parse_api_url
 from connectivity.settings import SettingsError, SettingsReader, integer, one_of, text_value, token_or_file
 from relay import config_file
-from relay.configuration import Configuration, OffloadMode, OffloadWish, port_problem
+from relay.configuration import Configuration, Network, OffloadMode, OffloadWish, port_problem, read_networks
 from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT, STUN_PORT
 from relay.core.peers import PeerRule, parse_rules
 
@@ -79,6 +79,7 @@ class RelaySettings:
     admin_socket: AdminSocket
     telemetry: TelemetrySettings
     listed: tuple[IPAddress, ...] = ()  # public addresses for a family that nothing else names
+    proxies: tuple[Network, ...] = ()  # that are trusted where the file names none
 
     @property
     def public(self) -> Mapping[int, IPAddress]:
@@ -106,6 +107,7 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
     reader.switch("FIREZONE_TELEMETRY", "--telemetry", "accepted, without effect")
     from_peer = _read_from_peer(reader)
     listed = _read_listed(reader)
+    proxies = _read_proxies(reader)
     words = reader.positional()  # only now is it known which words were values of flags
     file = reader.optional("POSTERN_RELAY_CONFIG", "--config", Path, None, "path of relay.yaml: serve without a portal")
     process = len(reader.given)
@@ -117,12 +119,15 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
         given += ["POSTERN_EBPF_GENERIC_FROM_PEER"] if from_peer else []
         for name in given:
             reader.problem(f"{name} is set together with a file for the relay: expected only one of the two")
-        configuration = _load(reader, file, listed) or configuration
+        configuration = _load(reader, file, listed, proxies) or configuration
+    elif proxies:
+        reader.problem("POSTERN_TRUSTED_PROXIES is set: expected a file for the relay with it, as only UDP is served")
     settings = RelaySettings(
         configuration=configuration,
         portal=None if file is not None else portal,
         file=file,
         listed=listed,
+        proxies=proxies,
         health_address=reader.optional(
             "HEALTH_CHECK_ADDR", "--health-check-addr", Endpoint.parse, Endpoint(IPv4Address(0), 8080), "address:port"
         ),
@@ -150,9 +155,11 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
     return settings
 
 
-def _load(reader: SettingsReader, file: Path, listed: tuple[IPAddress, ...]) -> Configuration | None:
+def _load(
+    reader: SettingsReader, file: Path, listed: tuple[IPAddress, ...], proxies: tuple[Network, ...]
+) -> Configuration | None:
     try:
-        return config_file.load(file, listed)
+        return config_file.load(file, listed, proxies)
     except SettingsError as error:
         for problem in error.problems:
             reader.problem(problem)
@@ -232,6 +239,12 @@ def _read_listed(reader: SettingsReader) -> tuple[IPAddress, ...]:
     return reader.optional("POSTERN_PUBLIC_ADDRESSES", "--public-addresses", _addresses, none, text)
 
 
+def _read_proxies(reader: SettingsReader) -> tuple[Network, ...]:
+    none: tuple[Network, ...] = ()
+    text = "addresses by comma whose connections begin with PROXY protocol v2, where the file names none"
+    return reader.optional("POSTERN_TRUSTED_PROXIES", "--trusted-proxies", _networks, none, text)
+
+
 def _read_public(reader: SettingsReader, listed: tuple[IPAddress, ...]) -> dict[int, IPAddress]:
     public4 = reader.optional("PUBLIC_IP4_ADDR", "--public-ip4-addr", _ipv4, None, "IPv4 address that clients reach")
     public6 = reader.optional("PUBLIC_IP6_ADDR", "--public-ip6-addr", _ipv6, None, "IPv6 address that clients reach")
@@ -294,6 +307,10 @@ def _addresses(text: str) -> tuple[IPAddress, ...]:
         return tuple(ipaddress.ip_address(part.strip()) for part in text.split(","))
     except ValueError:
         raise ValueError("expected IP addresses separated by commas") from None
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return read_networks(text.split(","))
 
 
 def _interfaces(text: str) -> tuple[str, ...]:

@@ -134,6 +134,7 @@ def _streams(counters: StreamCounters) -> Iterator[Row]:
     yield {"event": "accepted"}, counters.accepted
     yield {"event": "refused"}, counters.refused
     yield {"event": "failed_handshake"}, counters.failed_handshakes
+    yield {"event": "bad_proxy_header"}, counters.bad_proxy_headers
     yield {"event": "timed_out"}, counters.timed_out
     yield {"event": "write_dropped"}, counters.dropped
 

@@ -26,12 +26,13 @@ class Reloading:
         self._advising = advising
         self._path = path
         self._listed = settings.listed
+        self._proxies = settings.proxies
         self._configuration = settings.configuration
 
     def reload(self) -> None:
         """Read the file and apply what can change."""
         try:
-            wanted = without_absent_families(config_file.load(self._path, self._listed))
+            wanted = without_absent_families(config_file.load(self._path, self._listed, self._proxies))
             configuration, kept = self._configuration.changed_to(wanted)
             context = None if configuration.certificate is None else configuration.certificate.context()
         except (SettingsError, FatalError, OSError) as error:
@@ -45,6 +46,7 @@ class Reloading:
 
     def _apply(self, configuration: Configuration, context: ssl.SSLContext | None) -> None:
         service, now = self._service, time.monotonic_ns()
+        service.streams.trusted_proxies = configuration.trusted_proxies
         if context is not None:
             service.streams.use_certificate(context)
         settings = server_settings(configuration, service.on_host, is_standalone=True)

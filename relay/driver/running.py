@@ -102,6 +102,7 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
 
 
 def _listen(service: RelayService, configuration: Configuration) -> None:
+    service.streams.trusted_proxies = configuration.trusted_proxies
     service.sockets.listen(configuration.listen)
     if configuration.serves_tcp:
         service.streams.listen(configuration.listen, Transport.TCP)

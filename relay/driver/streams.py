@@ -1,8 +1,11 @@
 """Clients over TCP and TLS: accepts, reads in large pieces, writes what the core yields in one go, gives nothing away.
 
 Bounds: a client that does not read loses datagrams instead of growing our memory; a connection without an allocation is
-closed after half a minute, and earlier, the oldest first, where there are too many of them, and so is one that has not
-finished its handshake; accepting pauses when the process is out of file descriptors.
+closed after half a minute, and earlier where there are too many of them, the oldest of the address that has most; so is
+one that has not finished its handshake; accepting pauses when the process is out of file descriptors.
+
+A proxy that is trusted says in front of each connection for whom it is (``relay.core.proxy_protocol``), before TLS:
+that client's address is the connection's then, for limits too.
 """
 
 import asyncio
@@ -22,7 +25,10 @@ from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError, chain
 from connectivity.io.accepting import BACKLOG, Acceptor
 from connectivity.io.privileges import low_port
+from relay.configuration import Network
 from relay.core import FiveTuple, Transport
+from relay.core.proxy_protocol import ProxyHeaderError
+from relay.driver.crowds import CrowdLog, is_within, largest_first, read_proxy_header
 from relay.driver.sockets import KEPT_FREE, describe
 
 # Implementation constants.
@@ -43,6 +49,7 @@ class StreamCounters:
     accepted: int = 0
     refused: int = 0  # too many, of all or of one address, or the process is out of descriptors
     failed_handshakes: int = 0
+    bad_proxy_headers: int = 0  # of trusted proxies, which have to send one
     timed_out: int = 0  # without an allocation for too long
     dropped: int = 0  # writes to clients that do not read
 
@@ -50,9 +57,11 @@ class StreamCounters:
 class Stream(asyncio.BufferedProtocol):
     """One connection. All of them are read in turn, so they share one buffer."""
 
-    def __init__(self, owner: "Streams", transport: Transport) -> None:
+    def __init__(self, owner: "Streams", transport: Transport, client: Endpoint | None = None) -> None:
+        """``client`` is for whom a proxy has opened it."""
         self._owner = owner
         self._kind = transport
+        self._client = client
         self.five_tuple: FiveTuple | None = None
         self.transport: asyncio.Transport | None = None
         self.unsent = bytearray()
@@ -65,8 +74,11 @@ class Stream(asyncio.BufferedProtocol):
         if not remote or not local:  # it has gone already
             transport.abort()
             return
-        self.five_tuple = FiveTuple(_endpoint(remote), _endpoint(local), self._kind)
-        self._owner.opened(self)
+        five_tuple = FiveTuple(self._client or _endpoint(remote), _endpoint(local), self._kind)
+        if not self._owner.opened(self, five_tuple):  # a proxy names a client whom another connection has
+            transport.abort()
+            return
+        self.five_tuple = five_tuple
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
         return self._owner.buffer
@@ -99,7 +111,7 @@ class Streams:
     """All listeners and connections; knows no protocol.
 
     ``on_data`` gets bytes that are valid until it returns; ``has_allocation`` says whether a connection is in use,
-    ``admits`` whether an address may open one more.
+    ``admits`` whether an address may open one more. ``trusted_proxies`` may be replaced.
     """
 
     def __init__(
@@ -112,6 +124,7 @@ class Streams:
         admits: Callable[[IPAddress], bool],
     ) -> None:
         self.on_data = on_data
+        self.trusted_proxies: tuple[Network, ...] = ()
         self.buffer = memoryview(bytearray(_READ_BYTES))
         self.counters = StreamCounters()
         self._loop = loop
@@ -122,7 +135,8 @@ class Streams:
         self._context: ssl.SSLContext | None = None
         self._streams: dict[FiveTuple, Stream] = {}
         self._waiting: dict[FiveTuple, Stream] = {}  # not known to have an allocation, oldest first
-        self._starting: dict[asyncio.Future[Any], None] = {}  # oldest first
+        self._starting: dict[asyncio.Future[Any], IPAddress] = {}  # oldest first, with who it is for
+        self._crowds = CrowdLog()
         self._written: set[Stream] = set()
         self._acceptor = Acceptor(loop, _log, kept_free=KEPT_FREE, on_pause=self._count_refused)
 
@@ -195,12 +209,15 @@ class Streams:
         for stream in list(self._streams.values()):
             _abort(stream)
 
-    def opened(self, stream: Stream) -> None:
-        """A connection can be used."""
-        assert stream.five_tuple is not None
-        self._streams[stream.five_tuple] = self._waiting[stream.five_tuple] = stream
+    def opened(self, stream: Stream, five_tuple: FiveTuple) -> bool:
+        """A connection can be used; False if there is one of that name."""
+        if five_tuple in self._streams:
+            self.counters.refused += 1
+            return False
+        self._streams[five_tuple] = self._waiting[five_tuple] = stream
         if len(self._waiting) > MOST_WITHOUT_ALLOCATION:
             self._make_room()
+        return True
 
     def closed(self, stream: Stream, five_tuple: FiveTuple) -> None:
         """A connection has gone."""
@@ -211,24 +228,26 @@ class Streams:
             self._on_closed(five_tuple)
 
     def _make_room(self) -> None:
-        """Drop the oldest connection that is not in use."""
-        for five_tuple, stream in list(self._waiting.items()):
-            del self._waiting[five_tuple]
+        """Drop the oldest connection that is not in use, of the address that has most of them."""
+        for five_tuple in largest_first(self._waiting, lambda waiting: waiting.client.ip):
+            stream = self._waiting.pop(five_tuple)
             if not self._has_allocation(five_tuple):
                 self.counters.refused += 1
                 _abort(stream)
                 return
 
     def _accepted(self, transport: Transport, accepted: socket.socket, address: tuple[Any, ...]) -> None:
-        if len(self._streams) >= MOST_STREAMS or not self._admits(_endpoint(address).ip):
+        source = _endpoint(address).ip
+        is_proxy = is_within(source, self.trusted_proxies)
+        if len(self._streams) >= MOST_STREAMS or not (is_proxy or self._lets_in(source)):
             self.counters.refused += 1
             accepted.close()
             return
         if len(self._starting) >= MOST_WITHOUT_ALLOCATION:
             self._forget_oldest_start()
         self.counters.accepted += 1
-        starting = asyncio.ensure_future(self._begin(accepted, transport))
-        self._starting[starting] = None
+        starting = asyncio.ensure_future(self._begin(accepted, transport, is_proxy=is_proxy))
+        self._starting[starting] = source
         starting.add_done_callback(functools.partial(self._started, accepted))
 
     def _count_refused(self) -> None:
@@ -237,7 +256,7 @@ class Streams:
     def _forget_oldest_start(self) -> None:
         """Whoever begins handshakes and leaves them there keeps nobody else out."""
         self.counters.refused += 1
-        oldest = next(iter(self._starting))
+        oldest = largest_first(self._starting, self._starting.__getitem__)[0]
         del self._starting[oldest]
         oldest.cancel()
 
@@ -247,14 +266,38 @@ class Streams:
         if starting.cancelled():
             accepted.close()
 
-    async def _begin(self, accepted: socket.socket, transport: Transport) -> None:
-        """Make a connection usable, which with TLS takes a handshake."""
+    def _lets_in(self, source: IPAddress) -> bool:
+        """Whether this address may open one more connection; says so if not."""
+        if self._admits(source):
+            return True
+        self._crowds.refused(source, time.monotonic_ns())
+        return False
+
+    async def _begin(self, accepted: socket.socket, transport: Transport, *, is_proxy: bool) -> None:
+        """Make a connection usable: a proxy's takes a header, TLS a handshake."""
+        client: Endpoint | None = None
+        if is_proxy:
+            try:
+                async with asyncio.timeout(_HANDSHAKE_SECONDS):
+                    client = await read_proxy_header(self._loop, accepted)
+            except (OSError, ProxyHeaderError) as error:  # a time-out is an OSError
+                self.counters.bad_proxy_headers += 1
+                _log.debug("A proxy did not say for whom it connects", extra={"fields": {"error": chain(error)}})
+                accepted.close()
+                return
+            if client is not None and not self._lets_in(client.ip):
+                self.counters.refused += 1
+                accepted.close()
+                return
+            task = asyncio.current_task()
+            if client is not None and task in self._starting:
+                self._starting[task] = client.ip
         context = self._context if transport is Transport.TLS else None
         timeout = None if context is None else _HANDSHAKE_SECONDS
         try:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(
-                lambda: Stream(self, transport), accepted, ssl=context, ssl_handshake_timeout=timeout
+                lambda: Stream(self, transport, client), accepted, ssl=context, ssl_handshake_timeout=timeout
             )
         except OSError as error:  # timeouts and ssl.SSLError are such, too
             self.counters.failed_handshakes += 1

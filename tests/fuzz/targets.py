@@ -26,6 +26,7 @@ from connectivity.stun import (
 from connectivity.turn import channel_data
 from relay.core.channel_runs import SCRATCH_BYTES, ChannelRun, Malformed, frame, frame_padded, split, strip
 from relay.core.peers import PeerPolicy, parse_rules
+from relay.core.proxy_protocol import MOST_BYTES, PREFIX_BYTES, ProxyHeaderError, client_of, length_behind
 from relay.core.stream import Lost, Stream
 from tests.fuzz.server import RelayUnderFire
 
@@ -125,6 +126,18 @@ def fuzz_peer_rule(data: bytes) -> None:
         assert policy.refusal(Endpoint(IPv6Address(text), 80)) is not None
 
 
+def fuzz_proxy_header(data: bytes) -> None:
+    """A proxy's header names a client, or the proxy itself, or is refused; never more is asked for than a bound."""
+    prefix, rest = data[:PREFIX_BYTES].ljust(PREFIX_BYTES, b"\0"), data[PREFIX_BYTES:]
+    try:
+        size = length_behind(prefix)
+        assert size <= MOST_BYTES
+        client = client_of(prefix, rest[:size])
+    except ProxyHeaderError:
+        return
+    assert client is None or (client.port and not client.ip.is_unspecified)
+
+
 def fuzz_server(data: bytes) -> None:
     """The whole relay with clients, strangers, peers, connections and time, as the bytes will have it."""
     RelayUnderFire(data).run()
@@ -141,6 +154,14 @@ TARGETS: Final = {
     ),
     "stream": Target(fuzz_stream, (b"\x06" + REQUESTS[0] + MESSAGE + bytes(3) + REQUESTS[3] + MESSAGE + bytes(3),)),
     "peer_rule": Target(fuzz_peer_rule, (b"10.0.0.0/8", b"10.0.0.0/8:1-65535", b"[fd00::/8]:53", b"::1", b"0.0.0.0/0")),
+    "proxy_header": Target(
+        fuzz_proxy_header,
+        (
+            bytes.fromhex("0d0a0d0a000d0a515549540a2111000ccb007105c0000207c73801bb"),
+            bytes.fromhex("0d0a0d0a000d0a515549540a20000000"),
+            bytes.fromhex("0d0a0d0a000d0a515549540a21210029") + bytes(range(1, 37)) + b"\x01\x00\x02h2",
+        ),
+    ),
     "server": Target(
         fuzz_server,
         (

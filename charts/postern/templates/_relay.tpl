@@ -112,8 +112,8 @@
 {{- range $key, $_ := $alone.config -}}
 {{- if hasKey $instead $key -}}
 {{- fail (printf "relay.standalone.config.%s is set: expected %s instead" $key (get $instead $key)) -}}
-{{- else if not (has $key (list "realm" "users" "rest_secrets" "quotas" "alternate")) -}}
-{{- fail (printf "relay.standalone.config.%s is not known: expected realm, users, rest_secrets, quotas or alternate" $key) -}}
+{{- else if not (has $key (list "realm" "users" "rest_secrets" "quotas" "alternate" "trusted_proxies")) -}}
+{{- fail (printf "relay.standalone.config.%s is not known: expected realm, users, rest_secrets, quotas, alternate or trusted_proxies" $key) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Collection
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -46,9 +46,12 @@ def make_certificate(folder: Path, name: str, addresses: Collection[IPAddress] =
     (folder / "key.pem").write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
 
 
+def document(**entries: str) -> str:
+    return "\n".join(f"{key}: {value}" for key, value in {**LEAST, **entries}.items() if value)
+
+
 def parse(folder: Path, **entries: str) -> Configuration:
-    content = "\n".join(f"{key}: {value}" for key, value in {**LEAST, **entries}.items() if value)
-    return config_file.parse(content, base=folder)
+    return config_file.parse(document(**entries), base=folder)
 
 
 def problems(folder: Path, **entries: str) -> tuple[str, ...]:
@@ -84,6 +87,20 @@ def test_the_keys_behind_a_sharp_can_be_used_as_well(folder: Path) -> None:
     found = config_file.parse(content, base=folder)
     assert found.internal == (ip_address("10.0.0.5"),)
     assert found.alternate == {4: Endpoint.parse("203.0.113.6:3478")}
+
+
+def test_trusted_proxies_come_from_the_file_or_else_from_the_environment(folder: Path) -> None:
+    assert parse(folder).trusted_proxies == ()
+    named = parse(folder, trusted_proxies='[10.0.0.7, "2001:db8::/64"]').trusted_proxies
+    assert named == (ip_network("10.0.0.7"), ip_network("2001:db8::/64"))
+    path = folder / "relay.yaml"
+    path.write_text(document(), encoding="utf-8")
+    environment = {"POSTERN_TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.1"}
+    settings = read_settings(["--config", str(path)], environment)
+    assert settings.configuration.trusted_proxies == settings.proxies
+    assert settings.proxies == (ip_network("10.0.0.0/8"), ip_network("192.0.2.1"))
+    path.write_text(document(trusted_proxies="[10.0.0.7]"), encoding="utf-8")
+    assert read_settings(["--config", str(path)], environment).configuration.trusted_proxies == named[:1]
 
 
 @pytest.mark.parametrize("key", ["requests_per_second_per_source", "connections_per_second_per_source"])
@@ -138,6 +155,8 @@ def test_defaults(folder: Path) -> None:
         ({"quotas": "{bandwidth: 10k}"}, "quotas.bandwidth is '10k': expected bits per second"),
         ({"quotas": "{allocations: 0}"}, "quotas.allocations is 0: expected an integer from 1"),
         ({"quotas": "{requests_per_second_per_source: none}"}, "expected an integer from 1 to 1000000000, or off"),
+        ({"trusted_proxies": "[10.0.0.1/8]"}, "trusted_proxies[0] is '10.0.0.1/8': expected addresses or ranges"),
+        ({"trusted_proxies": "[proxy.example]"}, "expected addresses or ranges such as 10.0.0.5 or 10.0.0.0/24"),
         ({"ebpf": "{mode: native}"}, "ebpf.mode is 'native': expected interfaces with it"),
         ({"ebpf": "{mode: fast}"}, "ebpf.mode is 'fast': expected one of auto, native, generic, off"),
         ({"alternate": '{ipv4: "[::1]:3478"}'}, "alternate.ipv4 is '[::1]:3478': expected an IPv4 address"),

@@ -18,10 +18,12 @@ from connectivity.stun import (
     XorPeerAddress,
     encode,
 )
+from relay.config_file import CONNECTIONS_PER_SECOND, REQUESTS_PER_SECOND
 from relay.core import FiveTuple, Quotas, Transport
 from relay.core.admission import CROWD, Admission, RateLimiter
 from relay.core.statistics import QuotaKind
 from tests.unit.relay.playbook import PEER4, SERVER4, Client, RelayUnderTest, channel_message, error_code
+from tests.unit.relay.standard import StandardClient, standalone
 from tests.unit.relay.test_relay_quotas import UDP, alice, messages, moved, refusals
 
 LIMITED = Quotas(requests_per_second_per_source=10)
@@ -129,6 +131,20 @@ def test_each_client_behind_one_address_has_a_budget_once_it_has_an_allocation()
         clients[0].send(clients[0].request(Method.REFRESH))
     for client in clients[1:]:
         assert all(error_code(client.call(Method.REFRESH)) == 0 for _ in range(5))
+
+
+def test_an_office_may_begin_at_once() -> None:
+    """150 clients over TLS behind one address, with what a relay's file has if it says nothing."""
+    quotas = Quotas(
+        requests_per_second_per_source=REQUESTS_PER_SECOND, connections_per_second_per_source=CONNECTIONS_PER_SECOND
+    )
+    relay = standalone(quotas=quotas, under_portal=True)
+    for port in range(5000, 5150):
+        client = StandardClient(relay, f"203.0.113.5:{port}", transport=Transport.TLS)
+        assert relay.server.admits_stream(client.endpoint.ip, relay.now)
+        client.allocate()
+        assert error_code(client.bind(0x4000, PEER4)) == 0
+    assert relay.drops() == {}
 
 
 def test_connections_have_a_budget_apart_from_requests() -> None:

@@ -1,0 +1,83 @@
+"""Many connections of one address: who has to make room, who is told, and whom a proxy stands for."""
+
+import asyncio
+import logging
+import socket
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from typing import Final, TypeVar
+
+from connectivity.clock import SECOND, Duration, Instant
+from connectivity.endpoint import Endpoint, IPAddress
+from relay.configuration import Network
+from relay.core.proxy_protocol import PREFIX_BYTES, ProxyHeaderError, client_of, length_behind
+
+K = TypeVar("K", bound=Hashable)
+
+# Implementation constants. What an operator reads: one line an hour for each of a few addresses.
+_MOST_TOLD: Final = 64
+_TOLD_FOR: Final[Duration] = 3600 * SECOND
+_NETWORK_BITS: Final = 64  # of an IPv6 address: whoever has a /64 has all addresses in it
+_REMEDY: Final = (
+    "raise quotas.connections_per_second_per_source if many clients share this address, "
+    "or name it in trusted_proxies if it is a proxy that sends PROXY protocol v2"
+)
+
+_log = logging.getLogger("relay")
+
+
+class CrowdLog:
+    """Says once of each address that it opens too many connections, and what to do about it."""
+
+    def __init__(self) -> None:
+        self._told: OrderedDict[int | IPAddress, Instant] = OrderedDict()  # the longest ago first
+
+    def refused(self, source: IPAddress, now: Instant) -> None:
+        """A connection of this address was closed."""
+        while self._told and now - next(iter(self._told.values())) > _TOLD_FOR:
+            self._told.popitem(last=False)
+        key = network_of(source)
+        if key in self._told or len(self._told) >= _MOST_TOLD:
+            return
+        self._told[key] = now
+        fields = {"source": source, "remedy": _REMEDY}
+        _log.warning("Too many connections of one address, further ones are closed", extra={"fields": fields})
+
+
+def network_of(source: IPAddress) -> int | IPAddress:
+    """What counts as one source."""
+    return source if source.version == 4 else int(source) >> _NETWORK_BITS
+
+
+def largest_first(keys: Iterable[K], source_of: Callable[[K], IPAddress]) -> list[K]:
+    """The connections of the source that has most of them, in their order, then all others."""
+    found = list(keys)
+    counts = Counter(network_of(source_of(key)) for key in found)
+    ((largest, _),) = counts.most_common(1)  # of several, that of the oldest
+    return sorted(found, key=lambda key: network_of(source_of(key)) != largest)
+
+
+def is_within(ip: IPAddress, networks: Iterable[Network]) -> bool:
+    """Whether one of the networks has this address."""
+    return any(ip.version == network.version and ip in network for network in networks)
+
+
+async def read_proxy_header(loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> Endpoint | None:
+    """Take the header off a connection, not a byte more; returns whom it names, None for the proxy itself.
+
+    Raises:
+        ProxyHeaderError: it does not begin with one.
+        OSError: it cannot be read.
+    """
+    prefix = await _exactly(loop, accepted, PREFIX_BYTES)
+    return client_of(prefix, await _exactly(loop, accepted, length_behind(prefix)))
+
+
+async def _exactly(loop: asyncio.AbstractEventLoop, accepted: socket.socket, size: int) -> bytes:
+    found = b""
+    while len(found) < size:
+        piece = await loop.sock_recv(accepted, size - len(found))
+        if not piece:
+            raise ProxyHeaderError("it ends before its header does")
+        found += piece
+    return found
