@@ -19,6 +19,7 @@ from connectivity.ip.flow import Flow, PacketRun
 from connectivity.node import NodeError, Statistics
 from connectivity.portal import values
 from connectivity.portal.values import Interface, Json, MessageError, mapping, text
+from connectivity.ranges import covers
 from connectivity.run import Received
 from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6, SendToPortal, TunnelCore
 from connectivity.wireguard import KeyPair
@@ -96,7 +97,7 @@ class ClientCore(TunnelCore):
         if source in {gateway.interface.ipv4, gateway.interface.ipv6}:
             return True
         resources = (self._resources.get(resource_id) for resource_id in gateway.resource_ids)
-        return any(resource is not None and source in resource.network for resource in resources)
+        return any(resource is not None and covers(resource.network, source) for resource in resources)
 
     # Portal --------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from connectivity.endpoint import IPAddress
 from connectivity.portal.values import Json, MessageError, Network, listing, mapping, network, text
+from connectivity.ranges import covers
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class ResourceTable:
 
     def choose(self, destination: IPAddress, connected: frozenset[str]) -> CidrResource | None:
         """Longest prefix; of two equal networks the one already connected, else the one with the higher id."""
-        matching = [resource for resource in self._resources.values() if destination in resource.network]
+        matching = [resource for resource in self._resources.values() if covers(resource.network, destination)]
         return max(
             matching,
             key=lambda resource: (resource.network.prefixlen, resource.resource_id in connected, resource.resource_id),

@@ -28,6 +28,7 @@ from connectivity.node import (
 )
 from connectivity.portal import values
 from connectivity.portal.values import Interface, Network, mapping, text
+from connectivity.ranges import excluded
 from connectivity.run import Received, Transmit
 from connectivity.wireguard import KeyPair
 
@@ -53,6 +54,7 @@ class ConfigureTun:
 
     interface: Interface
     routes: tuple[Network, ...]
+    excluded: tuple[Network, ...] = ()  # what lies in a route and is none of the tunnel's
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,11 @@ class ConnectionStatus:
 def is_icmp_error(packets: PacketRun) -> bool:
     """Whether this is an ICMP error, which is always a run of one."""
     return packets.flow[1] in _ICMP and icmp.is_error(packet.parse(packets.run.data))
+
+
+def is_echo(packets: PacketRun) -> bool:
+    """Whether this is an ICMP echo request or reply."""
+    return packets.flow[1] in _ICMP and packet.parse(packets.run.data).is_echo
 
 
 class TunnelCore(ABC):
@@ -103,7 +110,7 @@ class TunnelCore(ABC):
             peer_id = self._route(packets, now)
             if peer_id is None:
                 return None
-            if not is_icmp_error(packets):  # it shares its key with other ICMP, which must be judged
+            if packets.flow[1] not in _ICMP or any(packets.flow[-4:]):  # else all kinds of ICMP share this key
                 if len(self._outbound) >= _CACHED_FLOWS:
                     self._outbound.clear()
                 self._outbound[packets.flow] = peer_id
@@ -132,9 +139,10 @@ class TunnelCore(ABC):
             return False
         if not self._may_pass(peer_id, packets, now):
             return False
-        if len(self._inbound) >= _CACHED_FLOWS:
-            self._inbound.clear()
-        self._inbound.add((peer_id, packets.flow))
+        if packets.flow[1] not in _ICMP or any(packets.flow[-4:]):  # else all kinds of ICMP share this key
+            if len(self._inbound) >= _CACHED_FLOWS:
+                self._inbound.clear()
+            self._inbound.add((peer_id, packets.flow))
         return True
 
     def _handle_control(self, peer_id: str, message: memoryview) -> None:
@@ -242,7 +250,8 @@ class TunnelCore(ABC):
         """Emit the device configuration if it differs from the last one."""
         if self._interface is None:
             return
-        configuration = ConfigureTun(self._interface, (*routes, PEERS_IPV4, PEERS_IPV6))
+        networks = (*routes, PEERS_IPV4, PEERS_IPV6)
+        configuration = ConfigureTun(self._interface, networks, excluded(networks))
         if configuration != self._configured:
             self._configured = configuration
             self._actions = deque(action for action in self._actions if not isinstance(action, ConfigureTun))

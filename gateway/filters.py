@@ -1,8 +1,8 @@
 """What a resource lets through: protocols and port ranges.
 
 An empty filter list allows everything. A non-empty one is an allow-list, and then every protocol but TCP, UDP and ICMP
-is refused. Networks of several resources can overlap: the longest matching prefix decides, and at that prefix the
-union over *all* resources whose network contains it.
+is refused. Networks of several resources can overlap: an address gets the union over *all* resources that include it
+(``connectivity.ranges`` says which do).
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,6 +11,7 @@ from typing import Final
 
 from connectivity.endpoint import IPAddress
 from connectivity.portal.values import Json, MessageError, Network, text
+from connectivity.ranges import covers
 
 TCP: Final = 6
 UDP: Final = 17
@@ -89,16 +90,9 @@ def union(several: Iterable[Filters]) -> Filters:
 
 
 def effective(address: IPAddress, rules: Sequence[tuple[Network, Filters]]) -> Filters | None:
-    """The filters for an address by longest prefix; None where no rule covers it."""
-    covering = [network for network, _ in rules if network.version == address.version and address in network]
-    if not covering:
-        return None
-    best = max(covering, key=lambda network: network.prefixlen)
-    return union(
-        filters
-        for network, filters in rules
-        if network.version == best.version and best.subnet_of(network)  # type: ignore[arg-type]  # same version, checked
-    )
+    """The filters for an address; None where no rule covers it."""
+    covering = [filters for network, filters in rules if covers(network, address)]
+    return union(covering) if covering else None
 
 
 def _port(entry: Json, name: str, default: int) -> int:

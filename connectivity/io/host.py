@@ -12,7 +12,7 @@ import errno
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -41,6 +41,7 @@ FIB_RULE_INVERT: Final = 0x2
 RTPROT_KERNEL: Final = 2
 RTPROT_STATIC: Final = 4
 RT_SCOPE_UNIVERSE: Final = 0
+RTN_THROW: Final = 9
 # Directly before the main table's rule (32766), where the kernel would have put it.
 RULE_PRIORITY: Final = 32765
 
@@ -62,15 +63,19 @@ def configure(name: str, ipv4: IPv4Address | None, ipv6: IPv6Address | None, *, 
     _run(_configure, name, [address for address in (ipv4, ipv6) if address is not None], mtu)
 
 
-def set_routes(name: str, routes: Iterable[Network], previous: Iterable[Network] = ()) -> None:
+def set_routes(
+    name: str, routes: Iterable[Network], previous: Iterable[Network] = (), excluded: Iterable[Network] = ()
+) -> None:
     """Make ``routes`` lead to the device; those of ``previous`` that are no longer among them go away.
+
+    What is ``excluded`` goes where the host's other tables lead it, though it lies in a route.
 
     Raises:
         OSError: the device does not exist, or a route was refused.
     """
     wanted = list(dict.fromkeys(routes))
     obsolete = [network for network in dict.fromkeys(previous) if network not in set(wanted)]
-    _run(_set_routes, name, wanted, obsolete)
+    _run(_set_routes, name, wanted, obsolete, list(excluded))
 
 
 def remove_policy_routing() -> None:
@@ -136,7 +141,7 @@ def _set_addresses(ip: Any, name: str, index: int, addresses: list[IPAddress]) -
     return refused
 
 
-def _set_routes(ip: Any, name: str, wanted: list[Network], obsolete: list[Network]) -> None:
+def _set_routes(ip: Any, name: str, wanted: list[Network], obsolete: list[Network], excluded: list[Network]) -> None:
     """Those of a family that the device does not have are left out: ``configure`` has said so."""
     index = _index(ip, name)
     absent: set[int] = set()  # versions
@@ -159,9 +164,36 @@ def _set_routes(ip: Any, name: str, wanted: list[Network], obsolete: list[Networ
                 if not families.is_absent(OSError(error.code, chain(error)), network.version, device=name):
                     raise
                 absent.add(network.version)
+    _exclude(ip, [network for network in excluded if network.version not in absent])
+
+
+def _exclude(ip: Any, networks: list[Network]) -> None:
+    """Make just these routes of our table "throw"; they belong to no device, so a run that was killed left its own."""
+    for network in networks:
+        _tolerant(ip.route, "add", _throw(network))
+    for version, family in families.FAMILIES.items():
+        for message in list(ip.get_routes(family=family, table=ROUTE_TABLE)):
+            destination, length = message.get_attr("RTA_DST"), message["dst_len"]
+            if message["type"] != RTN_THROW or destination is None:
+                continue
+            network = ip_network((destination, length))
+            if network.version == version and network not in networks:
+                _tolerant(ip.route, "del", _throw(network))
+
+
+def _throw(network: Network) -> dict[str, Any]:
+    return {
+        "family": families.FAMILIES[network.version],
+        "dst": str(network.network_address),
+        "dst_len": network.prefixlen,
+        "table": ROUTE_TABLE,
+        "type": "throw",
+        "proto": RTPROT_STATIC,
+    }
 
 
 def _remove_rules(ip: Any) -> None:
+    _exclude(ip, [])
     for family in families.FAMILIES.values():
         _tolerant(ip.rule, "del", _rule(family))
 

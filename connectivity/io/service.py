@@ -226,7 +226,7 @@ class _Service:
         self._host_changed = True
         try:
             host.configure(self._tun.name, action.interface.ipv4, action.interface.ipv6)
-            host.set_routes(self._tun.name, action.routes, self._routes)
+            host.set_routes(self._tun.name, action.routes, self._routes, action.excluded)
         except OSError as error:
             failure = FatalError(f"cannot configure {self._tun.name}")
             failure.__cause__ = error

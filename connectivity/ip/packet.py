@@ -111,12 +111,32 @@ class Packet(NamedTuple):
         return kind in (ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY)
 
     @property
-    def key(self) -> bytes:
-        """The flow key: version, protocol, addresses, ports (see ``connectivity.ip.flow``)."""
+    def wrapper(self) -> int | None:
+        """The header that makes this another protocol than its transport: authentication, or a route that goes on."""
         data = self.data
         if self.version == 4:
-            return b"\x04" + bytes((self.protocol,)) + bytes(data[12:20]) + self.ports
-        return b"\x06" + bytes((self.protocol,)) + bytes(data[8:40]) + self.ports
+            return AUTHENTICATION if data[9] == AUTHENTICATION else None
+        kind, offset = data[6], IPV6_HEADER_BYTES
+        while offset < self.l4:
+            if kind == AUTHENTICATION or (kind == ROUTING and data[offset + 3]):  # segments left
+                return kind
+            kind, offset = _skip_extension(data, offset, kind)
+        return None
+
+    @property
+    def key(self) -> bytes:
+        """The flow key: version, protocol, addresses, ports (see ``connectivity.ip.flow``).
+
+        What policy knows a packet by, so a wrapped one is of its wrapper's protocol, without ports: who may send
+        TCP to a port may not send authenticated or source-routed TCP there.
+        """
+        data, version, protocol, l4, _ = self
+        ports = self.ports
+        if (data[9] == AUTHENTICATION if version == 4 else l4 != IPV6_HEADER_BYTES) and self.wrapper is not None:
+            protocol, ports = self.wrapper, b"\0\0\0\0"
+        if version == 4:
+            return b"\x04" + bytes((protocol,)) + bytes(data[12:20]) + ports
+        return b"\x06" + bytes((protocol,)) + bytes(data[8:40]) + ports
 
     def __str__(self) -> str:
         transport = "later fragment" if self.is_later_fragment else _describe_l4(self.data, self.l4, self.protocol)

@@ -131,6 +131,12 @@ def test_the_host_is_told_once_and_again() -> None:
         for family in ("-4", "-6"):
             assert ip(family, "rule", "show").count(f"not from all fwmark 0xfd002021 lookup {table}") == 1
         assert "dev tun-pio" in ip("route", "get", "10.1.2.3")
+        ip("route", "add", "10.1.0.0/16", "dev", "lo")
+        for apart, device in ((["10.1.0.0/16", "fd00:1::/32"], "lo"), (["10.2.0.0/16"], "tun-pio")):
+            host.set_routes("tun-pio", [ip_network("10.0.0.0/8")], (), map(ip_network, apart))
+            assert f"dev {device}" in ip("route", "get", "10.1.2.3")
+            shown = ip("-4", "route", "show", "table", table) + ip("-6", "route", "show", "table", table)
+            assert [line.split()[1] for line in shown.splitlines() if line.startswith("throw")] == apart
         assert (
             "dev tun-pio"
             not in subprocess.run(

@@ -26,3 +26,17 @@ def test_of_a_flood_of_updates_only_the_last_one_waits() -> None:
     assert str(action.interface.ipv4) == "100.64.0.200"
     assert len(action.routes) == 252
     assert core.poll_action() is None
+
+
+def test_what_a_wide_resource_does_not_name_stays_with_the_host() -> None:
+    random = Random(1)
+    core = ClientCore(keys=KeyPair.generate(random.randbytes), rng=random.randbytes)
+    resource = {"type": "cidr", "name": "n", "id": "r", "address": "0.0.0.0/0", "gateway_groups": []}
+    core.handle_portal("init", interface(1) | {"resources": [resource], "relays": []}, 0, 0)
+    action = core.poll_action()
+    assert isinstance(action, ConfigureTun)
+    assert {"169.254.0.0/16", "100.64.0.0/10", "224.0.0.0/4"} <= set(map(str, action.excluded))
+    core.handle_portal("resource_deleted", "r", 0, 0)
+    action = core.poll_action()
+    assert isinstance(action, ConfigureTun)
+    assert action.excluded == ()

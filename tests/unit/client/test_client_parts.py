@@ -48,6 +48,21 @@ def test_the_longest_prefix_wins_then_the_connected_one_then_the_higher_id() -> 
     assert table.networks() == (ip_network("10.0.0.0/8"), ip_network("10.1.0.0/16"))
 
 
+def test_a_wide_resource_is_not_chosen_for_what_it_does_not_name() -> None:
+    table = ResourceTable()
+    for entry in (resource("all", "0.0.0.0/0"), resource("all6", "::/0"), resource("named", "169.254.7.0/24")):
+        table.put(entry)
+
+    def chosen(address: str) -> str | None:
+        found = table.choose(ip_address(address), frozenset())
+        return None if found is None else found.resource_id
+
+    assert chosen("192.0.2.1") == "all"
+    assert chosen("169.254.7.7") == "named"
+    for address in ("169.254.169.254", "224.0.0.22", "ff02::2", "fe80::1", "100.100.111.1"):
+        assert chosen(address) is None
+
+
 def test_a_resource_that_cannot_be_read_does_not_spoil_the_list() -> None:
     good = {
         "type": "cidr",

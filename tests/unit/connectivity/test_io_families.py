@@ -88,6 +88,9 @@ class Kernel:
     def link_lookup(self, **_: object) -> list[int]:
         return [7]
 
+    def get_routes(self, **_: object) -> list[Any]:
+        return []
+
     def get_addr(self, **_: object) -> list[Any]:
         return []
 

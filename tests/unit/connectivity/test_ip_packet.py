@@ -67,6 +67,21 @@ def test_extension_headers_are_skipped() -> None:
     assert (parsed.protocol, parsed.l4) == (17, 20 + len(authentication))
 
 
+def test_a_wrapped_packet_has_the_flow_key_of_its_wrapper() -> None:
+    authentication, options = b"\x11\x01" + bytes(10), b"\x33\x00" + bytes(6)
+    onward, finished = b"\x11\x00\x00\x01" + bytes(4), b"\x11\x00" + bytes(6)
+    for packet, protocol in (
+        (ip(4, 51, authentication + UDP_HEADER), 51),
+        (ip(6, 51, authentication + UDP_HEADER), 51),
+        (ip(6, 60, options + authentication + UDP_HEADER), 51),
+        (ip(6, 43, onward + UDP_HEADER), 43),
+    ):
+        parsed = parse(packet)
+        assert parsed.protocol == 17
+        assert (parsed.key[1], parsed.key[-4:]) == (protocol, bytes(4))
+    assert parse(ip(6, 43, finished + UDP_HEADER)).key == parse(ip(6, 17, UDP_HEADER)).key
+
+
 @pytest.mark.parametrize(
     ("packet", "text"),
     [
