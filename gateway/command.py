@@ -17,7 +17,7 @@ from connectivity.phoenix.login import PortalLogin, gateway_login, user_agent
 from connectivity.settings import SettingsReader, token_argument
 from connectivity.wireguard import KeyPair
 from gateway.core import GatewayCore
-from gateway.masquerade import Masquerade
+from gateway.masquerade import Forward, Masquerade
 
 DEFAULT_API_URL: Final = "wss://api.firezone.dev"
 DEFAULT_ID_PATH: Final = Path("/var/lib/firezone/gateway_id")
@@ -30,6 +30,7 @@ class GatewaySettings:
 
     tunnel: TunnelSettings
     health_address: Endpoint
+    forward: Forward | None
 
 
 def read_settings(arguments: list[str]) -> GatewaySettings:
@@ -48,11 +49,14 @@ def read_settings(arguments: list[str]) -> GatewaySettings:
     health = reader.optional(
         "HEALTH_CHECK_ADDR", "--health-check-addr", Endpoint.parse, Endpoint.parse("0.0.0.0:8080"), "address:port"
     )
+    forward = reader.optional(
+        "POSTERN_FORWARD", "--forward", _forward, None, "tunnel: the host forwards nothing else; host: as without us"
+    )
     reader.switch(None, "--no-check", "accepted; privileges show when they are needed")
     reader.switch("FIREZONE_VALIDATE_CHECKSUMS", "--validate-checksums", "accepted; checksums are always validated")
     tunnel = read_tunnel_settings(reader, token=token, default_api_url=DEFAULT_API_URL, raise_limits_by_default=True)
     reader.finish()
-    return GatewaySettings(tunnel, health)
+    return GatewaySettings(tunnel, health, forward)
 
 
 def run(arguments: list[str]) -> int:
@@ -80,7 +84,7 @@ async def _serve(settings: GatewaySettings) -> None:
             user_agent=user_agent("gateway", read_system_info()),
         )
 
-    masquerade = Masquerade(DEVICE)
+    masquerade = Masquerade(DEVICE, settings.forward)
     configured = asyncio.Event()
 
     def handle_configured() -> None:
@@ -97,3 +101,9 @@ async def _serve(settings: GatewaySettings) -> None:
     finally:
         masquerade.remove()
         await health.close()
+
+
+def _forward(text: str) -> Forward | None:
+    if text not in set(Forward):
+        raise ValueError(f"expected {' or '.join(Forward)}, got {text!r}")
+    return Forward(text)

@@ -14,7 +14,7 @@ from connectivity.ip import icmp, packet
 from connectivity.ip.flow import Flow, PacketRun
 from connectivity.portal import values
 from connectivity.portal.values import Json, MessageError, listing, mapping, text
-from connectivity.tunnel import SendToPortal, TunnelCore, is_icmp_error
+from connectivity.tunnel import SendToPortal, TunnelCore, is_echo, is_icmp_error
 from connectivity.wireguard import KeyPair
 from gateway.peers import ClientPeer, Verdict, parse_resource
 
@@ -42,7 +42,10 @@ class GatewayCore(TunnelCore):
         client = self._by_address.get(flow.destination)
         if client is None or self._interface is None:
             return None
-        verdict = client.judge_incoming(flow, self._interface, is_icmp_error=is_icmp_error(packets))
+        if is_icmp_error(packets):
+            verdict = client.judge_error(icmp.read_error(packet.parse(packets.run.data)), self._interface)
+        else:
+            verdict = client.judge_incoming(flow, self._interface, is_echo=is_echo(packets))
         if verdict is not Verdict.PASS:
             log.debug("Filtered a packet", extra={"fields": {"cid": client.client_id, "protocol": flow.protocol}})
             return None
@@ -52,7 +55,7 @@ class GatewayCore(TunnelCore):
         client = self._clients.get(peer_id)
         if client is None or self._interface is None:
             return False
-        verdict = client.judge_outgoing(Flow.from_key(packets.flow), self._interface)
+        verdict = client.judge_outgoing(Flow.from_key(packets.flow), self._interface, is_echo=is_echo(packets))
         if verdict is Verdict.PASS:
             return True
         log.debug("Refused a packet", extra={"fields": {"cid": peer_id, "verdict": verdict.name.lower()}})

@@ -1,95 +1,134 @@
 """What the host must do for the gateway: forward, and give packets of clients an address that resources can answer.
 
-One nftables table of ours, replaced as a whole at start and deleted at the end, so nothing of anybody else is touched.
-Where the host cannot do this (no ``nft``, read-only sysctls) the operator may have done it already: that is a warning,
-not an end.
+One nftables table of ours (``gateway.rules``), replaced as a whole at start and deleted at the end, so nothing of
+anybody else is touched. The table is there before forwarding is on, and until it is off again; what was on before stays
+on. Where the host cannot do this (no ``nft``, read-only sysctls) the operator may have done it already: that is a
+warning, not an end.
 """
 
-import errno
 import logging
-import os
-import subprocess
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from connectivity.errors import chain
-from connectivity.io.families import is_absent
 from connectivity.io.privileges import privileged
-from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6
+from gateway import firewall, nftables, rules
+from gateway.nftables import NftError
 
 log = logging.getLogger("gateway")
 
-TABLE: Final = "postern_gateway"
-_FORWARDING: Final = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+FORWARDING: Final = {"ipv4": "net/ipv4/ip_forward", "ipv6": "net/ipv6/conf/all/forwarding"}
+_SYSCTL: Final = Path("/proc/sys")
+_CONNECTIONS: Final = Path("/proc/net/nf_conntrack")
 
 
-def rules(device: str) -> str:
-    """The table as nft reads it."""
-    return f"""
-table inet {TABLE}
-delete table inet {TABLE}
-table inet {TABLE} {{
-  chain forward {{
-    type filter hook forward priority -1; policy accept;
-    iifname "{device}" accept
-    oifname "{device}" accept
-  }}
-  chain postrouting {{
-    type nat hook postrouting priority srcnat; policy accept;
-    ip saddr {PEERS_IPV4} oifname != "{device}" masquerade
-    ip6 saddr {PEERS_IPV6} oifname != "{device}" masquerade
-  }}
-}}
-"""
+class Forward(StrEnum):
+    """What the host forwards besides the tunnel's traffic."""
+
+    TUNNEL = "tunnel"  # nothing
+    HOST = "host"  # what it forwards without us
 
 
 class Masquerade:
     """Applied when the device is ready, so that a gateway that is not let in changes nothing; removed at the end."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, forward: Forward | None = None) -> None:
+        """``forward`` None confines the families whose forwarding is switched on here."""
         self._device = device
+        self._forward = forward
         self._applied = False
+        self._switched_on: list[str] = []
 
     def apply(self) -> None:
         """Forward and masquerade from now on; again is fine."""
         if self._applied:
             return
-        for name in _FORWARDING:
-            _enable(Path("/proc/sys") / name)
+        present = [family for family, name in FORWARDING.items() if (_SYSCTL / name).exists()]
+        off = [family for family in present if not _is_on(FORWARDING[family])]
+        left = _left_by_a_former_run()
+        ours = [family for family in present if family in off or family in left]
+        confined = {None: ours, Forward.TUNNEL: list(rules.FAMILIES), Forward.HOST: []}[self._forward]
         try:
-            _nft(rules(self._device))
-        except (OSError, subprocess.SubprocessError) as error:
-            log.warning("Cannot masquerade clients by nftables", extra={"fields": {"error": chain(error)}})
-        else:
-            self._applied = True
+            nftables.run(rules.rules(self._device, confined, ours))
+        except NftError as error:
+            fields = {"error": chain(error), "consequence": "forwarding is left as it is, to whoever asks"}
+            log.warning("Cannot masquerade clients by nftables", extra={"fields": fields})
+            return
+        self._applied = True
+        self._switched_on = ours
+        for family in present:
+            _enable(FORWARDING[family])
+        _enable(f"net/ipv4/conf/{self._device}/forwarding")  # born with the host's default, which may be off
+        open_families = [family for family in present if family not in confined]
+        if open_families:
+            fields = {"families": ",".join(open_families), "remedy": "POSTERN_FORWARD=tunnel"}
+            level = logging.INFO if self._forward is Forward.HOST else logging.WARNING
+            log.log(level, "The host forwards for whoever routes through it", extra={"fields": fields})
+        for finding in firewall.examine(self._device):
+            log.warning("Another table drops the tunnel's traffic", extra={"fields": finding.fields()})
 
     def remove(self) -> None:
-        """Take the table away. Forwarding stays on: by now the host may need it for something else."""
-        if self._applied:
-            try:
-                _nft(f"delete table inet {TABLE}\n")
-            except (OSError, subprocess.SubprocessError) as error:
-                log.warning("Cannot remove the nftables table", extra={"fields": {"error": chain(error)}})
-            self._applied = False
+        """Switch off what was switched on here, then take the table away.
+
+        Its masquerade stays where clients have connections, which the next run of the gateway goes on with.
+        """
+        if not self._applied:
+            return
+        self._applied = False
+        for family in self._switched_on:
+            _set(FORWARDING[family], "0")
+        waiting = _clients_have_connections()
+        try:
+            nftables.run(rules.only_masquerade(self._device) if waiting else rules.removal())
+        except NftError as error:
+            log.warning("Cannot remove the nftables table", extra={"fields": {"error": chain(error)}})
+            return
+        if waiting:
+            fields = {"table": f"inet {rules.TABLE}", "reason": "connections of clients outlive this run"}
+            log.info("The masquerade stays", extra={"fields": fields})
 
 
-def _enable(sysctl: Path) -> None:
-    version = 6 if "ipv6" in sysctl.parts else 4
+def _left_by_a_former_run() -> list[str]:
+    """The families that a gateway which was killed had switched on."""
     try:
-        if sysctl.read_text().strip() != "1":
-            with privileged("switching it on", "CAP_NET_ADMIN"):
-                sysctl.write_text("1")
+        objects = nftables.listing("table", "inet", rules.TABLE)
+    except NftError:
+        return []  # the usual case: there is no such table
+    names = {entry["chain"].get("name") for entry in objects if "chain" in entry}
+    return [family for family, name in rules.SWITCHED_ON.items() if name in names]
+
+
+def _is_on(name: str) -> bool:
+    try:
+        return (_SYSCTL / name).read_text(encoding="ascii").strip() not in {"", "0"}
+    except OSError:
+        return False
+
+
+def _enable(name: str) -> None:
+    if not _is_on(name):
+        _set(name, "1")
+
+
+def _set(name: str, value: str) -> None:
+    """Write, and see that it took."""
+    fields = {"sysctl": name.replace("/", "."), "wanted": value}
+    try:
+        with privileged("switching it", "CAP_NET_ADMIN"):
+            (_SYSCTL / name).write_text(value, encoding="ascii")
+        found = (_SYSCTL / name).read_text(encoding="ascii").strip()
     except OSError as error:
-        if not is_absent(error, version):
-            log.warning("Cannot enable forwarding", extra={"fields": {"sysctl": sysctl.name, "error": chain(error)}})
-
-
-def _nft(script: str) -> None:
-    done = subprocess.run(["nft", "-f", "-"], input=script, text=True, capture_output=True, timeout=10, check=False)
-    if done.returncode == 0:
+        log.warning("Cannot set forwarding", extra={"fields": fields | {"error": chain(error)}})
         return
-    said = done.stderr.strip()
-    if os.strerror(errno.EPERM) in said:
-        with privileged("loading its rules", "CAP_NET_ADMIN"):
-            raise OSError(errno.EPERM, f"nft: {said}")
-    raise subprocess.SubprocessError(f"nft: {said or done.returncode}")
+    if found != value:
+        log.warning("Cannot set forwarding", extra={"fields": fields | {"found": found}})
+
+
+def _clients_have_connections() -> bool:
+    """Whether the kernel knows an established TCP connection that a client began."""
+    try:
+        with _CONNECTIONS.open(encoding="ascii", errors="replace") as lines:
+            return any(" ESTABLISHED " in line and firewall.is_of_a_client(line) for line in lines)
+    except OSError:
+        return False  # not every kernel shows them

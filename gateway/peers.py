@@ -5,11 +5,17 @@ This state survives the loss of a connection; only goodbye, the loss of the last
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
 
 from connectivity.clock import SECOND, WallTime
+from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6
 from connectivity.ip.flow import Flow
+from connectivity.ip.icmp import IcmpError
 from connectivity.portal.values import Interface, Json, MessageError, Network, listing, network, text
-from gateway.filters import Filters, effective, parse_filters
+from gateway.filters import TCP, UDP, Filters, effective, parse_filters
+
+SITE_DNS_PORT: Final = 53535
+_ICMP: Final = frozenset({PROTOCOL_ICMP, PROTOCOL_ICMPV6})
 
 
 class Verdict(Enum):
@@ -107,19 +113,40 @@ class ClientPeer:
             self.revoke(resource_id)
         return expired
 
-    def judge_outgoing(self, flow: Flow, own: Interface) -> Verdict:
+    def judge_outgoing(self, flow: Flow, own: Interface, *, is_echo: bool) -> Verdict:
         """A flow from the client: its source must be the client, its destination a resource or the gateway itself."""
         if flow.source not in {self.addresses.ipv4, self.addresses.ipv6}:
             return Verdict.SPOOFED
         if flow.destination in {own.ipv4, own.ipv6}:
-            return Verdict.PASS
+            return self._judge_own(flow.protocol, flow.destination_port, is_echo=is_echo)
         return self._judge(effective(flow.destination, self._rules), flow.protocol, flow.destination_port)
 
-    def judge_incoming(self, flow: Flow, own: Interface, *, is_icmp_error: bool) -> Verdict:
-        """A flow to the client: an answer of a resource or of the gateway itself; ICMP errors always pass."""
-        if is_icmp_error or flow.source in {own.ipv4, own.ipv6}:
-            return Verdict.PASS
+    def judge_incoming(self, flow: Flow, own: Interface, *, is_echo: bool) -> Verdict:
+        """A flow to the client: an answer of a resource or of the gateway itself.
+
+        Whether it answers anything is the kernel's to know, which sees both ways (``gateway.rules``).
+        """
+        if flow.source in {own.ipv4, own.ipv6}:
+            return self._judge_own(flow.protocol, flow.source_port, is_echo=is_echo)
         return self._judge(effective(flow.source, self._rules), flow.protocol, flow.source_port)
+
+    def judge_error(self, error: IcmpError | None, own: Interface) -> Verdict:
+        """An ICMP error to the client, whoever sent it: it must be about a flow that the client may have."""
+        if error is None:
+            return Verdict.FILTERED
+        quoted = Flow(
+            error.source.version,
+            error.protocol,
+            error.source,
+            error.destination,
+            error.source_port,
+            error.destination_port,
+        )
+        return self.judge_outgoing(quoted, own, is_echo=error.protocol in _ICMP)  # no other ICMP can be quoted
+
+    def _judge_own(self, protocol: int, port: int, *, is_echo: bool) -> Verdict:
+        """The gateway's host serves clients nothing but echo and the site's DNS."""
+        return Verdict.PASS if is_echo or (protocol in (TCP, UDP) and port == SITE_DNS_PORT) else Verdict.FILTERED
 
     def _judge(self, filters: Filters | None, protocol: int, port: int) -> Verdict:
         return Verdict.PASS if filters is not None and filters.allow(protocol, port) else Verdict.FILTERED

@@ -149,7 +149,7 @@ class Stack:
         if maker is Maker.UPSTREAM:
             network.load_rules(self.lab.gateway, masquerading_rules())
         env = self._login(self.tokens.gateway, "gateway")
-        ours = {"POSTERN_STATUS_ADDR": STATUS_HTTP}
+        ours = {"POSTERN_STATUS_ADDR": STATUS_HTTP, "POSTERN_FORWARD": "tunnel"}  # as in our images
         return self._launched(self._spawn("gateway", self._command("gateway", maker), env, ours, maker))
 
     def _launch_client(self, number: int) -> _Launched:

@@ -14,10 +14,12 @@ import ebpf
 from connectivity.errors import FatalError, chain
 from connectivity.io import families, host
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
+from connectivity.io.service import DEVICE
 from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
 from connectivity.printable import printable
 from connectivity.settings import SettingsReader
+from gateway import firewall
 
 _TUN: Final = Path("/dev/net/tun")
 _SYSCTL: Final = Path("/proc/sys")
@@ -107,7 +109,7 @@ def masquerading() -> list[str]:
             continue
         if not enabled and not os.access(sysctl, os.W_OK):
             problems.append(f"{sysctl} is 0 and cannot be set by this user")
-    return problems
+    return problems + [str(finding) for finding in firewall.examine(DEVICE)]
 
 
 def udp() -> list[str]:

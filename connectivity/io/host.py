@@ -98,7 +98,7 @@ def try_out(name: str, addresses: Iterable[IPAddress], routes: Iterable[Network]
         index = _index(ip, name)
         refused.update(_set_addresses(ip, name, index, list(addresses)))
         ip.link("set", index=index, state="up")
-        _set_routes(ip, name, list(routes), [])
+        _set_routes(ip, name, list(routes), [], None)
 
     _run(work)
     return refused
@@ -141,7 +141,9 @@ def _set_addresses(ip: Any, name: str, index: int, addresses: list[IPAddress]) -
     return refused
 
 
-def _set_routes(ip: Any, name: str, wanted: list[Network], obsolete: list[Network], excluded: list[Network]) -> None:
+def _set_routes(
+    ip: Any, name: str, wanted: list[Network], obsolete: list[Network], excluded: list[Network] | None
+) -> None:
     """Those of a family that the device does not have are left out: ``configure`` has said so."""
     index = _index(ip, name)
     absent: set[int] = set()  # versions
@@ -164,7 +166,8 @@ def _set_routes(ip: Any, name: str, wanted: list[Network], obsolete: list[Networ
                 if not families.is_absent(OSError(error.code, chain(error)), network.version, device=name):
                     raise
                 absent.add(network.version)
-    _exclude(ip, [network for network in excluded if network.version not in absent])
+    if excluded is not None:  # these belong to no device: who only tries out leaves those of others
+        _exclude(ip, [network for network in excluded if network.version not in absent])
 
 
 def _exclude(ip: Any, networks: list[Network]) -> None:

@@ -168,9 +168,11 @@ def test_a_client_cannot_send_with_another_source() -> None:
 
 def test_a_gateway_cannot_send_from_outside_its_resources() -> None:
     world = connected()
-    world.send_from_gateway(udp(GATEWAY_TUNNEL[0], CLIENT_TUNNEL[0], b"from itself"))
+    own = udp(GATEWAY_TUNNEL[0], CLIENT_TUNNEL[0], b"from the site's DNS", 53535)
+    for packet in (udp("10.30.0.1", CLIENT_TUNNEL[0], b"foreign"), own, udp(GATEWAY_TUNNEL[0], CLIENT_TUNNEL[0], b"")):
+        world.send_from_gateway(packet)
     world.advance(100 * MILLISECOND)
-    assert world.host_received["client"] == [udp(GATEWAY_TUNNEL[0], CLIENT_TUNNEL[0], b"from itself")]
+    assert world.host_received["client"] == [own]
 
 
 def test_congestion_on_the_outside_shows_inside() -> None:

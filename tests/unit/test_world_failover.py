@@ -106,8 +106,9 @@ def test_without_a_relay_the_portal_is_asked_for_one_and_the_packets_wait() -> N
 
 def test_a_packet_to_a_gateway_itself_goes_to_it_or_nowhere() -> None:
     world = connected()
-    own = udp("100.64.0.2", "100.64.0.3", b"to the gateway")
+    own = udp("100.64.0.2", "100.64.0.3", b"to the site's DNS", destination_port=53535)
     world.send_from_client(own)
+    world.send_from_client(udp("100.64.0.2", "100.64.0.3", b"to its host", destination_port=22))
     world.send_from_client(udp("100.64.0.2", "100.64.0.99", b"to nobody"))
     world.advance(100 * MILLISECOND)
     assert world.host_received["gateway"][1:] == [own]

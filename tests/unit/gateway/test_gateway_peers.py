@@ -6,6 +6,7 @@ import pytest
 
 from connectivity.clock import SECOND
 from connectivity.ip.flow import Flow
+from connectivity.ip.icmp import IcmpError
 from connectivity.portal.values import Interface, MessageError
 from gateway.filters import ALLOW_ALL, parse_filters
 from gateway.peers import ClientPeer, Resource, Verdict, parse_resource
@@ -21,6 +22,12 @@ def flow(source: str, destination: str, source_port: int = 1000, destination_por
     return Flow(4, protocol, ip_address(source), ip_address(destination), source_port, destination_port)
 
 
+def error(source: str, destination: str, source_port: int, destination_port: int) -> IcmpError:
+    """One about a TCP packet, as the kernel shows it to the tunnel."""
+    about = (6, ip_address(source), ip_address(destination), source_port, destination_port)
+    return IcmpError(3, 4, bytes(4), memoryview(b""), *about, 20)
+
+
 def peer() -> ClientPeer:
     client = ClientPeer("c-1", CLIENT)
     client.grant(WEB, expires_at=100)
@@ -29,18 +36,48 @@ def peer() -> ClientPeer:
 
 def test_flows_from_the_client_need_its_source_and_a_granted_destination() -> None:
     client = peer()
-    assert client.judge_outgoing(flow("100.64.0.2", "10.0.0.9"), OWN) is Verdict.PASS
-    assert client.judge_outgoing(flow("100.64.0.2", "10.0.0.9", destination_port=81), OWN) is Verdict.FILTERED
-    assert client.judge_outgoing(flow("100.64.0.2", "10.0.1.9"), OWN) is Verdict.FILTERED
-    assert client.judge_outgoing(flow("100.64.0.3", "10.0.0.9"), OWN) is Verdict.SPOOFED
-    assert client.judge_outgoing(flow("100.64.0.2", "100.64.0.1", destination_port=9), OWN) is Verdict.PASS
+    assert client.judge_outgoing(flow("100.64.0.2", "10.0.0.9"), OWN, is_echo=False) is Verdict.PASS
+    closed = flow("100.64.0.2", "10.0.0.9", destination_port=81)
+    assert client.judge_outgoing(closed, OWN, is_echo=False) is Verdict.FILTERED
+    assert client.judge_outgoing(flow("100.64.0.2", "10.0.1.9"), OWN, is_echo=False) is Verdict.FILTERED
+    assert client.judge_outgoing(flow("100.64.0.3", "10.0.0.9"), OWN, is_echo=False) is Verdict.SPOOFED
 
 
-def test_answers_are_judged_by_their_source_port_and_icmp_errors_always_pass() -> None:
+def test_answers_are_judged_by_their_source_port() -> None:
     client = peer()
-    assert client.judge_incoming(flow("10.0.0.9", "100.64.0.2", 80, 1000), OWN, is_icmp_error=False) is Verdict.PASS
-    assert client.judge_incoming(flow("10.0.0.9", "100.64.0.2", 81, 1000), OWN, is_icmp_error=False) is Verdict.FILTERED
-    assert client.judge_incoming(flow("10.9.9.9", "100.64.0.2", 0, 0, 1), OWN, is_icmp_error=True) is Verdict.PASS
+    assert client.judge_incoming(flow("10.0.0.9", "100.64.0.2", 80, 1000), OWN, is_echo=False) is Verdict.PASS
+    assert client.judge_incoming(flow("10.0.0.9", "100.64.0.2", 81, 1000), OWN, is_echo=False) is Verdict.FILTERED
+
+
+def test_an_icmp_error_must_be_about_a_flow_that_the_client_may_have() -> None:
+    client = peer()
+    assert client.judge_error(error("100.64.0.2", "10.0.0.9", 1000, 80), OWN) is Verdict.PASS
+    assert client.judge_error(error("100.64.0.2", "10.0.0.9", 1000, 81), OWN) is Verdict.FILTERED
+    assert client.judge_error(error("100.64.0.2", "10.9.9.9", 1000, 80), OWN) is Verdict.FILTERED
+    assert client.judge_error(error("10.0.0.9", "100.64.0.2", 80, 1000), OWN) is Verdict.SPOOFED
+    assert client.judge_error(None, OWN) is Verdict.FILTERED
+
+
+@pytest.mark.parametrize(("own", "client_address"), [("100.64.0.1", "100.64.0.2"), (str(OWN.ipv6), str(CLIENT.ipv6))])
+def test_the_gateway_itself_serves_echo_and_the_sites_dns(own: str, client_address: str) -> None:
+    client = peer()
+    client.grant(Resource("r-9", ip_network("0.0.0.0/0"), ALLOW_ALL), None)
+    client.grant(Resource("r-6", ip_network("::/0"), ALLOW_ALL), None)
+    for protocol, port, is_echo, verdict in (
+        (1, 7, True, Verdict.PASS),
+        (58, 7, True, Verdict.PASS),
+        (17, 53535, False, Verdict.PASS),
+        (6, 53535, False, Verdict.PASS),
+        (6, 22, False, Verdict.FILTERED),
+        (6, 8080, False, Verdict.FILTERED),
+        (17, 52625, False, Verdict.FILTERED),
+        (1, 0, False, Verdict.FILTERED),  # a redirect, say
+        (58, 0, False, Verdict.FILTERED),
+        (132, 53535, False, Verdict.FILTERED),
+    ):
+        to, back = flow(client_address, own, 1, port, protocol), flow(own, client_address, port, 1, protocol)
+        assert client.judge_outgoing(to, OWN, is_echo=is_echo) is verdict
+        assert client.judge_incoming(back, OWN, is_echo=is_echo) is verdict
 
 
 def test_authorizations_expire_are_extended_and_are_revoked() -> None:
@@ -63,8 +100,8 @@ def test_a_new_grant_of_the_same_resource_takes_over_its_expiry() -> None:
 def test_an_update_changes_filters_but_never_the_network() -> None:
     client = peer()
     assert client.update(Resource("r-1", ip_network("0.0.0.0/0"), ALLOW_ALL))
-    assert client.judge_outgoing(flow("100.64.0.2", "10.0.0.9", destination_port=9), OWN) is Verdict.PASS
-    assert client.judge_outgoing(flow("100.64.0.2", "10.0.1.9"), OWN) is Verdict.FILTERED
+    assert client.judge_outgoing(flow("100.64.0.2", "10.0.0.9", destination_port=9), OWN, is_echo=False) is Verdict.PASS
+    assert client.judge_outgoing(flow("100.64.0.2", "10.0.1.9"), OWN, is_echo=False) is Verdict.FILTERED
 
 
 def test_only_cidr_resources_are_served_and_host_bits_are_refused() -> None:
