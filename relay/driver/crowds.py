@@ -18,30 +18,43 @@ K = TypeVar("K", bound=Hashable)
 _MOST_TOLD: Final = 64
 _TOLD_FOR: Final[Duration] = 3600 * SECOND
 _NETWORK_BITS: Final = 64  # of an IPv6 address: whoever has a /64 has all addresses in it
-_REMEDY: Final = (
-    "raise quotas.connections_per_second_per_source if many clients share this address, "
-    "or name it in trusted_proxies if it is a proxy that sends PROXY protocol v2"
+_TOO_MANY: Final = (
+    "Too many connections of one address, further ones are closed",
+    (
+        "raise quotas.connections_per_second_per_source if many clients share this address, "
+        "or name it in trusted_proxies if it is a proxy that sends PROXY protocol v2"
+    ),
+)
+_NO_HEADER: Final = (
+    "A trusted proxy does not say for whom it connects, its connections are closed",
+    "let it send PROXY protocol v2, or take it out of trusted_proxies",
 )
 
 _log = logging.getLogger("relay")
 
 
 class CrowdLog:
-    """Says once of each address that it opens too many connections, and what to do about it."""
+    """Says once of each address why its connections are closed, and what to do about it."""
 
     def __init__(self) -> None:
-        self._told: OrderedDict[int | IPAddress, Instant] = OrderedDict()  # the longest ago first
+        self._told: OrderedDict[tuple[str, int | IPAddress], Instant] = OrderedDict()  # the longest ago first
 
     def refused(self, source: IPAddress, now: Instant) -> None:
-        """A connection of this address was closed."""
+        """This address opens too many."""
+        self._tell(source, now, *_TOO_MANY)
+
+    def unproxied(self, source: IPAddress, now: Instant) -> None:
+        """This trusted proxy sends something else than a header."""
+        self._tell(source, now, *_NO_HEADER)
+
+    def _tell(self, source: IPAddress, now: Instant, phrase: str, remedy: str) -> None:
         while self._told and now - next(iter(self._told.values())) > _TOLD_FOR:
             self._told.popitem(last=False)
-        key = network_of(source)
+        key = phrase, network_of(source)
         if key in self._told or len(self._told) >= _MOST_TOLD:
             return
         self._told[key] = now
-        fields = {"source": source, "remedy": _REMEDY}
-        _log.warning("Too many connections of one address, further ones are closed", extra={"fields": fields})
+        _log.warning(phrase, extra={"fields": {"source": source, "remedy": remedy}})
 
 
 def network_of(source: IPAddress) -> int | IPAddress:
@@ -77,6 +90,8 @@ async def _exactly(loop: asyncio.AbstractEventLoop, accepted: socket.socket, siz
     found = b""
     while len(found) < size:
         piece = await loop.sock_recv(accepted, size - len(found))
+        if not piece and size == PREFIX_BYTES and not found:
+            raise ConnectionAbortedError("nothing was sent")  # as by who only looks whether we are there
         if not piece:
             raise ProxyHeaderError("it ends before its header does")
         found += piece

@@ -246,7 +246,7 @@ class Streams:
         if len(self._starting) >= MOST_WITHOUT_ALLOCATION:
             self._forget_oldest_start()
         self.counters.accepted += 1
-        starting = asyncio.ensure_future(self._begin(accepted, transport, is_proxy=is_proxy))
+        starting = asyncio.ensure_future(self._begin(accepted, source, transport, is_proxy=is_proxy))
         self._starting[starting] = source
         starting.add_done_callback(functools.partial(self._started, accepted))
 
@@ -273,7 +273,7 @@ class Streams:
         self._crowds.refused(source, time.monotonic_ns())
         return False
 
-    async def _begin(self, accepted: socket.socket, transport: Transport, *, is_proxy: bool) -> None:
+    async def _begin(self, accepted: socket.socket, source: IPAddress, transport: Transport, *, is_proxy: bool) -> None:
         """Make a connection usable: a proxy's takes a header, TLS a handshake."""
         client: Endpoint | None = None
         if is_proxy:
@@ -282,7 +282,8 @@ class Streams:
                     client = await read_proxy_header(self._loop, accepted)
             except (OSError, ProxyHeaderError) as error:  # a time-out is an OSError
                 self.counters.bad_proxy_headers += 1
-                _log.debug("A proxy did not say for whom it connects", extra={"fields": {"error": chain(error)}})
+                if isinstance(error, ProxyHeaderError):
+                    self._crowds.unproxied(source, time.monotonic_ns())
                 accepted.close()
                 return
             if client is not None and not self._lets_in(client.ip):

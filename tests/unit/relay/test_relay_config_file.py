@@ -36,7 +36,7 @@ def make_certificate(folder: Path, name: str, addresses: Collection[IPAddress] =
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=90))
     if addresses:
         names = x509.SubjectAlternativeName([x509.IPAddress(address) for address in addresses])
         builder = builder.add_extension(names, critical=False)

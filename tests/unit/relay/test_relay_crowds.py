@@ -108,11 +108,15 @@ def test_nobody_else_s_header_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", SIGNATURE, b"\x16\x03\x01 no header at all", header(CLIENT4, PROXY4)[:-1]])
-def test_a_trusted_proxy_without_a_header_is_not_served(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    arrivals = Arrivals(content)
+def test_a_trusted_proxy_without_a_header_is_not_served_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    arrivals = Arrivals(content, content)
     found = asyncio.run(arrivals.accepted(monkeypatch))
-    assert (arrivals.closed(), arrivals.begun) == ([True], [])
-    assert (found.counters.bad_proxy_headers, len(found)) == (1, 0)
+    assert (arrivals.closed(), arrivals.begun) == ([True] * 2, [])
+    assert (found.counters.bad_proxy_headers, len(found)) == (2, 0)
+    told = [vars(record)["fields"]["source"] for record in caplog.records if record.levelno == logging.WARNING]
+    assert told == ([PROXY] if content else []), "who only looks whether we are there is not told of"
 
 
 def test_a_header_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
