@@ -29,8 +29,8 @@ class AnswerMemory:
 
     def recall(self, five_tuple: FiveTuple, method: int, transaction_id: bytes, now: Instant) -> bytes | None:
         """The answer already given to this very request."""
-        expires_at, answer = self._answers.get((five_tuple, method, transaction_id), (0, b""))
-        return answer if expires_at > now else None
+        found = self._answers.get((five_tuple, method, transaction_id))
+        return None if found is None or found[0] <= now else found[1]
 
     def remember(self, five_tuple: FiveTuple, method: int, transaction_id: bytes, answer: bytes, now: Instant) -> None:
         """Keep an answer that ``recall`` did not know for as long as copies of the request may come."""

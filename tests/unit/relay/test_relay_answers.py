@@ -34,3 +34,11 @@ def test_one_too_many_drops_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         memory.remember(*name(number), bytes((number,)), number)
     assert [memory.recall(*name(number), 5) for number in range(5)] == [None, None, b"\2", b"\3", b"\4"]
+
+
+def test_what_was_never_asked_is_not_known_whatever_the_time() -> None:
+    """Tests of a machine that has just started look back to before its clock's zero."""
+    memory = AnswerMemory()
+    assert [memory.recall(*name(1), now) for now in (-1, 0, 1)] == [None] * 3
+    memory.remember(*name(1), b"one", -1)
+    assert memory.recall(*name(1), 0) == b"one"
