@@ -5,11 +5,13 @@ A parser is a function from a YAML value to what is wanted; it raises ValueError
 
 import datetime
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import yaml
+from yaml.reader import ReaderError
 
 from connectivity.settings import SettingsError
 
@@ -33,6 +35,16 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError([f"cannot read {path}: {reason(error)}"]) from None
+
+
+def others_may_read(path: Path) -> bool:
+    """Whether the mode of a file lets every user of the host read it."""
+    return bool(path.stat().st_mode & stat.S_IROTH)
+
+
+def remedy(path: Path) -> str:
+    """What keeps others from reading a file, and us not."""
+    return f"chown {os.geteuid()} {path}; chmod 600 {path}"
 
 
 def reason(error: OSError | UnicodeDecodeError) -> str:
@@ -62,6 +74,8 @@ def parse_settings(content: str, contents: str, label: str, read: Callable[["Sec
 def load_document(text: str, contents: str) -> dict[str, Any]:
     """Parse YAML text whose top is a mapping with ``contents``; an empty text is an empty mapping.
 
+    A value that YAML itself cannot make sense of is there as ``Unreadable``, for whoever asks for it.
+
     Raises:
         DocumentError: a syntax error, a key given twice, or a top that is no mapping. One line.
     """
@@ -70,14 +84,44 @@ def load_document(text: str, contents: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise DocumentError(f"{where}{error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DocumentError(" ".join(str(error).split())) from None
+        raise DocumentError(f"{where}{_problem(error)}") from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise DocumentError(f"line {line}: a character that YAML does not allow") from None
+    except RecursionError:
+        raise DocumentError("mappings and lists are nested too deeply") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise DocumentError(f"expected a mapping at the top, with {contents}")
     return value
+
+
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    if str(error.problem).startswith("found undefined alias"):  # which may be a password that begins with a star
+        return "found an alias without its anchor (a text that begins with * needs quotes)"
+    return str(error.problem)
+
+
+class Unreadable:
+    """A value that looks like a date or the like and is none, as it is written."""
+
+    __slots__ = ("_line", "_text")
+
+    def __init__(self, text: str, line: int) -> None:
+        self._text = text
+        self._line = line
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"{self._text!r}{self.where}"
+
+    @property
+    def where(self) -> str:
+        """The line, for a message."""
+        return f" on line {self._line}"
 
 
 class Section:
@@ -130,7 +174,7 @@ class Section:
         parsed = []
         for path, item in self.items(key, what):
             try:
-                parsed.append(parse(item))
+                parsed.append(_read(item, parse))
             except ValueError as error:
                 self._problems.append(f"{path} is {_shown(key, item)}: {error}")
         return parsed
@@ -156,19 +200,33 @@ class Section:
     def _parse(self, key: str, parse: Callable[[Any], T], fallback: T) -> T:
         value = self._values[key]
         try:
-            return parse(value)
+            return _read(value, parse)
         except ValueError as error:
             self._problems.append(f"{self.at(key)} is {_shown(key, value)}: {error}")
             return fallback
 
 
+def _read(value: Any, parse: Callable[[Any], T]) -> T:
+    found = parse(value)
+    if isinstance(value, Unreadable):  # and a parser that takes anything
+        raise ValueError("expected a value that YAML can read (a text in quotes always is one)")
+    return found
+
+
 def _shown(key: str, value: object) -> str:
-    return "(hidden)" if key in _SECRETS else show(value)
+    return hide(value) if key in _SECRETS else show(value)
+
+
+def hide(value: object) -> str:
+    """What a message has in place of a secret."""
+    return f"(hidden){value.where if isinstance(value, Unreadable) else ''}"
 
 
 def show(value: object) -> str:
     """A value as a message quotes it."""
-    text = repr(value)
+    if isinstance(value, Unreadable):
+        return f"{show(str(value))}{value.where}"
+    text = repr(str(value) if isinstance(value, datetime.date) else value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
@@ -222,11 +280,25 @@ def duplicates(names: Sequence[str]) -> list[str]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where PyYAML would silently keep the last."""
+    """SafeLoader that refuses a key given twice, where PyYAML would silently keep the last.
+
+    One value that cannot be read does not hide what is wrong with the others.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, ValueError, OverflowError, LookupError, AttributeError):
+            if not isinstance(node, yaml.ScalarNode):
+                raise
+            # By a tag or by its looks it is something that PyYAML then fails to make of it, in many ways.
+            self.recursive_objects.pop(node, None)
+            value = self.constructed_objects[node] = Unreadable(str(node.value), node.start_mark.line + 1)
+            return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: list[str] = []
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             key = getattr(key_node, "value", None)
             if isinstance(key, str):
                 if key in keys:

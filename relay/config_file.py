@@ -6,7 +6,6 @@ Paths in it are relative to it. Passwords and secrets are in no message. docs/re
 import dataclasses
 import itertools
 import logging
-import os
 import ssl
 import stat
 from collections.abc import Collection, Container
@@ -65,9 +64,9 @@ def advise(path: Path, configuration: Configuration) -> None:
     if short:
         fields = {"secrets": len(short), "characters": _SHORT_SECRET}
         _log.warning("Short rest_secrets can be guessed", extra={"fields": fields})
-    if configuration.is_confidential and path.stat().st_mode & stat.S_IROTH:
-        remedy = f"chown {os.geteuid()} {path}; chmod 600 {path}"
-        _log.warning("Others may read users or rest_secrets", extra={"fields": {"file": path, "remedy": remedy}})
+    if configuration.is_confidential and document.others_may_read(path):
+        where = {"file": path, "remedy": document.remedy(path)}
+        _log.warning("Others may read users or rest_secrets", extra={"fields": where})
 
 
 def parse(content: str, *, base: Path, label: str = "relay.yaml", public: Collection[IPAddress] = ()) -> Configuration:
@@ -208,7 +207,7 @@ class _Reader:
         for name, password in value.items():
             if not isinstance(name, str) or not isinstance(password, str):
                 expectation = "expected texts (in quotes where YAML would read a number or a boolean)"
-                self._problems.append(f"{where}.{document.show(name)} is (hidden): {expectation}")
+                self._problems.append(f"{where}.{document.show(name)} is {document.hide(password)}: {expectation}")
                 continue
             try:
                 StaticCredentials({name: password})
