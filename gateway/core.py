@@ -115,9 +115,10 @@ class GatewayCore(TunnelCore):
         client_id = text(peer, "id")
         addresses = values.addresses(peer, "ipv4", "ipv6")
         expires_at = values.timestamp(message, "expires_at", nullable=True)
+        public_key = values.key(peer, "public_key")
         self._node.upsert(
             client_id,
-            public_key=values.key(peer, "public_key"),
+            public_key=public_key,
             preshared_key=values.key(peer, "preshared_key"),
             local=values.credentials(message, "gateway_ice_credentials"),
             remote=values.credentials(message, "client_ice_credentials"),
@@ -125,6 +126,8 @@ class GatewayCore(TunnelCore):
             wall_now=wall_now,
         )
         client = self._clients.setdefault(client_id, ClientPeer(client_id, addresses))
+        if client.take_key(public_key):
+            log.info("Client has a new key and asks for its resources again", extra={"fields": {"cid": client_id}})
         if client.addresses != addresses:
             self._release_addresses(client)
             client.addresses = addresses

@@ -60,6 +60,7 @@ class ClientPeer:
     def __init__(self, client_id: str, addresses: Interface) -> None:
         self.client_id = client_id
         self.addresses = addresses
+        self._public_key = b""
         self._grants: dict[str, _Grant] = {}
         self._rules: list[tuple[Network, Filters]] = []
 
@@ -71,6 +72,18 @@ class ClientPeer:
     def resource_ids(self) -> list[str]:
         """The resources granted now."""
         return list(self._grants)
+
+    def take_key(self, public_key: bytes) -> bool:
+        """Take over a WireGuard key; True if that ended authorizations, which were the portal's word about another key.
+
+        Nothing is lost by that: a client with a new key has no flows, and lets nothing in that it did not ask for.
+        """
+        changed, self._public_key = public_key != self._public_key, public_key
+        if not changed or not self._grants:
+            return False
+        self._grants.clear()
+        self._compile()
+        return True
 
     def grant(self, resource: Resource, expires_at: int | None) -> None:
         """Authorize, or take over new filters and a new expiry."""
