@@ -57,6 +57,7 @@ class _Reader:
     def __init__(self, base: Path, problems: list[str]) -> None:
         self._base = base
         self._problems = problems
+        self._is_confidential = False
 
     def read(self, section: Section) -> Configuration:
         listen = section.optional("listen", _listen, Endpoint.parse(DEFAULT_LISTEN))
@@ -72,7 +73,8 @@ class _Reader:
             policies=tuple(policies),
             tokens=tuple(tokens),
             dns=self._dns(section),
-            secret=section.optional("secret", _secret, None),
+            secret=section.optional("secret", _secret, ""),
+            is_confidential=self._is_confidential or section.has("secret"),
         )
         self._check_tokens(tokens)
         section.finish()
@@ -158,6 +160,7 @@ class _Reader:
             section.say("has both token and token_file: expected one of them")
         if not section.has("token_file"):
             section.optional("token_file", document.text, None)
+            self._is_confidential = True
             return section.required("token", _token_value, "the token's text, or token_file with a path")
         section.optional("token", _token_value, None)
         return section.required("token_file", self._read_token, "a path")
@@ -233,7 +236,7 @@ def _listen(value: object) -> Endpoint:
         raise ValueError(f"expected address:port such as {DEFAULT_LISTEN}") from None
 
 
-def _secret(value: object) -> str | None:
+def _secret(value: object) -> str:
     found = document.text(value)
     if len(found) < 16:
         raise ValueError("expected at least 16 characters")

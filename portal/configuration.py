@@ -118,7 +118,8 @@ class Configuration:
     policies: tuple[Policy, ...] = ()
     tokens: tuple[Token, ...] = ()
     dns: DnsSettings = DnsSettings()
-    secret: str | None = field(default=None, repr=False)
+    secret: str = field(default="", repr=False)  # empty where the file has none
+    is_confidential: bool = False  # tokens or the secret stand in the file itself
 
     @cached_property
     def sites_by_id(self) -> Mapping[str, Site]:

@@ -9,6 +9,7 @@ sessions only the newest joined one gets its messages; a client's ``sent resourc
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from connectivity.clock import SECOND, Instant, WallTime, earliest
@@ -16,17 +17,19 @@ from connectivity.phoenix import message as frames
 from connectivity.phoenix.message import Json, Message, MessageError
 from portal import access, views
 from portal.configuration import NEVER, Configuration, TokenType
-from portal.devices import Devices
+from portal.devices import FORGOTTEN_AFTER_NS, Devices
 from portal.flows import Flows
 from portal.login import DeviceLogin, Refusal, RelayLogin, TokenTable, authenticate
-from portal.presence import RelayPresence, set_turn_expiry
+from portal.presence import HELD_RETRY_SECONDS, RelayPresence, is_stamp_secret, set_turn_expiry
 from portal.session import Device, Outbox, Output, Relay, Session
+from portal.throttle import RETRY_AFTER_SECONDS, WrongTokens
 
 # Nothing received for so long closes the connection; components send a heartbeat every 30 s.
 IDLE_LIMITS_NS: Final = {TokenType.GATEWAY: 37 * SECOND, TokenType.RELAY: 41 * SECOND, TokenType.CLIENT: 307 * SECOND}
 HOUSEKEEPING_INTERVAL_NS: Final = SECOND
 RENEW_INTERVAL_NS: Final = 60 * SECOND
 MAXIMUM_SESSIONS: Final = 16_384
+_SECRET_BYTES: Final = 32
 
 _CANDIDATE_EVENTS: Final = {
     "broadcast_ice_candidates": "ice_candidates",
@@ -45,8 +48,10 @@ class ControlServer:
     def __init__(
         self, configuration: Configuration, *, rng: Callable[[int], bytes], now: Instant, wall_now: WallTime
     ) -> None:
-        self._configuration = configuration
+        self._fallback_secret = rng(_SECRET_BYTES).hex()  # where the configuration has none
+        self._configuration = configuration = self._with_secret(configuration)
         self._tokens = TokenTable(configuration)
+        self._wrong_tokens = WrongTokens()
         self._outbox = Outbox()
         self._devices = Devices()
         self._relays = RelayPresence(self._outbox)
@@ -58,16 +63,41 @@ class ControlServer:
         self._renew_at = now + RENEW_INTERVAL_NS
 
     def authenticate(
-        self, kind: TokenType, parameters: Mapping[str, str], headers: Mapping[str, str], wall_now: WallTime
+        self,
+        kind: TokenType,
+        parameters: Mapping[str, str],
+        headers: Mapping[str, str],
+        source: str,
+        now: Instant,
+        wall_now: WallTime,
     ) -> DeviceLogin | RelayLogin | Refusal:
-        """Decide about an upgrade request."""
+        """Decide about an upgrade request from the address ``source``."""
         if len(self._sessions) >= MAXIMUM_SESSIONS:
             return Refusal(503, "Too many connections")
-        return authenticate(self._tokens, kind, parameters, headers, wall_now // SECOND)
+        login = authenticate(self._tokens, kind, parameters, headers, wall_now // SECOND)
+        if isinstance(login, Refusal):
+            return self._refuse(login, source, now)
+        if isinstance(login, RelayLogin):
+            if self._relays.is_held(login):
+                fields = {
+                    "name": login.token.name,
+                    "addresses": ",".join(map(str, login.addresses)),
+                    "port": login.port,
+                }
+                _logger.warning("A relay announces the address of another token's relay", extra={"fields": fields})
+                return Refusal(503, "Another relay has this address", HELD_RETRY_SECONDS)
+        elif not self._devices.has_room(login, now):
+            _logger.warning("Too many devices for one token", extra={"fields": {"name": login.token.name}})
+            return Refusal(503, "Too many devices", FORGOTTEN_AFTER_NS // SECOND)
+        return login
 
     def handle_connected(self, login: DeviceLogin | RelayLogin, now: Instant) -> Session | None:
         """The upgrade is done; None means that a table is full and the connection must go."""
-        party = self._devices.find(login) if isinstance(login, DeviceLogin) else self._relays.upsert(login)
+        party: Device | Relay | None
+        if isinstance(login, DeviceLogin):
+            party = self._devices.find(login, self._configuration.secret, now)
+        else:
+            party = self._relays.upsert(login)
         if party is None:
             return None
         self._next_number += 1
@@ -84,6 +114,7 @@ class ControlServer:
             self._relays.leave(party, session, now)
             return
         self._relays.unwatch(session)
+        party.seen_at = now
         if party.session is session:
             party.session = None
             _logger.info("%s left", _title(session), extra={"fields": _fields(session)})
@@ -103,7 +134,7 @@ class ControlServer:
         if message.topic == frames.SYSTEM_TOPIC and message.event == frames.HEARTBEAT_EVENT:
             self._outbox.reply(session, message)
         elif message.topic == session.topic and message.event == frames.JOIN_EVENT:
-            self._join(session, message, wall_now // SECOND)
+            self._join(session, message, now, wall_now // SECOND)
         elif message.topic != session.topic or not session.joined:
             self._outbox.reply(session, message, frames.UNMATCHED_TOPIC)
         elif not self._dispatch(session, message, now, wall_now // SECOND):
@@ -111,7 +142,7 @@ class ControlServer:
 
     def apply(self, configuration: Configuration, now: Instant, wall_now: WallTime) -> None:
         """Replace the configuration; whoever is connected is told what that changes for them."""
-        self._configuration = configuration
+        self._configuration = configuration = self._with_secret(configuration)
         self._tokens = TokenTable(configuration)
         for session in list(self._sessions.values()):
             token = configuration.tokens_by_name.get(session.token.name)
@@ -135,6 +166,8 @@ class ControlServer:
         if now < self._housekeeping_at:
             return
         self._housekeeping_at = now + HOUSEKEEPING_INTERVAL_NS
+        self._wrong_tokens.handle_timeout(now)
+        self._report_wrong_tokens()
         self._flows.handle_timeout(now)
         for session in list(self._sessions.values()):
             if now - session.last_received_at >= IDLE_LIMITS_NS[session.token.type]:
@@ -148,17 +181,38 @@ class ControlServer:
             self._renew_at = now + RENEW_INTERVAL_NS
             self._relays.renew(wall_now // SECOND)
 
-    def _join(self, session: Session, message: Message, wall: int) -> None:
+    def _with_secret(self, configuration: Configuration) -> Configuration:
+        return configuration if configuration.secret else replace(configuration, secret=self._fallback_secret)
+
+    def _refuse(self, refusal: Refusal, source: str, now: Instant) -> Refusal:
+        """The answer to one that is not let in; of many wrong tokens from one address most get another."""
+        if refusal.status != 401:
+            return refusal
+        is_honest = self._wrong_tokens.note(source, now)
+        self._report_wrong_tokens()
+        return refusal if is_honest else Refusal(503, "Try again later", RETRY_AFTER_SECONDS)
+
+    def _report_wrong_tokens(self) -> None:
+        while (report := self._wrong_tokens.poll()) is not None:
+            fields = {"address": report.source, "count": report.count}
+            _logger.warning("Wrong tokens", extra={"fields": fields})
+
+    def _join_relay(self, session: Session, relay: Relay, message: Message, now: Instant) -> None:
+        secret = message.payload.get("stamp_secret") if isinstance(message.payload, dict) else None
+        if not isinstance(secret, str) or not is_stamp_secret(secret):
+            self._outbox.reply(session, message, "invalid_payload")
+            return
+        if not self._relays.join(relay, session, secret):
+            self._end(session, now)  # no error in words: that would end the program
+            return
+        session.joined = True
+        self._outbox.reply(session, message)
+        self._outbox.push(session, "init", {})
+
+    def _join(self, session: Session, message: Message, now: Instant, wall: int) -> None:
         party = session.party
         if isinstance(party, Relay):
-            secret = message.payload.get("stamp_secret") if isinstance(message.payload, dict) else None
-            if not isinstance(secret, str) or not secret:
-                self._outbox.reply(session, message, "invalid_payload")
-                return
-            session.joined = True
-            self._outbox.reply(session, message)
-            self._outbox.push(session, "init", {})
-            self._relays.join(party, session, secret)
+            self._join_relay(session, party, message, now)
             return
         assert isinstance(session.login, DeviceLogin), "a device has a device's login"
         self._devices.identify(party, session.login, self._configuration)

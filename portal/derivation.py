@@ -1,14 +1,15 @@
 """Everything that must come out the same after a restart, derived instead of stored.
 
-Ids are UUIDv5 of names; tunnel addresses a hash of the device id; preshared keys and ICE credentials hashes over both
-devices' ids and WireGuard keys, so that every flow between the same two keys reuses one connection. ``psk_base``, the
-part of the preshared key that nobody can compute, is an HMAC under the portal's ``secret``, or under the device's token
-where the file has no secret. Nothing here is kept.
+Ids are UUIDv5 of names. Tunnel addresses, ICE credentials and ``psk_base``, the part of the preshared key that nobody
+else can compute, are HMACs under the portal's secret. Credentials rest on both devices' ids and WireGuard keys, so that
+every flow between the same two keys reuses one connection. Several fields are joined as JSON, which reads one way only.
+Nothing here is kept.
 """
 
 import base64
 import hashlib
 import hmac
+import json
 import uuid
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, NamedTuple
@@ -46,10 +47,14 @@ def named_id(kind: str, name: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{kind}:{name}"))
 
 
-def device_offset(device_id: str) -> int:
+def device_id(kind: str, entry: str, external_id: str) -> str:
+    """The id of a client or gateway: the device that calls itself ``external_id`` under that entry of the tokens."""
+    return str(uuid.uuid5(_NAMESPACE, f"device:{_joined(kind, entry, external_id)}"))
+
+
+def device_offset(secret: str, device: str) -> int:
     """Where in the device ranges the search for a free address starts: never the first two nor the last address."""
-    digest = hashlib.sha256(f"tunnel address:{device_id}".encode()).digest()
-    return 2 + int.from_bytes(digest[:8], "big") % (DEVICE_ADDRESSES - 3)
+    return 2 + int.from_bytes(_mac(secret, "tunnel address", device)[:8], "big") % (DEVICE_ADDRESSES - 3)
 
 
 def tunnel_addresses(offset: int) -> tuple[IPv4Address, IPv6Address]:
@@ -57,9 +62,9 @@ def tunnel_addresses(offset: int) -> tuple[IPv4Address, IPv6Address]:
     return DEVICES_IPV4[offset], DEVICES_IPV6[offset]
 
 
-def psk_base(key: str, device_id: str) -> bytes:
-    """32 bytes that only holders of ``key`` can compute."""
-    return hmac.digest(key.encode(), f"psk base:{device_id}".encode(), "sha256")
+def psk_base(secret: str, device: str) -> bytes:
+    """32 bytes that only holders of ``secret`` can compute."""
+    return _mac(secret, "psk base", device)
 
 
 def preshared_key(client: Party, gateway: Party) -> str:
@@ -69,8 +74,16 @@ def preshared_key(client: Party, gateway: Party) -> str:
     return base64.b64encode(key).decode()
 
 
-def ice_credentials(client: Party, gateway: Party) -> tuple[IceCredentials, IceCredentials]:
-    """The client's and the gateway's credentials."""
-    text = f"{client.id}:{client.public_key}:{gateway.id}:{gateway.public_key}"
-    digest = base64.b32encode(hashlib.sha256(text.encode()).digest()).decode().lower().rstrip("=")
-    return IceCredentials(digest[0:4], digest[4:26]), IceCredentials(digest[26:30], digest[30:52])
+def ice_credentials(secret: str, client: Party, gateway: Party) -> tuple[IceCredentials, IceCredentials]:
+    """The client's and the gateway's credentials, which nobody but the two is told."""
+    digest = _mac(secret, "ice credentials", client.id, client.public_key, gateway.id, gateway.public_key)
+    text = base64.b32encode(digest).decode().lower().rstrip("=")
+    return IceCredentials(text[0:4], text[4:26]), IceCredentials(text[26:30], text[30:52])
+
+
+def _mac(secret: str, purpose: str, *fields: str) -> bytes:
+    return hmac.digest(secret.encode(), _joined(purpose, *fields).encode(), "sha256")
+
+
+def _joined(*fields: str) -> str:
+    return json.dumps(fields)

@@ -201,7 +201,7 @@ class Flows:
     ) -> None:
         reference = self._rng(_REFERENCE_BYTES).hex()
         psk = preshared_key(client.party, gateway.party)
-        for_client, for_gateway = ice_credentials(client.party, gateway.party)
+        for_client, for_gateway = ice_credentials(self._configuration.secret, client.party, gateway.party)
         credentials = {
             "client_ice_credentials": {"username": for_client.username, "password": for_client.password},
             "gateway_ice_credentials": {"username": for_gateway.username, "password": for_gateway.password},

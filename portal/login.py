@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeAlias, TypeVar
 
+from connectivity.endpoint import IPAddress
+from portal import announcements
 from portal.configuration import Configuration, Token, TokenType
 
 Version: TypeAlias = tuple[int, int, int]
@@ -42,6 +44,7 @@ class Refusal:
 
     status: int
     text: str
+    retry_after: int | None = None  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,11 @@ class DeviceLogin:
     public_key: str
     version: Version
 
+    @property
+    def owner(self) -> str:
+        """The actor of a client, the site of a gateway."""
+        return self.token.actor if self.token.type is TokenType.CLIENT else self.token.site_id
+
 
 @dataclass(frozen=True, slots=True)
 class RelayLogin:
@@ -64,6 +72,11 @@ class RelayLogin:
     ipv4: IPv4Address | None
     ipv6: IPv6Address | None
     port: int
+
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """What it has of the two."""
+        return tuple(address for address in (self.ipv4, self.ipv6) if address is not None)
 
 
 class TokenTable:
@@ -115,7 +128,11 @@ class _Reader:
         name = self._parameters.get("name", "")
         if len(name) > LONGEST_NAME:
             self.problems.append("name is too long")
-        return RelayLogin(token, name, ipv4, ipv6, self._port())
+        port = self._port()
+        for found in (ipv4, ipv6):
+            if found is not None and port:
+                self._check(found, port)
+        return RelayLogin(token, name, ipv4, ipv6, port)
 
     def version(self, user_agent: str) -> Version:
         for word in user_agent.split(" "):
@@ -155,11 +172,17 @@ class _Reader:
             return None
 
     def _port(self) -> int:
-        value = self._parameters.get("port", str(DEFAULT_RELAY_PORT))
-        if not (value.isascii() and value.isdecimal() and len(value) <= 5 and 1 <= int(value) <= 0xFFFF):
-            self.problems.append("port must be from 1 to 65535")
+        try:
+            return announcements.parse_port(self._parameters.get("port", str(DEFAULT_RELAY_PORT)))
+        except ValueError as error:
+            self.problems.append(str(error))
             return 0
-        return int(value)
+
+    def _check(self, ip: IPAddress, port: int) -> None:
+        try:
+            announcements.check(ip, port)
+        except ValueError as error:
+            self.problems.append(f"ipv{ip.version} {error}")
 
 
 def _digest(text: str) -> bytes:

@@ -18,8 +18,11 @@ from portal.login import RelayLogin
 from portal.session import Device, Outbox, Relay, Session
 
 RELAYS_PER_DEVICE: Final = 2
+HELD_RETRY_SECONDS: Final = 41  # by then a link that broke without a word is known to be gone
 LEAVE_DEBOUNCE_NS: Final = 3 * SECOND
 MAXIMUM_RELAYS: Final = 1024
+MAXIMUM_RELAYS_PER_TOKEN: Final = 256  # so that one entry of the tokens leaves room for others
+LONGEST_STAMP_SECRET: Final = 256  # relays send 64
 
 # TURN credentials of devices whose token sets no end: they last 45 to 90 days, in steps that a restart does not move.
 CREDENTIAL_STEP_SECONDS: Final = 45 * 24 * 3600
@@ -37,22 +40,48 @@ class RelayPresence:
         self._watchers: dict[int, Session] = {}
 
     def upsert(self, login: RelayLogin) -> Relay | None:
-        """The relay of a login; None when there are too many. A relay is its address and port."""
+        """The relay of a login; None when there are too many, or another entry's is there.
+
+        A relay is its address and port.
+        """
         relay_id = named_id("relay", f"{login.ipv4 or login.ipv6}:{login.port}")
         relay = self._relays.get(relay_id)
+        if self.is_held(login):
+            return None
         if relay is None:
-            if len(self._relays) >= MAXIMUM_RELAYS:
+            of_entry = sum(held.entry == login.token.name for held in self._relays.values())
+            if len(self._relays) >= MAXIMUM_RELAYS or of_entry >= MAXIMUM_RELAYS_PER_TOKEN:
                 return None
-            relay = Relay(relay_id, login.name, login.ipv4, login.ipv6, login.port)
+            relay = Relay(relay_id, login.name, login.ipv4, login.ipv6, login.port, login.token.name)
             self._relays[relay_id] = relay
-        relay.name, relay.ipv4, relay.ipv6, relay.port = login.name, login.ipv4, login.ipv6, login.port
         return relay
 
-    def join(self, relay: Relay, session: Session, stamp_secret: str) -> None:
-        """A relay is there, with the secret that its users' passwords are made from."""
+    def is_held(self, login: RelayLogin) -> bool:
+        """Whether a relay of another entry of the tokens is at one of these addresses, or was until a moment ago."""
+        wanted = set(login.addresses)
+        return any(
+            relay.stamp_secret
+            and relay.entry != login.token.name
+            and relay.port == login.port
+            and not wanted.isdisjoint({relay.ipv4, relay.ipv6})
+            for relay in self._relays.values()
+        )
+
+    def join(self, relay: Relay, session: Session, stamp_secret: str) -> bool:
+        """A relay is there, with the secret that its users' passwords are made from.
+
+        False if one of another entry was there first.
+        """
+        login = session.login
+        assert isinstance(login, RelayLogin), "a relay has a relay's login"
+        if self.is_held(login):
+            return False
+        self._relays[relay.id] = relay  # a session that left meanwhile may have taken it away
+        relay.name, relay.ipv4, relay.ipv6, relay.port = login.name, login.ipv4, login.ipv6, login.port
         was_known = bool(relay.stamp_secret)
         changed = was_known and relay.stamp_secret != stamp_secret
         relay.session, relay.leaves_at, relay.stamp_secret = session, None, stamp_secret
+        relay.entry = login.token.name
         _logger.info("Relay joined", extra={"fields": {"rid": relay.id, "name": relay.name}})
         for watcher in list(self._watchers.values()):
             if relay.id in watcher.relay_ids:
@@ -60,6 +89,7 @@ class RelayPresence:
                     self._announce(watcher, [relay.id])
             elif len(watcher.relay_ids) < RELAYS_PER_DEVICE:
                 self._announce(watcher, [])
+        return True
 
     def leave(self, relay: Relay, session: Session, now: Instant) -> None:
         """A relay's link is gone; a newer one may have taken its place already."""
@@ -131,6 +161,11 @@ def set_turn_expiry(session: Session, device: Device, wall_seconds: int) -> bool
     changed = wanted != device.turn_expiry
     device.turn_expiry = wanted
     return changed
+
+
+def is_stamp_secret(text: str) -> bool:
+    """Whether passwords can be made from it."""
+    return 0 < len(text) <= LONGEST_STAMP_SECRET and text.isascii() and text.isprintable()
 
 
 def _score(device: Device, relay: Relay) -> bytes:

@@ -74,10 +74,13 @@ class PortalServer:
 
     def _handler(self, kind: TokenType) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            login = self._core.authenticate(kind, request.query, request.headers, time.time_ns())
+            login = self._core.authenticate(
+                kind, request.query, request.headers, request.remote or "", time.monotonic_ns(), time.time_ns()
+            )
             if isinstance(login, Refusal):
                 _logger.debug("Connection refused", extra={"fields": {"kind": kind.value, "status": login.status}})
-                return web.Response(status=login.status, text=login.text)
+                headers = {"Retry-After": str(login.retry_after)} if login.retry_after is not None else {}
+                return web.Response(status=login.status, text=login.text, headers=headers)
             if not self._http.admit(request):
                 return web.Response(status=503, text="Too many connections")
             websocket = web.WebSocketResponse(compress=False, heartbeat=None, max_msg_size=MAXIMUM_MESSAGE_BYTES)

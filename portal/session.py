@@ -19,10 +19,12 @@ from portal.login import DeviceLogin, RelayLogin, Version
 
 @dataclass(slots=True)
 class Device:
-    """A client or a gateway. ``owner`` is the actor's name or the site's id."""
+    """A client or a gateway of one entry of the tokens. ``owner`` is the actor's name or the site's id."""
 
     id: str
     type: TokenType
+    entry: str
+    offset: int
     owner: str
     name: str
     ipv4: IPv4Address
@@ -31,6 +33,7 @@ class Device:
     psk_base: bytes = field(default=b"", repr=False)
     version: Version = (0, 0, 0)
     turn_expiry: int = 0
+    seen_at: Instant = 0
     session: "Session | None" = None  # the joined one
 
     @property
@@ -48,6 +51,7 @@ class Relay:
     ipv4: IPv4Address | None
     ipv6: IPv6Address | None
     port: int
+    entry: str = ""  # of the tokens; whose session it is
     stamp_secret: str = field(default="", repr=False)
     session: "Session | None" = None
     leaves_at: Instant | None = None  # the link is gone, the relay still counts until then

@@ -115,6 +115,14 @@ def candidates(payload: Json) -> list[str]:
     return [value for value in listing(payload, "candidates") if isinstance(value, str)]
 
 
+def relay_address(value: str) -> Endpoint:
+    """Where a relay listens, as ``relays`` and those who announce one read it."""
+    try:
+        return Endpoint.parse(value)
+    except ValueError as error:
+        raise MessageError(str(error)) from error
+
+
 def relays(payload: Json, name: str = "relays", *, optional: bool = True) -> list[RelayServer]:
     """TURN servers; two adjacent entries of one id and different families are one server. STUN entries do not count."""
     servers: list[RelayServer] = []
@@ -124,8 +132,8 @@ def relays(payload: Json, name: str = "relays", *, optional: bool = True) -> lis
         if kind not in {"turn", "stun"}:
             raise MessageError(f"{name}: unknown relay type {kind!r}")
         try:
-            address = Endpoint.parse(text(relay, "addr"))
-        except ValueError as error:
+            address = relay_address(text(relay, "addr"))
+        except MessageError as error:
             raise MessageError(f"{name}: {error}") from error
         if kind == "stun":
             continue

@@ -11,13 +11,14 @@ from connectivity.clock import SECOND
 from portal import config_file
 from portal.configuration import TokenType
 from portal.core import ControlServer
-from portal.login import Refusal
+from portal.login import DeviceLogin, Refusal, RelayLogin
 from portal.session import CloseTransport, SendText, Session
 
 START = 1_000 * SECOND
 WALL = 1_790_000_000 * SECOND
 
 BASE = """
+secret: a secret of sixteen characters or more
 sites: [{name: hq}, {name: branch}]
 resources:
   - {name: lan, type: cidr, address: 10.20.0.0/16, sites: [hq], filters: [tcp/80]}
@@ -117,12 +118,18 @@ class World:
 
     def connect(self, kind: TokenType, token: str, *, key: int = 1, external_id: str = "x", **extra: str) -> Component:
         parameters = {"token": token, "external_id": external_id, "name": "n", "public_key": public_key(key), **extra}
-        login = self.core.authenticate(kind, parameters, {"User-Agent": extra.get("agent", AGENTS[kind])}, self.wall)
+        login = self.ask(kind, parameters, extra.get("agent", AGENTS[kind]))
         assert not isinstance(login, Refusal), login
         session = self.core.handle_connected(login, self.now)
         assert session is not None
         self.components[session.number] = Component(self, session)
         return self.components[session.number]
+
+    def ask(
+        self, kind: TokenType, parameters: dict[str, str], agent: str, source: str = "192.0.2.200"
+    ) -> DeviceLogin | RelayLogin | Refusal:
+        """The answer to an upgrade request."""
+        return self.core.authenticate(kind, parameters, {"User-Agent": agent}, source, self.now, self.wall)
 
     def client(self, token: str = "c1", *, key: int = 1, **extra: str) -> Component:
         return self.connect(TokenType.CLIENT, token, key=key, **extra).join()

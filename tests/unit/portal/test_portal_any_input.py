@@ -64,7 +64,7 @@ def test_any_parameters(make_world: Any, kind: TokenType, parameters: dict[str, 
     world = make_world()
     valid = {"client": "c1", "gateway": "g1", "relay": "r1"}[kind]
     for token in (parameters.get("token", ""), valid):
-        login = world.core.authenticate(kind, {**parameters, "token": token}, {"User-Agent": agent}, world.wall)
+        login = world.ask(kind, {**parameters, "token": token}, agent)
         assert not isinstance(login, Refusal) or login.status in (401, 422)
 
 

@@ -1,6 +1,8 @@
 """Derived values: the vectors that make components agree, and stability."""
 
 import base64
+import hashlib
+import re
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from portal.derivation import (
     DEVICES_IPV4,
     DEVICES_IPV6,
     Party,
+    device_id,
     device_offset,
     ice_credentials,
     named_id,
@@ -19,6 +22,7 @@ from portal.derivation import (
     tunnel_addresses,
 )
 
+SECRET = "a secret of the portal"
 CLIENT = Party("3f1d0a52-6a0b-4f7e-9b8e-0c1d2e3f4a5b", base64.b64encode(b"\x01" * 32).decode(), b"\xaa" * 32)
 GATEWAY = Party("a7c9e1d3-5b7f-4921-8d3c-6e5f4a3b2c1d", base64.b64encode(b"\x02" * 32).decode(), b"\xbb" * 32)
 
@@ -27,10 +31,26 @@ def test_preshared_key_vector() -> None:
     assert preshared_key(CLIENT, GATEWAY) == "puLSDDMtfgMPjz1euhI9t+qZ+Z41eswKgX4jZDnNWo4="
 
 
-def test_ice_credentials_vector() -> None:
-    client, gateway = ice_credentials(CLIENT, GATEWAY)
-    assert tuple(client) == ("m4ck", "mynvgasig3gf5gjzz3h2pg")
-    assert tuple(gateway) == ("cw3q", "mjkgck6ehcyu5mhsyae3ra")
+def test_ice_credentials_are_of_the_right_length_and_rest_on_everything() -> None:
+    client, gateway = ice_credentials(SECRET, CLIENT, GATEWAY)
+    assert [len(text) for text in (*client, *gateway)] == [4, 22, 4, 22]
+    assert all(re.fullmatch("[a-z2-7]+", text) for text in (*client, *gateway))
+    assert ice_credentials(SECRET, CLIENT, GATEWAY) == (client, gateway)
+    others = [
+        ice_credentials("another secret", CLIENT, GATEWAY),
+        ice_credentials(SECRET, GATEWAY, CLIENT),
+        ice_credentials(SECRET, CLIENT._replace(public_key="x"), GATEWAY),
+        ice_credentials(SECRET, CLIENT, GATEWAY._replace(public_key="x")),
+    ]
+    assert len({pair[0].password for pair in (*others, (client, gateway))}) == 5
+
+
+def test_nothing_that_others_know_gives_the_ice_credentials() -> None:
+    """They were a plain hash of two ids and two public keys."""
+    text = f"{CLIENT.id}:{CLIENT.public_key}:{GATEWAY.id}:{GATEWAY.public_key}"
+    known = base64.b32encode(hashlib.sha256(text.encode()).digest()).decode().lower()
+    client, gateway = ice_credentials(SECRET, CLIENT, GATEWAY)
+    assert not any(part in known for part in (*client, *gateway))
 
 
 def test_turn_credentials_vector() -> None:
@@ -40,7 +60,7 @@ def test_turn_credentials_vector() -> None:
 
 
 def test_secrets_stay_out_of_repr() -> None:
-    client, _ = ice_credentials(CLIENT, GATEWAY)
+    client, _ = ice_credentials(SECRET, CLIENT, GATEWAY)
     assert client.password not in repr(client)
     assert "\\xaa" not in repr(CLIENT)
 
@@ -57,9 +77,25 @@ def test_ids_are_those_of_all_earlier_releases() -> None:
     assert named_id("site", "hq") != named_id("resource", "hq")
 
 
+def test_fields_of_a_device_id_are_joined_in_one_way() -> None:
+    ids = {
+        device_id("client", "corp:bob", "dev1"),
+        device_id("client", "corp", "bob:dev1"),
+        device_id("client", 'corp", "bob', "dev1"),
+        device_id("client", "corp", 'bob", "dev1'),
+        device_id("gateway", "corp", "bob:dev1"),
+    }
+    assert len(ids) == 5
+
+
+def test_where_an_address_lies_cannot_be_computed_without_the_secret() -> None:
+    assert device_offset(SECRET, "device") == device_offset(SECRET, "device")
+    assert device_offset(SECRET, "device") != device_offset("another secret", "device")
+
+
 @given(st.text())
-def test_addresses_avoid_the_ends_of_the_ranges(device_id: str) -> None:
-    offset = device_offset(device_id)
+def test_addresses_avoid_the_ends_of_the_ranges(device: str) -> None:
+    offset = device_offset(SECRET, device)
     assert 2 <= offset <= DEVICE_ADDRESSES - 2
     ipv4, ipv6 = tunnel_addresses(offset)
     assert ipv4 in DEVICES_IPV4

@@ -31,6 +31,13 @@ def test_token_in_a_header() -> None:
     assert isinstance(authenticate(table(), TokenType.GATEWAY, parameters, headers, 0), DeviceLogin)
 
 
+@pytest.mark.parametrize("ipv4", ["10.0.0.3", "172.28.0.3", "192.168.1.1", "100.65.0.1", "203.0.113.5", "198.18.0.1"])
+def test_a_relay_may_be_in_a_private_network_or_a_lab(ipv4: str) -> None:
+    login = decide(TokenType.RELAY, {**RELAY, "ipv4": ipv4, "ipv6": "fd00:28::3"}, RELAY_AGENT)
+    assert isinstance(login, RelayLogin)
+    assert len(login.addresses) == 2
+
+
 def test_no_token() -> None:
     assert decide(TokenType.GATEWAY, {}, AGENT) == Refusal(401, "Missing token")
 
@@ -65,10 +72,31 @@ def test_unusable_parameters(changed: dict[str, str], expected: str) -> None:
         {"ipv4": ""},
         {"ipv4": "2001:db8::1"},
         {"ipv4": "h"},
-        {"port": "0"},
-        {"port": "70000"},
-        {"port": "x"},
-        {"port": "00001" * 1000},
+        *(
+            {"port": port}
+            for port in (
+                "0",
+                "70000",
+                "x",
+                "000001999999",
+                "03478",
+                "+3478",
+                "3478 ",
+                "٣٤٧٨",
+                "9" * 5000,
+                "00001" * 1000,
+            )
+        ),
+        *(
+            {"ipv4": ip}
+            for ip in ("127.0.0.1", "0.0.0.0", "169.254.169.254", "168.63.129.16", "224.0.0.1", "240.0.0.1")
+        ),
+        *({"ipv4": ip} for ip in ("255.255.255.255", "100.100.100.200", "192.0.0.192", "192.0.2.01")),
+        *(
+            {"ipv6": ip}
+            for ip in ("::", "::1", "::ffff:192.0.2.1", "fe80::1", "fe80::1%eth0", "2001:db8::1%1", "ff02::1")
+        ),
+        *({"ipv6": ip} for ip in ("64:ff9b::7f00:1", "2002:7f00:1::", "fd00:ec2::254", "fec0::1")),
     ],
 )
 def test_unusable_relay(changed: dict[str, str]) -> None:
