@@ -19,10 +19,11 @@ class Tokens:
     relay: str = field(repr=False)
     gateway: str = field(repr=False)
     client: str = field(repr=False)
+    secret: str = field(repr=False)  # of the portal, so that a restart changes no address
 
     @classmethod
     def random(cls) -> Self:
-        return cls(*(secrets.token_urlsafe(_TOKEN_BYTES) for _ in range(3)))
+        return cls(*(secrets.token_urlsafe(_TOKEN_BYTES) for _ in range(4)))
 
 
 def write(path: Path, tokens: Tokens) -> None:
@@ -30,6 +31,7 @@ def write(path: Path, tokens: Tokens) -> None:
     resources = {"resources over IPv4": RESOURCE.network, "resources over IPv6": RESOURCE.network6}
     content = {
         "listen": f"0.0.0.0:{PORTAL_PORT}",
+        "secret": tokens.secret,
         "sites": [{"name": "lab"}],
         "resources": [
             {"name": name, "type": "cidr", "address": address, "sites": ["lab"]} for name, address in resources.items()

@@ -3,18 +3,41 @@
 import asyncio
 import logging
 import signal
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from connectivity import document
 from connectivity.io import descriptors, logs
 from connectivity.settings import SettingsError, SettingsReader
-from portal import config_file
+from portal import changes, config_file, state
 from portal.configuration import Configuration
 from portal.server import PortalServer
 
 SHORT_TOKEN: Final = 16
 
 _logger = logging.getLogger("portal")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a configuration comes from."""
+
+    path: Path
+    state: Path | None
+
+    def load(self) -> Configuration:
+        """The file's configuration, with the secret that is kept where the file has none.
+
+        Raises:
+            SettingsError: what is wrong with either.
+        """
+        configuration = config_file.load(self.path)
+        if not configuration.secret and self.state is not None:
+            configuration = replace(configuration, secret=state.load_or_create(self.state))
+        _advise(self.path, configuration)
+        return configuration
 
 
 def run(arguments: list[str]) -> int:
@@ -26,43 +49,61 @@ def run(arguments: list[str]) -> int:
     """
     reader = SettingsReader("portal", arguments)
     path = reader.required("POSTERN_PORTAL_CONFIG", "--config", Path, "the path of the YAML file")
+    kept = reader.optional("POSTERN_PORTAL_STATE", "--state", Path, None, "file for a secret made at the first start")
     directives = reader.optional("RUST_LOG", "--log", _filter, "info", "what to log, such as info,portal=debug")
     form = reader.optional("LOG_FORMAT", "--log-format", logs.read_form, logs.HUMAN, "human, json or google-cloud")
     reader.finish()
     logs.configure(directives, form)
-    configuration = config_file.load(path)
-    _advise(configuration)
+    source = _Source(path, kept)
+    configuration = source.load()
     descriptors.raise_limit()
-    asyncio.run(_serve(path, configuration))
+    asyncio.run(_serve(source, configuration))
     return 0
 
 
-async def _serve(path: Path, configuration: Configuration) -> None:
-    server = PortalServer(configuration)
+async def _serve(source: _Source, configuration: Configuration) -> None:
+    if not configuration.secret:
+        _logger.warning(
+            "Tunnel addresses and keys change with the next start: "
+            "give the file a secret, or POSTERN_PORTAL_STATE a path where one can be kept"
+        )
+    reloading = _Reloading(source, PortalServer(configuration), configuration)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, _reload, path, server)
-    await server.run(stop)
+    loop.add_signal_handler(signal.SIGHUP, reloading.reload)
+    await reloading.server.run(stop)
     _logger.info("Portal stopped")
 
 
-def _reload(path: Path, server: PortalServer) -> None:
-    try:
-        configuration = config_file.load(path)
-    except SettingsError as error:
-        _logger.error("Kept the old configuration", extra={"fields": {"error": str(error)}})
-        return
-    _advise(configuration)
-    server.apply(configuration)
-    _logger.info("Configuration read again")
+@dataclass(slots=True)
+class _Reloading:
+    """What is in force of the file, and how to replace it."""
+
+    source: _Source
+    server: PortalServer
+    configuration: Configuration
+
+    def reload(self) -> None:
+        """Read the file and apply it; a broken one changes nothing."""
+        try:
+            wanted = self.source.load()
+        except SettingsError as error:
+            _logger.error("Kept the old configuration", extra={"fields": {"error": str(error)}})
+            return
+        differences = changes.describe(self.configuration, wanted, int(time.time()))
+        self.server.apply(wanted)
+        self.configuration = wanted
+        _logger.info("Configuration read again", extra={"fields": {"changed": ", ".join(differences) or "nothing"}})
 
 
-def _advise(configuration: Configuration) -> None:
+def _advise(path: Path, configuration: Configuration) -> None:
     short = [token.name for token in configuration.tokens if len(token.text) < SHORT_TOKEN]
     if short:
         _logger.warning("Tokens shorter than 16 characters can be guessed", extra={"fields": {"names": short}})
+    if configuration.is_confidential and document.others_may_read(path):
+        _logger.warning("Others may read tokens or the secret", extra={"fields": {"file": path}})
 
 
 def _filter(text: str) -> str:

@@ -32,7 +32,7 @@ DOWNWARD: Final = {
     "metadata.name": "gateway-1",
     "metadata.uid": "7f2b8a1e-6c70-4a35-8a0b-6a7a9d1d3c11",
 }
-_MADE_UP: Final = re.compile(r"(?m)(?<=kept since\.\n  token: )\S{56}$")
+_MADE_UP: Final = re.compile(r"(?m)(?:(?<=kept since\.\n  token: )|(?<=kept since\.\n  secret: ))\S{56}$")
 
 Object = dict[str, Any]
 

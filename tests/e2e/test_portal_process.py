@@ -29,6 +29,7 @@ from connectivity.phoenix import (
 PROGRAM = [sys.executable, "-c", "import sys; from postern.cli import main; sys.exit(main())", "portal"]
 CONTENT = """
 listen: 127.0.0.1:0
+secret: a-secret-of-the-portal
 sites: [{name: hq}]
 resources: [{name: lan, type: cidr, address: 10.20.0.0/16, sites: [hq]}]
 policies: [{resource: lan, groups: [everyone]}]
@@ -70,6 +71,7 @@ def test_edited_file_takes_effect_on_sighup(tmp_path: Path) -> None:
             assert "nmae is not a known key" in await process.wait_line("Kept the old configuration")
             process.write(CONTENT.replace("policies: [{resource: lan, groups: [everyone]}]", ""))
             process.signal(signal.SIGHUP)
+            assert "changed=policies 1 → 0, access of laptop to lan taken away" in await process.wait_line("read again")
             assert await client.expect("resource_deleted") == lan
             assert (await gateway.expect("reject_access"))["resource_id"] == lan
             process.write(CONTENT.replace("client-token", "other-token"))
@@ -138,6 +140,7 @@ def test_without_a_file() -> None:
 
 
 def test_busy_port_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "portal.yaml").touch(mode=0o600)
     with listener() as port:
         (tmp_path / "portal.yaml").write_text(CONTENT.replace("127.0.0.1:0", f"127.0.0.1:{port}"))
         code, text = asyncio.run(failing("--config", str(tmp_path / "portal.yaml")))

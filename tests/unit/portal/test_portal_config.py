@@ -188,7 +188,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_the_example_in_the_documentation(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
-    for name in ("gateway-hq", "relay"):
+    for name in ("gateway-hq", "gateway-hq-2", "relay"):
         (tmp_path / "secrets" / name).write_text(f"token of {name}".replace(" ", "-"))
     text = (Path(__file__).parents[3] / "docs" / "portal.md").read_text(encoding="utf-8")
     example = text.partition("```yaml\n")[2].partition("```")[0]
