@@ -39,14 +39,21 @@ class Connection:
     queued_bytes: int = 0
     is_dropped: bool = False
 
-    def put(self, text: str | None) -> None:
-        """Send a message when those before it are gone, or drop who does not read."""
+    def put(self, text: str | None, *, is_droppable: bool = False) -> None:
+        """Send a message when those before it are gone, or drop who does not read.
+
+        What others say through us is dropped before that: nobody shall end a connection that listens by speaking to it.
+        """
         if self.is_dropped:
+            return
+        if is_droppable and self._is_behind():
+            _logger.warning(
+                "Dropped messages of others for a connection that is behind", extra={"fields": self._fields()}
+            )
             return
         if self.queue.full() or (text is not None and self._has_too_much()):
             self.is_dropped = True
-            fields = {"kind": self.session.token.type.value, "bytes": self.unsent_bytes}
-            _logger.warning("Dropping a connection that does not read", extra={"fields": fields})
+            _logger.warning("Dropping a connection that does not read", extra={"fields": self._fields()})
             self.transport.abort()
             return
         self.queue.put_nowait(text)
@@ -71,6 +78,12 @@ class Connection:
     def unsent_bytes(self) -> int:
         """What the peer has left unread, as far as we can see."""
         return self.queued_bytes + self.transport.get_write_buffer_size()
+
+    def _is_behind(self) -> bool:
+        return self.queue.qsize() >= SEND_QUEUE_LIMIT // 2 or self.unsent_bytes >= UNSENT_BYTES // 2
+
+    def _fields(self) -> dict[str, object]:
+        return {"kind": self.session.token.type.value, "bytes": self.unsent_bytes}
 
     def _has_too_much(self) -> bool:
         is_trusted = self.session.joined and self.backlog.bytes <= TOTAL_UNSENT_BYTES

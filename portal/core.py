@@ -16,9 +16,10 @@ from connectivity.clock import SECOND, Instant, WallTime, earliest
 from connectivity.phoenix import message as frames
 from connectivity.phoenix.message import Json, Message, MessageError
 from portal import access, views
+from portal.budgets import Allowance
 from portal.configuration import NEVER, Configuration, TokenType
 from portal.devices import FORGOTTEN_AFTER_NS, Devices
-from portal.flows import Flows
+from portal.flows import Flows, Handled
 from portal.login import DeviceLogin, Refusal, RelayLogin, TokenTable, authenticate
 from portal.presence import HELD_RETRY_SECONDS, RelayPresence, is_stamp_secret, set_turn_expiry
 from portal.session import Device, Outbox, Output, Relay, Session
@@ -101,7 +102,8 @@ class ControlServer:
         if party is None:
             return None
         self._next_number += 1
-        session = Session(self._next_number, login, login.token, party, now)
+        allowance = party.allowance if isinstance(party, Device) else Allowance(login.token.type, now)
+        session = Session(self._next_number, login, login.token, party, now, allowance)
         self._sessions[session.number] = session
         return session
 
@@ -124,6 +126,9 @@ class ControlServer:
         session.last_received_at = now
         if session.number not in self._sessions:
             return
+        if not session.allowance.may_speak(now):
+            self._cut_off(session, now)
+            return
         try:
             message = frames.decode(text)
         except MessageError as error:
@@ -137,8 +142,15 @@ class ControlServer:
             self._join(session, message, now, wall_now // SECOND)
         elif message.topic != session.topic or not session.joined:
             self._outbox.reply(session, message, frames.UNMATCHED_TOPIC)
-        elif not self._dispatch(session, message, now, wall_now // SECOND):
-            self._outbox.reply(session, message, "unknown_message")
+        else:
+            match self._dispatch(session, message, now, wall_now // SECOND):
+                case Handled.MALFORMED:
+                    self._outbox.reply(session, message, "unknown_message")
+                case Handled.TOO_MUCH:
+                    if not session.allowance.may_be_refused(now):
+                        self._cut_off(session, now)
+                case Handled.DONE:
+                    pass
 
     def apply(self, configuration: Configuration, now: Instant, wall_now: WallTime) -> None:
         """Replace the configuration; whoever is connected is told what that changes for them."""
@@ -238,25 +250,24 @@ class ControlServer:
         payload = {"interface": session.interface, "resources": list(session.resources.values()), "relays": relays}
         self._outbox.push(session, "init", payload)
 
-    def _dispatch(self, session: Session, message: Message, now: Instant, wall: int) -> bool:
-        """Handle an application message of a joined component; False for one that makes no sense."""
+    def _dispatch(self, session: Session, message: Message, now: Instant, wall: int) -> Handled:
+        """Handle an application message of a joined component."""
         party, payload = session.party, message.payload
         if isinstance(party, Relay) or not isinstance(payload, dict):
-            return False
+            return Handled.MALFORMED
         if party.session is not session:
-            return True  # a connection that the device has replaced
+            return Handled.DONE  # a connection that the device has replaced
         if message.event in _CANDIDATE_EVENTS:
-            return self._flows.relay_candidates(party, _CANDIDATE_EVENTS[message.event], payload)
+            return self._flows.relay_candidates(party, _CANDIDATE_EVENTS[message.event], payload, now)
         if party.type is TokenType.CLIENT:
             if message.event != "create_flow" or not {"resource_id", "connected_gateway_ids"} <= payload.keys():
-                return False
-            self._flows.create(session, party, payload, now, wall)
-            return True
+                return Handled.MALFORMED
+            return self._flows.create(session, party, payload, now, wall)
         if message.event != "flow_authorized" or "ref" not in payload:
-            return False
+            return Handled.MALFORMED
         confirmed = self._flows.confirm(party, payload["ref"])
         self._outbox.reply(session, message, None if confirmed else "invalid_ref")
-        return True
+        return Handled.DONE
 
     def _refresh(self, wall: int) -> None:
         """Compare what everybody was told with what is right now, and tell the differences."""
@@ -285,6 +296,7 @@ class ControlServer:
 
     def _client_resources(self, session: Session, device: Device, wall: int) -> dict[str, dict[str, Json]]:
         resources = access.connectable(self._configuration, session.token, device.version, wall)
+        session.site_ids = frozenset(site_id for resource in resources for site_id in resource.site_ids)
         return {resource.id: views.client_resource(self._configuration, resource) for resource in resources}
 
     def _next_end(self, wall: int) -> int:
@@ -296,6 +308,10 @@ class ControlServer:
         _logger.info("Token revoked or expired", extra={"fields": _fields(session)})
         if session.joined and isinstance(session.party, Relay):
             self._outbox.push(session, "disconnect", {"reason": "token_expired"})
+        self._end(session, now)
+
+    def _cut_off(self, session: Session, now: Instant) -> None:
+        _logger.warning("Cut off a component that floods the portal", extra={"fields": _fields(session)})
         self._end(session, now)
 
     def _end(self, session: Session, now: Instant) -> None:

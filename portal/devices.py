@@ -12,6 +12,7 @@ full, the device that was offline for the longest time makes room.
 from typing import Final
 
 from connectivity.clock import SECOND, Instant
+from portal.budgets import Allowance
 from portal.configuration import Configuration, TokenType
 from portal.derivation import DEVICE_ADDRESSES, device_id, device_offset, psk_base, tunnel_addresses
 from portal.login import DeviceLogin
@@ -59,7 +60,17 @@ class Devices:
                 return None
             offset = self._claim(found_id, secret)
             ipv4, ipv6 = tunnel_addresses(offset)
-            device = Device(found_id, token.type, token.name, offset, login.owner, login.name, ipv4, ipv6)
+            device = Device(
+                found_id,
+                token.type,
+                token.name,
+                offset,
+                login.owner,
+                login.name,
+                ipv4,
+                ipv6,
+                Allowance(token.type, now),
+            )
         device.seen_at = now
         for table in (self._devices, self._entries.setdefault(token.name, {})):
             table.pop(found_id, None)

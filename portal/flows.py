@@ -9,38 +9,36 @@ that is away hears it right after its next ``init``.
 """
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
-from connectivity.clock import SECOND, Instant
+from connectivity.clock import Instant
 from connectivity.phoenix.message import Json
 from portal import access, views
 from portal.configuration import Configuration, Resource, Token, TokenType
 from portal.derivation import ice_credentials, preshared_key
 from portal.devices import Devices
+from portal.pending import Pending, PendingFlows
 from portal.session import Device, Outbox, Session
 
-PENDING_LIFETIME_NS: Final = 60 * SECOND
-MAXIMUM_PENDING: Final = 4096
 MAXIMUM_GRANTS_PER_GATEWAY: Final = 65_536
 MAXIMUM_LISTED: Final = 256  # ids or candidates in one message
 LONGEST_CANDIDATE: Final = 512
+LONGEST_ID: Final = 64  # real ones are UUIDs
 
 _REFERENCE_BYTES: Final = 16
 
 _logger = logging.getLogger("portal.flows")
 
 
-@dataclass(slots=True)
-class _Pending:
-    """An ``authorize_flow`` that its gateway has not confirmed."""
+class Handled(Enum):
+    """What became of a message."""
 
-    client: Device
-    client_key: str
-    gateway: Device
-    created_at: Instant
-    answer: Json = field(repr=False)
+    DONE = auto()
+    MALFORMED = auto()
+    TOO_MUCH = auto()  # beyond the sender's means
 
 
 @dataclass(slots=True)
@@ -62,12 +60,23 @@ class Flows:
         self._devices = devices
         self._outbox = outbox
         self._rng = rng
-        self._pending: dict[str, _Pending] = {}
+        self._pending = PendingFlows()
         self._grants: dict[str, dict[tuple[str, str], _Grant]] = {}  # gateway -> (client, resource)
 
-    def create(self, session: Session, client: Device, payload: dict[str, Json], now: Instant, wall: int) -> None:
+    def create(self, session: Session, client: Device, payload: dict[str, Json], now: Instant, wall: int) -> Handled:
         """``create_flow`` from a client."""
-        resource_id = payload["resource_id"]
+        resource_id, connected = payload["resource_id"], payload["connected_gateway_ids"]
+        if isinstance(resource_id, (list, dict)) or len(str(resource_id)) > LONGEST_ID:
+            return Handled.MALFORMED  # the answer would repeat it
+        if not client.allowance.may_ask(now):
+            self._refuse(session, resource_id, "limit_reached")
+            return Handled.TOO_MUCH
+        self._create(session, client, resource_id, _known_ids(connected), now, wall)
+        return Handled.DONE
+
+    def _create(
+        self, session: Session, client: Device, resource_id: Json, connected: Collection[str], now: Instant, wall: int
+    ) -> None:
         resource = self._configuration.resources_by_id.get(resource_id) if isinstance(resource_id, str) else None
         if resource is None or not access.supports(client.version, resource):
             self._refuse(session, resource_id, "not_found")
@@ -78,12 +87,13 @@ class Flows:
             violated = ["current_utc_datetime"] if expired else []
             self._refuse(session, resource_id, "forbidden" if expired else "not_found", violated)
             return
-        gateway = self._pick(client, resource, payload["connected_gateway_ids"])
+        gateway = self._pick(client, resource, connected)
         if gateway is None or gateway.session is None:
             self._refuse(session, resource_id, "offline")
             return
         grants = self._grants.setdefault(gateway.id, {})
-        if len(self._pending) >= MAXIMUM_PENDING or len(grants) >= MAXIMUM_GRANTS_PER_GATEWAY:
+        has_room = self._pending.make_room(client, gateway, resource.id)
+        if not has_room or len(grants) >= MAXIMUM_GRANTS_PER_GATEWAY:
             self._refuse(session, resource_id, "limit_reached")
             return
         grants[client.id, resource.id] = _Grant(session.token, resource, expires_at)
@@ -91,32 +101,43 @@ class Flows:
 
     def confirm(self, gateway: Device, reference: object) -> bool:
         """``flow_authorized`` from a gateway; False when the reference is not one of its own."""
-        pending = self._pending.get(reference) if isinstance(reference, str) else None
-        if pending is None or pending.gateway is not gateway:
+        pending = self._pending.take(reference, gateway) if isinstance(reference, str) else None
+        if pending is None:
             return False
-        del self._pending[str(reference)]
         client = pending.client
         if client.session is not None and client.public_key == pending.client_key:
             self._outbox.push(client.session, "flow_created", pending.answer)
             _logger.debug("Flow created", extra={"fields": {"cid": client.id, "gid": gateway.id}})
         return True
 
-    def relay_candidates(self, sender: Device, event: str, payload: dict[str, Json]) -> bool:
-        """Pass candidates on to the named peers as they are; False when the message has another shape."""
+    def relay_candidates(self, sender: Device, event: str, payload: dict[str, Json], now: Instant) -> Handled:
+        """Pass candidates on as they are to those of the named peers whom policy lets the sender meet.
+
+        Whether there is a grant does not matter: this process may be younger than their connection.
+        """
         to_gateways = sender.type is TokenType.CLIENT
         ids = payload.get("gateway_ids" if to_gateways else "client_ids")
         candidates = payload.get("candidates")
         if not isinstance(ids, list) or not isinstance(candidates, list):
-            return False
+            return Handled.MALFORMED
         if max(len(ids), len(candidates)) > MAXIMUM_LISTED or not all(map(_is_candidate, candidates)):
-            return False
+            return Handled.MALFORMED
         peer_type = TokenType.GATEWAY if to_gateways else TokenType.CLIENT
         name = "client_id" if to_gateways else "gateway_id"
-        for peer_id in ids:
+        size = sum(map(len, candidates))
+        result = Handled.DONE
+        for peer_id in _known_ids(ids):
             peer = self._devices.get(peer_id, peer_type)
-            if peer is not None and peer.session is not None:
-                self._outbox.push(peer.session, event, {name: sender.id, "candidates": candidates})
-        return True
+            if peer is None or peer.session is None:
+                continue
+            client, gateway = (sender, peer) if to_gateways else (peer, sender)
+            if client.session is None or gateway.owner not in client.session.site_ids:
+                continue
+            if not sender.allowance.may_signal(peer.id, size, now):
+                result = Handled.TOO_MUCH
+                continue
+            self._outbox.push(peer.session, event, {name: sender.id, "candidates": candidates}, is_droppable=True)
+        return result
 
     def authorizations(self, gateway: Device, wall: int) -> list[dict[str, Json]]:
         """The list for a gateway's ``init``.
@@ -167,10 +188,8 @@ class Flows:
             grant.resource, grant.expires_at = resource, expires_at
 
     def handle_timeout(self, now: Instant) -> None:
-        """Forget flows that no gateway confirmed; the client asks again by itself."""
-        for reference, pending in list(self._pending.items()):
-            if now - pending.created_at >= PENDING_LIFETIME_NS:
-                del self._pending[reference]
+        """Forget flows that no gateway confirmed."""
+        self._pending.handle_timeout(now)
 
     def _expiry(self, gateway: Device, used: Token, resource: Resource | None, wall: int) -> int | None:
         """When access by the token that a grant was made for ends now."""
@@ -181,14 +200,14 @@ class Flows:
             return None
         return access.access_expiry(self._configuration, token, resource, wall)
 
-    def _pick(self, client: Device, resource: Resource, connected: object) -> Device | None:
+    def _pick(self, client: Device, resource: Resource, connected: Collection[str]) -> Device | None:
         """One of the gateways in use if possible, else one of the highest version."""
         candidates = [
             gateway
             for gateway in self._devices.online_gateways(resource.site_ids)
             if access.compatible(client.version, gateway.version) and access.supports(gateway.version, resource)
         ]
-        in_use = [gateway for gateway in candidates if isinstance(connected, list) and gateway.id in connected]
+        in_use = [gateway for gateway in candidates if gateway.id in connected]
         if not in_use:
             newest = max((gateway.version for gateway in candidates), default=None)
             in_use = [gateway for gateway in candidates if gateway.version == newest]
@@ -216,7 +235,8 @@ class Flows:
             "preshared_key": psk,
             **credentials,
         }
-        self._pending[reference] = _Pending(client, client.public_key, gateway, now, answer)
+        pending = Pending(client, client.public_key, gateway, resource.id, now, answer)
+        self._pending.add(reference, pending)
         request = {
             "ref": reference,
             "resource": views.gateway_resource(resource),
@@ -230,12 +250,19 @@ class Flows:
             **credentials,
             "expires_at": expires_at,
         }
-        self._outbox.push(session, "authorize_flow", request)
+        self._outbox.push(session, "authorize_flow", request, is_droppable=True)
 
     def _refuse(self, session: Session, resource_id: Json, reason: str, violated: list[str] | None = None) -> None:
         answer = {"resource_id": resource_id, "reason": reason, "violated_properties": violated or []}
         self._outbox.push(session, "flow_creation_failed", answer)
         _logger.debug("Flow refused", extra={"fields": {"cid": session.party.id, "reason": reason}})
+
+
+def _known_ids(value: Json) -> dict[str, None]:
+    """The texts of a list that is not too long, once each and in order; anything else names nobody."""
+    if not isinstance(value, list) or len(value) > MAXIMUM_LISTED:
+        return {}
+    return dict.fromkeys(entry for entry in value if isinstance(entry, str))
 
 
 def _is_candidate(value: Json) -> bool:

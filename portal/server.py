@@ -126,7 +126,7 @@ class PortalServer:
                 continue
             match output:
                 case SendText():
-                    connection.put(output.text)
+                    connection.put(output.text, is_droppable=output.is_droppable)
                 case CloseTransport():
                     connection.put(None)
                     self._http.dismiss(connection.request)  # soon, whether it reads or not

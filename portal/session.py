@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from connectivity.clock import Instant
 from connectivity.phoenix.message import REPLY_EVENT, Json, Message, encode
+from portal.budgets import Allowance
 from portal.configuration import Token, TokenType
 from portal.derivation import Party
 from portal.login import DeviceLogin, RelayLogin, Version
@@ -29,6 +30,7 @@ class Device:
     name: str
     ipv4: IPv4Address
     ipv6: IPv6Address
+    allowance: Allowance = field(repr=False)
     public_key: str = ""
     psk_base: bytes = field(default=b"", repr=False)
     version: Version = (0, 0, 0)
@@ -66,9 +68,11 @@ class Session:
     token: Token  # as the configuration has it now
     party: Device | Relay
     last_received_at: Instant
+    allowance: Allowance = field(repr=False)
     joined: bool = False
     relay_ids: tuple[str, ...] = ()  # what the device was told to use
     resources: dict[str, dict[str, Json]] = field(default_factory=dict)  # what a client was told, by id
+    site_ids: frozenset[str] = frozenset()  # whose gateways a client may meet
     interface: Json = None
 
     @property
@@ -83,6 +87,7 @@ class SendText:
 
     session: Session
     text: str = field(repr=False)
+    is_droppable: bool = False  # where the session's queue is long
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +108,9 @@ class Outbox:
     def __init__(self) -> None:
         self._outputs: deque[Output] = deque()
 
-    def push(self, session: Session, event: str, payload: Json) -> None:
+    def push(self, session: Session, event: str, payload: Json, *, is_droppable: bool = False) -> None:
         """An event of the session's own topic."""
-        self._outputs.append(SendText(session, encode(Message(session.topic, event, payload, None))))
+        self._outputs.append(SendText(session, encode(Message(session.topic, event, payload, None)), is_droppable))
 
     def reply(self, session: Session, to: Message, reason: str | None = None) -> None:
         """Answer a message: ok, or an error with its reason."""

@@ -104,6 +104,7 @@ class World:
 
         self.core = ControlServer(self.configuration(), rng=rng, now=self.now, wall_now=self.wall)
         self.components: dict[int, Component] = {}
+        self.droppable: set[str] = set()  # events that a slow connection may miss
 
     def configuration(self) -> Any:
         return config_file.parse(self.content, base=Path())
@@ -160,7 +161,10 @@ class World:
             assert not component.closed
             match output:
                 case SendText():
-                    component.inbox.append(json.loads(output.text.encode()))
+                    message = json.loads(output.text.encode())
+                    component.inbox.append(message)
+                    if output.is_droppable:
+                        self.droppable.add(message["event"])
                 case CloseTransport():
                     component.closed = True
 

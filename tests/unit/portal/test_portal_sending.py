@@ -130,3 +130,31 @@ def test_what_a_reply_repeats_is_bounded(world: World, key: str) -> None:
     assert relay.events() == ["phx_reply"]
     relay.send_text(json.dumps({**longest, key: longest[key] + (1 if key == "ref" else "t")}))
     assert (relay.closed, relay.events()) == (True, [])
+
+
+def test_what_others_say_is_dropped_before_who_listens(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    out = WayOut(world, is_joined=True)
+    for _ in range(10_000):
+        out.connection.put("x", is_droppable=True)
+    assert out.connection.queue.qsize() == SEND_QUEUE_LIMIT // 2
+    out.connection.put("what must arrive")
+    assert not out.transport.is_aborted
+    assert {record.message for record in caplog.records} == {
+        "Dropped messages of others for a connection that is behind"
+    }
+
+
+def test_what_others_say_is_dropped_by_its_bytes_too(world: World) -> None:
+    out = WayOut(world, is_joined=True)
+    for _ in range(10_000):
+        out.connection.put("x" * 64 * KIB, is_droppable=True)
+    assert UNSENT_BYTES // 2 <= out.connection.unsent_bytes < UNSENT_BYTES // 2 + 64 * KIB
+    out.connection.put("what must arrive")
+    assert not out.transport.is_aborted
+
+
+def test_only_what_others_cause_may_be_dropped(world: World) -> None:
+    gateway, client = world.gateway(), world.client()
+    client.send("create_flow", {"resource_id": world.resource("lan"), "connected_gateway_ids": []})
+    client.send("broadcast_ice_candidates", {"gateway_ids": [gateway.id], "candidates": ["candidate:1"]})
+    assert world.droppable == {"authorize_flow", "ice_candidates"}
