@@ -41,6 +41,7 @@ KNOWN_POSTERN_NAMES: Final = frozenset(
 )
 # No portal of either kind makes tokens so short of nothing but letters.
 _BARE_WORD: Final = re.compile(r"[A-Za-z][A-Za-z_-]{0,14}")
+VISIBLE_TOKEN: Final = "Every user of this host can read the token in the process list: give the path of a file instead"
 _KUBERNETES_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$")
 _KUBERNETES_PORT_LINK = re.compile(r"_PORT(_[A-Z0-9_]+)?$")
 
@@ -72,6 +73,7 @@ class SettingsReader:
         self._service = service
         self._environ = os.environ if environ is None else environ
         self.given: list[str] = []  # the settings found so far that are no switches, as they were given
+        self.warnings: list[str] = []  # what is allowed and unwise, to be logged once there is a log
         self._declared: list[_Declared] = []
         self._problems: list[str] = []
         self._flags, self._switches, self._positional, self._help = _split_arguments(arguments)
@@ -105,6 +107,17 @@ class SettingsReader:
                 return True
         value = self._environ.get(name, "") if name is not None else ""
         return self._parse((str(name), value), boolean, default) if value else default
+
+    def token_argument(self, word: str) -> str:
+        """A token, or the path of a file with one, given as an argument."""
+        try:
+            token = token_argument(word)
+        except ValueError as error:
+            self._problems.append(f"the token argument: {error}")
+            return ""
+        if token == word:
+            self.warnings.append(VISIBLE_TOKEN)
+        return token
 
     def positional(self) -> list[str]:
         """The arguments that belong to no flag, in order; a service that takes none must not call this."""

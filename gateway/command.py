@@ -1,6 +1,7 @@
 """``postern gateway``: settings, then the service."""
 
 import asyncio
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ from connectivity.io.portal import read_system_info
 from connectivity.io.service import DEVICE, Role, TunnelSettings, read_tunnel_settings, run_tunnel
 from connectivity.io.status import serve
 from connectivity.phoenix.login import PortalLogin, gateway_login, user_agent
-from connectivity.settings import SettingsReader, token_argument
+from connectivity.settings import SettingsReader
 from connectivity.wireguard import KeyPair
 from gateway.core import GatewayCore
 from gateway.masquerade import Forward, Masquerade
+
+log = logging.getLogger("gateway")
 
 DEFAULT_API_URL: Final = "wss://api.firezone.dev"
 DEFAULT_ID_PATH: Final = Path("/var/lib/firezone/gateway_id")
@@ -31,6 +34,7 @@ class GatewaySettings:
     tunnel: TunnelSettings
     health_address: Endpoint
     forward: Forward | None
+    warnings: tuple[str, ...] = ()
 
 
 def read_settings(arguments: list[str]) -> GatewaySettings:
@@ -39,13 +43,7 @@ def read_settings(arguments: list[str]) -> GatewaySettings:
     words = reader.positional()
     for extra in words[1:]:
         reader.problem(f"{extra!r} is not expected here")
-    token = None
-    if words:
-        try:
-            token = token_argument(words[0])
-        except ValueError as error:
-            reader.problem(f"the token argument: {error}")
-            token = ""
+    token = reader.token_argument(words[0]) if words else None
     health = reader.optional(
         "HEALTH_CHECK_ADDR", "--health-check-addr", Endpoint.parse, Endpoint.parse("0.0.0.0:8080"), "address:port"
     )
@@ -56,7 +54,7 @@ def read_settings(arguments: list[str]) -> GatewaySettings:
     reader.switch("FIREZONE_VALIDATE_CHECKSUMS", "--validate-checksums", "accepted; checksums are always validated")
     tunnel = read_tunnel_settings(reader, token=token, default_api_url=DEFAULT_API_URL, raise_limits_by_default=True)
     reader.finish()
-    return GatewaySettings(tunnel, health, forward)
+    return GatewaySettings(tunnel, health, forward, tuple(reader.warnings))
 
 
 def run(arguments: list[str]) -> int:
@@ -65,6 +63,8 @@ def run(arguments: list[str]) -> int:
         return status_view.run("gateway", arguments[1:])
     settings = read_settings(arguments)
     logs.configure(settings.tunnel.log_filter, settings.tunnel.log_format)
+    for warning in settings.warnings:
+        log.warning(warning)
     descriptors.raise_limit()
     asyncio.run(_serve(settings))
     return 0

@@ -103,7 +103,8 @@ def _advise(path: Path, configuration: Configuration) -> None:
     if short:
         _logger.warning("Tokens shorter than 16 characters can be guessed", extra={"fields": {"names": short}})
     if configuration.is_confidential and document.others_may_read(path):
-        _logger.warning("Others may read tokens or the secret", extra={"fields": {"file": path}})
+        fields = {"file": path, "remedy": document.remedy(path)}
+        _logger.warning("Others may read tokens or the secret", extra={"fields": fields})
 
 
 def _filter(text: str) -> str:

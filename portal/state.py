@@ -8,13 +8,12 @@ import logging
 import os
 import re
 import secrets
-import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from connectivity.document import reason
+from connectivity.document import others_may_read, reason, remedy
 from connectivity.settings import SettingsError
 
 _SECRET_BYTES: Final = 32
@@ -41,8 +40,9 @@ def load_or_create(path: Path) -> str:
     if not _SECRET.fullmatch(stored):
         expectation = "expected a secret of at least 32 letters and digits (remove the file to have one made)"
         raise SettingsError([f"POSTERN_PORTAL_STATE is {str(path)!r}: {expectation}"])
-    if path.stat().st_mode & stat.S_IRWXO:
-        _logger.warning("Others may read the portal's secret", extra={"fields": {"file": path}})
+    if others_may_read(path):
+        fields = {"file": path, "remedy": remedy(path)}
+        _logger.warning("Others may read the portal's secret", extra={"fields": fields})
     return stored
 
 

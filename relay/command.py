@@ -1,6 +1,7 @@
 """``postern relay``: settings, the core with this process's secrets, then the event loop."""
 
 import asyncio
+import logging
 import os
 from dataclasses import replace
 from typing import Final
@@ -14,6 +15,8 @@ from relay.driver.making import credentials, server_settings
 from relay.driver.running import serve
 from relay.settings import read_settings
 
+_log = logging.getLogger("relay")
+
 STAMP_SECRET_BYTES: Final = 32
 
 
@@ -24,6 +27,8 @@ def run(arguments: list[str]) -> int:
     settings = read_settings(arguments)
     settings.require_public_address()
     logs.configure(settings.log_filter, settings.log_format)
+    for warning in settings.warnings:
+        _log.warning(warning)
     descriptors.raise_limit()
     # For the life of this process: it is what makes reconnects to the portal keep all allocations.
     stamp_secret = os.urandom(STAMP_SECRET_BYTES).hex()

@@ -71,6 +71,14 @@ class Certificate:
         (certificate, *_) = x509.load_pem_x509_certificates(self.certificate.read_bytes())
         return Validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
 
+    def content(self) -> bytes:
+        """What tells one certificate from another under the same name.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        return self.certificate.read_bytes()
+
     def context(self) -> ssl.SSLContext:
         """What a TLS server needs, read now.
 
@@ -108,6 +116,19 @@ class Configuration:
     trusted_proxies: tuple[Network, ...] = ()
     internal: tuple[IPAddress, ...] = ()
     offload: OffloadWish | None = None
+
+    def differences(self, new: "Configuration") -> list[str]:
+        """What ``new`` has more or less of, or otherwise, in words without a name or secret."""
+        words = []
+        for entry in dataclasses.fields(self):
+            before, after = getattr(self, entry.name), getattr(new, entry.name)
+            if before == after or entry.name == "is_confidential":
+                continue
+            counts = [len(value) if isinstance(value, (tuple, Mapping)) else None for value in (before, after)]
+            words.append(
+                f"{entry.name} {counts[0]} → {counts[1]}" if counts[0] != counts[1] else f"{entry.name} changed"
+            )
+        return words
 
     def changed_to(self, new: "Configuration") -> tuple["Configuration", list[str]]:
         """What of ``new`` can be had while running, and the names of what has to stay."""

@@ -78,6 +78,7 @@ class RelaySettings:
     drain_seconds: int
     admin_socket: AdminSocket
     telemetry: TelemetrySettings
+    warnings: tuple[str, ...] = ()
     listed: tuple[IPAddress, ...] = ()  # public addresses for a family that nothing else names
     proxies: tuple[Network, ...] = ()  # that are trusted where the file names none
 
@@ -128,6 +129,7 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
         file=file,
         listed=listed,
         proxies=proxies,
+        warnings=tuple(reader.warnings),
         health_address=reader.optional(
             "HEALTH_CHECK_ADDR", "--health-check-addr", Endpoint.parse, Endpoint(IPv4Address(0), 8080), "address:port"
         ),
@@ -198,21 +200,13 @@ def _read_portal(reader: SettingsReader, words: list[str], *, is_required: bool)
     else:
         api_url = reader.optional("FIREZONE_API_URL", "--api-url", parse_api_url, "", "URL of the portal")
     if words:
-        token = _token_argument(reader, words[0])
+        token = reader.token_argument(words[0])
     elif is_required:
         token = reader.required("FIREZONE_TOKEN", None, token_or_file, text)
     else:
         token = reader.optional("FIREZONE_TOKEN", None, text_value, "", text)
     name = reader.optional("FIREZONE_NAME", None, text_value, None, "display name in the portal")
     return PortalAccess(api_url, token, words[1] if len(words) > 1 else name)
-
-
-def _token_argument(reader: SettingsReader, word: str) -> str:
-    try:
-        return token_or_file(word)
-    except ValueError as error:
-        reader.problem(f"the token argument: {error}")
-        return ""
 
 
 def _read_telemetry(reader: SettingsReader) -> TelemetrySettings:

@@ -28,6 +28,7 @@ class Reloading:
         self._listed = settings.listed
         self._proxies = settings.proxies
         self._configuration = settings.configuration
+        self._certificate = _content(settings.configuration)
 
     def reload(self) -> None:
         """Read the file and apply what can change."""
@@ -40,9 +41,13 @@ class Reloading:
             return
         if kept:
             _log.warning("Some settings change only with a restart", extra={"fields": {"kept": ",".join(kept)}})
+        differences = self._configuration.differences(configuration)
+        certificate, self._certificate = self._certificate, _content(configuration)
+        if certificate != self._certificate and "certificate changed" not in differences:
+            differences.append("certificate renewed")
         self._apply(configuration, context)
         self._advising.say(configuration)
-        _log.info("Configuration read again")
+        _log.info("Configuration read again", extra={"fields": {"changed": ", ".join(differences) or "nothing"}})
 
     def _apply(self, configuration: Configuration, context: ssl.SSLContext | None) -> None:
         service, now = self._service, time.monotonic_ns()
@@ -55,3 +60,11 @@ class Reloading:
         if ended:
             _log.info("Ended allocations whose credentials count no more", extra={"fields": {"allocations": ended}})
         self._configuration = configuration
+
+
+def _content(configuration: Configuration) -> bytes:
+    """The certificate's file, or nothing; a file that cannot be read has been told of by whoever needs it."""
+    try:
+        return b"" if configuration.certificate is None else configuration.certificate.content()
+    except OSError:
+        return b""

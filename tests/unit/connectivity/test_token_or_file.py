@@ -6,7 +6,9 @@ import pytest
 
 from client.token import take_token
 from connectivity.errors import FatalError
-from connectivity.settings import token_or_file
+from connectivity.settings import VISIBLE_TOKEN, token_or_file
+from gateway.command import read_settings as read_gateway
+from relay.settings import read_settings as read_relay
 
 
 def test_a_token_is_itself() -> None:
@@ -35,3 +37,21 @@ def test_a_path_without_a_token_is_told(tmp_path: Path, name: str, words: str) -
 def test_the_client_tells_it_as_fatal(tmp_path: Path) -> None:
     with pytest.raises(FatalError, match="FIREZONE_TOKEN: expected a token or a readable file"):
         take_token({"FIREZONE_TOKEN": str(tmp_path)}, tmp_path)
+
+
+@pytest.mark.parametrize("role", ["gateway", "relay"])
+def test_a_token_among_the_arguments_is_warned_of_and_a_path_is_not(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIREZONE_TOKEN", "POSTERN_RELAY_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FIREZONE_API_URL", "ws://portal.example:8081")
+    path = tmp_path / "token"
+    path.write_text("a-token-of-some-length")
+
+    def warnings(word: str) -> tuple[str, ...]:
+        return (read_gateway if role == "gateway" else read_relay)([word]).warnings
+
+    assert warnings("a-token-of-some-length") == (VISIBLE_TOKEN,)
+    assert warnings(str(path)) == ()
+    assert "a-token" not in VISIBLE_TOKEN

@@ -108,7 +108,7 @@ def test_a_short_token_and_a_file_that_others_may_read_are_said(
     assert first.message == "Tokens shorter than 16 characters can be guessed"
     assert first.fields == {"names": ["laptop"]}
     assert second.message == "Others may read tokens or the secret"
-    assert second.fields == {"file": path}
+    assert second.fields == {"file": path, "remedy": f"chown {os.geteuid()} {path}; chmod 600 {path}"}
     caplog.clear()
     path.chmod(0o640)
     _advise(path, parse(CONTENT))
