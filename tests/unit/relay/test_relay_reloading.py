@@ -66,7 +66,7 @@ def test_reading_again_says_what_changed_or_that_nothing_did(
 
 
 class _Settings:
-    listed = ()
+    listed = proxies = ()
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
