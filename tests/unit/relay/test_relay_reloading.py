@@ -85,11 +85,16 @@ class _Server:
         return 0
 
 
+class _Streams:
+    trusted_proxies: Any = ()
+
+
 class _Service:
     on_host = frozenset[Any]()
 
     def __init__(self) -> None:
         self.server = _Server()
+        self.streams = _Streams()
 
     def settle(self, _now: int) -> None:
         """Nothing waits."""
