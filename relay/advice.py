@@ -9,6 +9,7 @@ from relay.configuration import Configuration, Validity
 from relay.core.own import OwnAddresses
 
 _SOON: Final = timedelta(days=7)
+_LAST_PART: Final = 4  # of certificates that live for days only, the last quarter
 
 
 class Advice(NamedTuple):
@@ -42,4 +43,5 @@ def advise_of_certificate(validity: Validity, wall_now: WallTime) -> Advice | No
         return Advice(
             "The certificate for TLS is not valid yet", fields | {"remedy": "wait, or set the host's clock right"}
         )
-    return Advice("The certificate for TLS ends soon", fields | remedy) if now > validity.ends - _SOON else None
+    soon = min(_SOON, (validity.ends - validity.begins) / _LAST_PART)
+    return Advice("The certificate for TLS ends soon", fields | remedy) if now > validity.ends - soon else None

@@ -59,3 +59,9 @@ def test_a_certificate_is_told_before_and_after_its_time(days: int, expected: st
     if advice is not None and expected is not None:
         assert expected in advice.message
         assert "remedy" in advice.fields
+
+
+@pytest.mark.parametrize(("hours", "is_soon"), [(1, False), (17, False), (19, True)])
+def test_a_short_lived_certificate_is_told_of_in_its_last_quarter(hours: int, is_soon: bool) -> None:
+    moment = int((BEGINS + timedelta(hours=hours)).timestamp()) * SECOND
+    assert (advise_of_certificate(Validity(BEGINS, BEGINS + timedelta(days=1)), moment) is not None) == is_soon
