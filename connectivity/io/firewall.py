@@ -13,7 +13,7 @@ from pyroute2.nftables.main import NFTables
 from connectivity.errors import chain
 
 _FAMILIES: Final = {1: "inet", 2: "ip", 10: "ip6"}  # NFPROTO_*
-_HOOKS: Final = ("prerouting", "input", "forward", "output", "postrouting")
+_HOOKS: Final = ("prerouting", "input", "forward", "output", "postrouting", "ingress")  # NF_INET_*
 _OLD: Final = {"ip": "ip_tables_names", "ip6": "ip6_tables_names"}
 _OLD_FILTERS: Final = frozenset({"filter", "raw", "mangle", "security"})
 
@@ -36,9 +36,14 @@ def _nftables() -> list[str]:
     for message in chains:
         hook, family = message.get_attr("NFTA_CHAIN_HOOK"), _FAMILIES.get(message["nfgen_family"])
         if family is not None and hook is not None and message.get_attr("NFTA_CHAIN_TYPE") == "filter":
-            number = hook.get_attr("NFTA_HOOK_HOOKNUM")
-            found.append(f"{family} {message.get_attr('NFTA_CHAIN_TABLE')} {_HOOKS[number]}")
+            place = _hook_name(hook.get_attr("NFTA_HOOK_HOOKNUM"))
+            found.append(f"{family} {message.get_attr('NFTA_CHAIN_TABLE')} {place}")
     return found
+
+
+def _hook_name(number: int) -> str:
+    """A kernel may have hooks that we do not know."""
+    return _HOOKS[number] if 0 <= number < len(_HOOKS) else f"hook {number}"
 
 
 def _older(proc: Path) -> list[str]:

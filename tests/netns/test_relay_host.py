@@ -63,6 +63,7 @@ def test_chains_that_filter_are_found_and_others_are_not(host: str) -> None:
     ruleset = """
 table inet guard {
   chain in { type filter hook input priority 0; policy accept; }
+  chain early { type filter hook ingress device "lo" priority 0; policy accept; }
   chain helper { }
   chain out { type nat hook postrouting priority 100; policy accept; }
 }
@@ -75,4 +76,4 @@ table bridge other {
 """
     subprocess.run(["ip", "netns", "exec", host, "nft", "-f", "-"], input=ruleset, text=True, check=True)
     with entered(host):
-        assert filters(Path("/nowhere")) == ["inet guard input", "ip6 more forward"]
+        assert filters(Path("/nowhere")) == ["inet guard ingress", "inet guard input", "ip6 more forward"]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from connectivity.io.firewall import _older
+from connectivity.io.firewall import _hook_name, _older
 
 
 def test_tables_that_filter_are_named_and_others_are_not(tmp_path: Path) -> None:
@@ -13,3 +13,8 @@ def test_tables_that_filter_are_named_and_others_are_not(tmp_path: Path) -> None
 
 def test_a_host_without_them_has_none(tmp_path: Path) -> None:
     assert _older(tmp_path) == []
+
+
+def test_every_hook_has_a_name() -> None:
+    names = [_hook_name(number) for number in range(7)]
+    assert names == ["prerouting", "input", "forward", "output", "postrouting", "ingress", "hook 6"]
