@@ -1,9 +1,14 @@
 """Settings are read once, and everything that is wrong comes out together."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from connectivity.endpoint import Endpoint
 from connectivity.settings import HelpRequested, SettingsError, SettingsReader, boolean, integer, one_of, text_value
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_flags_win_over_the_environment_and_empty_variables_count_as_unset() -> None:
@@ -53,6 +58,11 @@ def test_a_faulty_token_is_not_shown() -> None:
 )
 def test_names_of_tests_of_kubernetes_and_of_other_services_are_accepted(environ: dict[str, str]) -> None:
     SettingsReader("relay", [], environ).finish()
+
+
+def test_every_documented_name_of_ours_is_accepted_by_every_service() -> None:
+    documented = set(re.findall(r"POSTERN_[A-Z_]+", (ROOT / "docs/operating.md").read_text(encoding="utf-8")))
+    SettingsReader("portal", [], dict.fromkeys(documented, "1")).finish()
 
 
 def test_a_kubernetes_looking_name_with_another_value_is_an_error() -> None:
