@@ -5,6 +5,7 @@ be judged (matches of iptables' own, named sets) counts as no match on the way o
 that only a certain loss is told.
 """
 
+import logging
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _FAMILIES: Final = {"ip": ("ipv4",), "ip6": ("ipv6",), "inet": ("ipv4", "ipv6")}
 _PEERS: Final[dict[str, Network]] = {"ipv4": PEERS_IPV4, "ipv6": PEERS_IPV6}
 _HOOKS: Final = ("forward", "input")
 _DEEPEST_JUMP: Final = 16  # the kernel's own limit
+
+_log = logging.getLogger("gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +71,19 @@ def examine(device: str) -> list[Finding]:
         }
         found = []
         for family, table in sorted(tables):
-            found += judge(nftables.listing("table", family, table), device, others)
+            found += _judge_if_possible(nftables.listing("table", family, table), device, others)
     except NftError:
         found = []  # whoever cannot list cannot load either, and that has been told
     return found + _legacy(device)
+
+
+def _judge_if_possible(objects: Objects, device: str, others: Sequence[str]) -> list[Finding]:
+    """No table of somebody else ends the gateway by what a version of nft writes otherwise."""
+    try:
+        return judge(objects, device, others)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        _log.debug("Cannot follow the rules of a table", extra={"fields": {"error": repr(error)}})
+        return []
 
 
 def judge(objects: Objects, device: str, others: Sequence[str]) -> list[Finding]:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from gateway.firewall import judge, legacy_drops
+from gateway import firewall, nftables
+from gateway.firewall import examine, judge, legacy_drops
 
 ACCEPT: dict[str, Any] = {"accept": None}
 DROP: dict[str, Any] = {"drop": None}
@@ -108,6 +109,13 @@ def test_table_chain_and_rule_are_named(objects: list[dict[str, Any]], remedy: s
         "chain": chain["name"],
         "remedy": remedy,
     }
+
+
+@pytest.mark.parametrize("statement", [{}, "notrack", {"match": {"left": {"meta": {}}, "right": 1}}, {"jump": None}])
+def test_what_cannot_be_followed_is_no_finding_and_no_end(statement: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nftables, "listing", lambda *_: table([statement]))
+    monkeypatch.setattr(firewall, "_LEGACY", {})
+    assert examine("tun0") == []
 
 
 def test_a_loop_of_jumps_ends() -> None:
