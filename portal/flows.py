@@ -10,7 +10,6 @@ that is away hears it right after its next ``init``.
 
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
@@ -20,10 +19,10 @@ from portal import access, views
 from portal.configuration import Configuration, Resource, Token, TokenType
 from portal.derivation import ice_credentials, preshared_key
 from portal.devices import Devices
+from portal.grants import Grant, Grants
 from portal.pending import Pending, PendingFlows
 from portal.session import Device, Outbox, Session
 
-MAXIMUM_GRANTS_PER_GATEWAY: Final = 65_536
 MAXIMUM_LISTED: Final = 256  # ids or candidates in one message
 LONGEST_CANDIDATE: Final = 512
 LONGEST_ID: Final = 64  # real ones are UUIDs
@@ -41,15 +40,6 @@ class Handled(Enum):
     TOO_MUCH = auto()  # beyond the sender's means
 
 
-@dataclass(slots=True)
-class _Grant:
-    """What a gateway was told. ``token`` is the one that the client used."""
-
-    token: Token
-    resource: Resource
-    expires_at: int
-
-
 class Flows:
     """Pending flows and grants of all gateways."""
 
@@ -61,7 +51,7 @@ class Flows:
         self._outbox = outbox
         self._rng = rng
         self._pending = PendingFlows()
-        self._grants: dict[str, dict[tuple[str, str], _Grant]] = {}  # gateway -> (client, resource)
+        self._grants: dict[str, Grants] = {}  # by gateway
 
     def create(self, session: Session, client: Device, payload: dict[str, Json], now: Instant, wall: int) -> Handled:
         """``create_flow`` from a client."""
@@ -91,12 +81,11 @@ class Flows:
         if gateway is None or gateway.session is None:
             self._refuse(session, resource_id, "offline")
             return
-        grants = self._grants.setdefault(gateway.id, {})
-        has_room = self._pending.make_room(client, gateway, resource.id)
-        if not has_room or len(grants) >= MAXIMUM_GRANTS_PER_GATEWAY:
+        grants, pair = self._grants.setdefault(gateway.id, Grants()), (client.id, resource.id)
+        if not grants.has_room(pair, session.token) or not self._pending.make_room(client, gateway, resource.id):
             self._refuse(session, resource_id, "limit_reached")
             return
-        grants[client.id, resource.id] = _Grant(session.token, resource, expires_at)
+        grants.add(pair, Grant(session.token, resource, expires_at))
         self._authorize(gateway, gateway.session, client, resource, expires_at, now)
 
     def confirm(self, gateway: Device, reference: object) -> bool:
@@ -145,9 +134,8 @@ class Flows:
         For each client with a grant it names all that the client may reach through this site, because the gateway keeps
         only listed resources of listed clients, and this process may be younger than the gateway's state.
         """
-        clients = {client_id: grant.token for (client_id, _), grant in self._grants.get(gateway.id, {}).items()}
         listed = []
-        for client_id, used in clients.items():
+        for client_id, used in self._grants.get(gateway.id, Grants()).tokens().items():
             for resource in self._configuration.resources:
                 expires_at = self._expiry(gateway, used, resource, wall)
                 if expires_at is not None:
@@ -166,19 +154,19 @@ class Flows:
 
     def refresh_gateway(self, gateway: Device, session: Session, wall: int) -> None:
         """The same for one gateway."""
-        grants = self._grants.get(gateway.id, {})
+        grants = self._grants.get(gateway.id, Grants())
         updated: set[str] = set()
-        for (client_id, resource_id), grant in list(grants.items()):
+        for (client_id, resource_id), grant in grants.items():
             resource = self._configuration.resources_by_id.get(resource_id)
             expires_at = self._expiry(gateway, grant.token, resource, wall)
             pair = {"client_id": client_id, "resource_id": resource_id}
             if expires_at is None or resource is None or resource.shape != grant.resource.shape:
-                del grants[client_id, resource_id]
+                grants.remove((client_id, resource_id))
                 self._outbox.push(session, "reject_access", pair)
                 _logger.info("Access revoked", extra={"fields": {"cid": client_id, "gid": gateway.id}})
                 continue
             if grant.expires_at <= wall:  # the gateway has dropped it by itself: the client has to ask again
-                del grants[client_id, resource_id]
+                grants.remove((client_id, resource_id))
                 continue
             if resource.filters != grant.resource.filters and resource_id not in updated:
                 updated.add(resource_id)

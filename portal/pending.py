@@ -1,7 +1,7 @@
 """Flows that wait for their gateway's word, bounded so that no client keeps others waiting or drowns a gateway.
 
-A client has a bounded number of them, and so has a gateway. When there is no room, the
-oldest flow of whoever has the most makes room for one of whoever has fewer.
+A client has a bounded number of them, and so has a gateway. When there is no room, the oldest flow of whoever has the
+most makes room for one of whoever has fewer.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ class Pending:
 
 
 class PendingFlows:
-    """They under their references, oldest first."""
+    """These flows under their references, oldest first."""
 
     def __init__(self) -> None:
         self._flows: dict[str, Pending] = {}

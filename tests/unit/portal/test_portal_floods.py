@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from portal import pending
+from portal import grants, pending
 from portal.budgets import FLOWS, FRAMES, REFUSALS, Rate
 from portal.configuration import TokenType
 
@@ -175,6 +175,20 @@ def test_who_has_the_most_makes_room(make_world: Any, monkeypatch: pytest.Monkey
     for resource in ("lan", "wiki"):
         greedy.send("create_flow", {"resource_id": world.resource(resource), "connected_gateway_ids": []})
     assert len(world.core._flows._pending) == 2
+
+
+def test_one_token_leaves_room_at_a_gateway_for_others(make_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grants, "MAXIMUM_GRANTS_PER_TOKEN", 2)
+    monkeypatch.setattr(grants, "MAXIMUM_GRANTS_PER_GATEWAY", 3)
+    world = make_world()
+    world.apply((PHONE, f"{SECOND_LAPTOP}{PHONE}"))
+    gateway = world.gateway()
+    asked = {"resource_id": world.resource("lan"), "connected_gateway_ids": []}
+    greedy = [world.client(external_id=name) for name in ("one", "two", "three")]
+    for client in (*greedy, world.client("c3"), greedy[0]):  # the last asks again for what it has
+        client.send("create_flow", asked)
+    assert [client.take("flow_creation_failed") != [] for client in greedy] == [False, False, True]
+    assert len(gateway.take("authorize_flow")) == 4
 
 
 @pytest.mark.parametrize("connected", [["x"] * 257, [{}, [], 7, None], "text", {"a": 1}])
