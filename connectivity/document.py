@@ -98,9 +98,13 @@ def load_document(text: str, contents: str) -> dict[str, Any]:
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
-    if str(error.problem).startswith("found undefined alias"):  # which may be a password that begins with a star
+    """What YAML says, but for where it quotes what may be a password that begins with such a character."""
+    said = str(error.problem)
+    if said.startswith("found undefined alias"):
         return "found an alias without its anchor (a text that begins with * needs quotes)"
-    return str(error.problem)
+    if said.startswith("found undefined tag handle"):
+        return "found a tag that is not known (a text that begins with ! needs quotes)"
+    return said
 
 
 class Unreadable:

@@ -63,6 +63,10 @@ def test_an_alias_of_a_scalar_that_yaml_cannot_read() -> None:
             "name: *hunter2",
             "line 1, column 7: found an alias without its anchor (a text that begins with * needs quotes)",
         ),
+        (
+            "name: !hunter!2",
+            "line 1, column 7: found a tag that is not known (a text that begins with ! needs quotes)",
+        ),
         ("name: a\nother: \x01", "line 2: a character that YAML does not allow"),
         ("name: " + "[" * 5000, "mappings and lists are nested too deeply"),
         ("name: !!map x", "line 1, column 7: expected a mapping node, but found scalar"),
