@@ -79,6 +79,11 @@ def is_icmp_error(packets: PacketRun) -> bool:
     return packets.flow[1] in _ICMP and icmp.is_error(packet.parse(packets.run.data))
 
 
+def _is_one_flow(key: FlowKey) -> bool:
+    """Whether what is decided of one packet holds for all of this key, which all ICMP but echoes shares."""
+    return key[1] not in _ICMP or any(key[-4:])
+
+
 def is_echo(packets: PacketRun) -> bool:
     """Whether this is an ICMP echo request or reply."""
     return packets.flow[1] in _ICMP and packet.parse(packets.run.data).is_echo
@@ -110,7 +115,7 @@ class TunnelCore(ABC):
             peer_id = self._route(packets, now)
             if peer_id is None:
                 return None
-            if packets.flow[1] not in _ICMP or any(packets.flow[-4:]):  # else all kinds of ICMP share this key
+            if _is_one_flow(packets.flow):
                 if len(self._outbound) >= _CACHED_FLOWS:
                     self._outbound.clear()
                 self._outbound[packets.flow] = peer_id
@@ -139,7 +144,7 @@ class TunnelCore(ABC):
             return False
         if not self._may_pass(peer_id, packets, now):
             return False
-        if packets.flow[1] not in _ICMP or any(packets.flow[-4:]):  # else all kinds of ICMP share this key
+        if _is_one_flow(packets.flow):
             if len(self._inbound) >= _CACHED_FLOWS:
                 self._inbound.clear()
             self._inbound.add((peer_id, packets.flow))
