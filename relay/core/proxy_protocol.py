@@ -56,9 +56,7 @@ def client_of(prefix: bytes, rest: bytes) -> Endpoint | None:
         ProxyHeaderError: they are none of a TCP connection.
     """
     _, command, family, _ = _PREFIX.unpack(prefix)
-    if command == _LOCAL:
-        return None
-    if family == _UNSPECIFIED:
+    if command == _LOCAL or family == _UNSPECIFIED:
         return None
     size = _ADDRESS_BYTES.get(family)
     if size is None:
