@@ -1,9 +1,10 @@
 """An IP address with a UDP or TCP port."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
+_PREFIX_BYTES: Final = {4: 4, 6: 8}
 
 
 class Endpoint(NamedTuple):
@@ -30,3 +31,8 @@ class Endpoint(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.ip}]:{self.port}" if self.ip.version == 6 else f"{self.ip}:{self.port}"
+
+
+def source_of(ip: IPAddress) -> bytes:
+    """What a limit by address counts as one: an IPv4 address, or the /64 of an IPv6 one, which one host may have."""
+    return ip.packed[: _PREFIX_BYTES[ip.version]]

@@ -25,7 +25,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import HttpProcessingError
 
-from connectivity.endpoint import Endpoint
+from connectivity.endpoint import Endpoint, source_of
 from connectivity.io import descriptors
 from connectivity.io.accepting import Acceptor, open_listener
 
@@ -165,7 +165,7 @@ class HttpServer:
             self._renew(connection)
 
     def _accepted(self, accepted: socket.socket, address: Any) -> None:
-        source = source_of(address)
+        source = place_of(address)
         if len(self._by_source.get(source, ())) >= min(self.limits.per_address, self._most):
             self._make_room(self._by_source[source], address)
         elif len(self._strangers) >= self._most:
@@ -263,14 +263,12 @@ class HttpServer:
         self.counters.paused += 1
 
 
-def source_of(address: Any) -> object:
+def place_of(address: Any) -> object:
     """Whose places a connection uses: an IPv4 address, an IPv6 /64, or the one Unix socket."""
     if not isinstance(address, tuple):
         return None
     ip = ip_address(address[0].partition("%")[0])
-    if isinstance(ip, IPv4Address):
-        return ip
-    return ip.ipv4_mapped or int(ip) >> 64
+    return source_of(ip if isinstance(ip, IPv4Address) else ip.ipv4_mapped or ip)
 
 
 class _NoAccessLog(AbstractAccessLogger):

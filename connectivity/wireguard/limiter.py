@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from connectivity.clock import SECOND, Duration, Instant
-from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.endpoint import Endpoint, IPAddress, source_of
 from connectivity.wireguard.cookie import Verifier
 from connectivity.wireguard.errors import HandshakeError, HandshakeReason
 from connectivity.wireguard.messages import MAC_BYTES
@@ -31,9 +31,7 @@ PROVEN_ADDRESS_LIMIT: Final = 10
 # A reply costs 0.1 ms of pure Python: these take half a percent of a core.
 REPLY_LIMIT: Final = 50
 REPLY_NETWORK_LIMIT: Final = 5
-# Of what many addresses are given to one customer.
-_NETWORK_BYTES: Final = {4: 3, 6: 7}  # /24, /56
-_ADDRESS_BYTES: Final = {4: 4, 6: 8}  # /32, /64
+_NETWORK_BYTES: Final = {4: 3, 6: 7}  # /24, /56: of what many addresses are given to one customer
 _NO_MAC2: Final = bytes(MAC_BYTES)
 
 
@@ -118,7 +116,7 @@ class RateLimiter:
 
     def _admit_proven(self, source_ip: IPAddress) -> None:
         """Raises HandshakeError if this address, or all of them, have had enough."""
-        address = source_ip.packed[: _ADDRESS_BYTES[source_ip.version]]
+        address = source_of(source_ip)
         if self._proven_count >= PROVEN_LIMIT or self._proven[address] >= PROVEN_ADDRESS_LIMIT:
             raise HandshakeError(HandshakeReason.UNDER_LOAD)
         self._proven_count += 1

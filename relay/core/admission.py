@@ -22,13 +22,12 @@ from array import array
 from typing import Final
 
 from connectivity.clock import SECOND, Duration, Instant
-from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.endpoint import Endpoint, IPAddress, source_of
 from relay.core.quotas import BUCKET_DEPTH, Quotas
 
 # Implementation constants. Two rows of 32,768 sources are half a megabyte.
 _SLOT_BITS: Final = 15
 _SLOT_MASK: Final = (1 << _SLOT_BITS) - 1
-_NETWORK_BYTES: Final = 8  # of an IPv6 address: whoever has a /64 has all addresses in it
 # Clients behind one address that may begin at once, each with as many requests as a stranger has.
 CROWD: Final = 10
 
@@ -56,11 +55,11 @@ class Admission:
         if has_allocation:
             budget = self._proven if is_proven else self._holders
             return budget.admits(client.ip.packed + client.port.to_bytes(2, "big"), now)
-        return (self._crowds if is_proven else self._strangers).admits(_network(client.ip), now)
+        return (self._crowds if is_proven else self._strangers).admits(source_of(client.ip), now)
 
     def admits_connection(self, source: IPAddress, now: Instant) -> bool:
         """The same for a connection, which with TLS costs us more."""
-        return self._connections.admits(_network(source), now)
+        return self._connections.admits(source_of(source), now)
 
 
 class RateLimiter:
@@ -92,7 +91,3 @@ class RateLimiter:
             return False
         one[i], other[j] = max(one[i], spent_until), max(other[j], spent_until)
         return True
-
-
-def _network(source: IPAddress) -> bytes:
-    return source.packed if source.version == 4 else source.packed[:_NETWORK_BYTES]

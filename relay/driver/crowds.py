@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Final, TypeVar
 
 from connectivity.clock import SECOND, Duration, Instant
-from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.endpoint import Endpoint, IPAddress, source_of
 from relay.configuration import Network
 from relay.core.proxy_protocol import PREFIX_BYTES, ProxyHeaderError, client_of, length_behind
 
@@ -17,7 +17,6 @@ K = TypeVar("K", bound=Hashable)
 # Implementation constants. What an operator reads: one line an hour for each of a few addresses.
 _MOST_TOLD: Final = 64
 _TOLD_FOR: Final[Duration] = 3600 * SECOND
-_NETWORK_BITS: Final = 64  # of an IPv6 address: whoever has a /64 has all addresses in it
 _TOO_MANY: Final = (
     "Too many connections of one address, further ones are closed",
     (
@@ -37,7 +36,7 @@ class CrowdLog:
     """Says once of each address why its connections are closed, and what to do about it."""
 
     def __init__(self) -> None:
-        self._told: OrderedDict[tuple[str, int | IPAddress], Instant] = OrderedDict()  # the longest ago first
+        self._told: OrderedDict[tuple[str, bytes], Instant] = OrderedDict()  # the longest ago first
 
     def refused(self, source: IPAddress, now: Instant) -> None:
         """This address opens too many."""
@@ -50,29 +49,24 @@ class CrowdLog:
     def _tell(self, source: IPAddress, now: Instant, phrase: str, remedy: str) -> None:
         while self._told and now - next(iter(self._told.values())) > _TOLD_FOR:
             self._told.popitem(last=False)
-        key = phrase, network_of(source)
+        key = phrase, source_of(source)
         if key in self._told or len(self._told) >= _MOST_TOLD:
             return
         self._told[key] = now
         _log.warning(phrase, extra={"fields": {"source": source, "remedy": remedy}})
 
 
-def network_of(source: IPAddress) -> int | IPAddress:
-    """What counts as one source."""
-    return source if source.version == 4 else int(source) >> _NETWORK_BITS
-
-
-def largest_first(keys: Iterable[K], source_of: Callable[[K], IPAddress]) -> list[K]:
+def largest_first(keys: Iterable[K], address_of: Callable[[K], IPAddress]) -> list[K]:
     """The connections of the source that has most of them, in their order, then all others."""
     found = list(keys)
-    counts = Counter(network_of(source_of(key)) for key in found)
+    counts = Counter(source_of(address_of(key)) for key in found)
     ((largest, _),) = counts.most_common(1)  # of several, that of the oldest
-    return sorted(found, key=lambda key: network_of(source_of(key)) != largest)
+    return sorted(found, key=lambda key: source_of(address_of(key)) != largest)
 
 
 def is_within(ip: IPAddress, networks: Iterable[Network]) -> bool:
     """Whether one of the networks has this address."""
-    return any(ip.version == network.version and ip in network for network in networks)
+    return any(ip in network for network in networks)
 
 
 async def read_proxy_header(loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> Endpoint | None:

@@ -6,7 +6,7 @@ import logging
 import pytest
 from aiohttp import web
 
-from connectivity.io.http import MOST_REQUEST_BYTES, Limits, source_of
+from connectivity.io.http import MOST_REQUEST_BYTES, Limits, place_of
 from tests.unit.connectivity.http_peer import PATIENCE, TOKEN, Place, assert_discreet, pass_time, run, serving
 
 OK = b"HTTP/1.1 200 OK"
@@ -51,11 +51,11 @@ def test_ipv4_addresses_at_an_ipv6_listener_are_not_one() -> None:
 
 def test_an_ipv6_network_is_one_address() -> None:
     one, other, elsewhere, mapped = (
-        source_of((host, 1, 0, 0)) for host in ("2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1", "::ffff:192.0.2.1")
+        place_of((host, 1, 0, 0)) for host in ("2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1", "::ffff:192.0.2.1")
     )
     assert one == other != elsewhere
-    assert mapped == source_of(("192.0.2.1", 1))
-    assert source_of(("fe80::1%eth0", 1, 0, 2)) == source_of(("fe80::2", 1, 0, 2))
+    assert mapped == place_of(("192.0.2.1", 1))
+    assert place_of(("fe80::1%eth0", 1, 0, 2)) == place_of(("fe80::2", 1, 0, 2))
 
 
 def test_many_silent_addresses_keep_nobody_out() -> None:
