@@ -13,39 +13,47 @@ from connectivity.endpoint import IPAddress
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
+# Services of clouds that trust whoever asks, where they are not link-local as most are.
+METADATA_IPV4: Final = (
+    IPv4Network("168.63.129.16/32"),  # Azure
+    IPv4Network("100.100.100.200/32"),  # Alibaba Cloud
+)
+METADATA_IPV6: Final = (
+    IPv6Network("fd00:ec2::/64"),  # Amazon: metadata, credentials of pods, time and names
+    IPv6Network("fd20:ce::254/128"),  # Google Cloud
+)
 # Devices, proxy addresses of names and DNS sentinels of the tunnel all lie in the shared range (RFC 6598).
-_IPV4: Final = tuple(
-    map(
+_IPV4: Final = (
+    *METADATA_IPV4,
+    *map(
         IPv4Network,
         (
             "0.0.0.0/8",
             "100.64.0.0/10",
-            "100.100.100.200/32",  # Alibaba Cloud's metadata
             "127.0.0.0/8",
-            "168.63.129.16/32",  # Azure's
             "169.254.0.0/16",
-            "169.254.169.254/32",  # that of most clouds
-            "169.254.170.2/32",  # of Amazon's containers
-            "192.0.0.192/32",  # Oracle Cloud's
+            "169.254.169.254/32",  # metadata of most clouds
+            "169.254.170.2/32",  # credentials of Amazon's containers
+            "169.254.170.23/32",  # and of its pods
+            "192.0.0.192/32",  # Oracle Cloud's metadata
             "224.0.0.0/4",
             "240.0.0.0/4",  # with the broadcast address
         ),
-    )
+    ),
 )
-_IPV6: Final = tuple(
-    map(
+_IPV6: Final = (
+    *METADATA_IPV6,
+    *map(
         IPv6Network,
         (
             "::/128",
             "::1/128",
             "::ffff:0:0/96",  # IPv4-mapped: on no wire
             "fd00:2021:1111::/48",  # all of the tunnel
-            "fd00:ec2::/64",  # Amazon's metadata, time and name servers
-            "fd20:ce::254/128",  # Google Cloud's metadata
             "fe80::/10",
             "ff00::/8",
         ),
-    )
+    ),
 )
 SPECIAL: Final[tuple[Network, ...]] = (*_IPV4, *_IPV6)
 

@@ -11,28 +11,29 @@ from typing import Final
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.portal.values import MessageError, relay_address
+from connectivity.ranges import METADATA_IPV4, METADATA_IPV6
 
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}", re.ASCII)
-_NOWHERE: Final[tuple[IPv4Network | IPv6Network, ...]] = tuple(
-    ip_network(text)
-    for text in (
-        "0.0.0.0/8",
-        "127.0.0.0/8",
-        "169.254.0.0/16",  # link-local, with the metadata services of most clouds
-        "168.63.129.16/32",  # metadata of Azure
-        "100.100.100.200/32",  # and of Alibaba Cloud
-        "192.0.0.0/24",  # IETF protocol assignments; Oracle's metadata
-        "224.0.0.0/3",  # multicast, reserved, broadcast
-        "::/8",  # unspecified, loopback, v4-mapped, v4-compatible, NAT64 of local use
-        "64:ff9b::/96",  # NAT64, and below 6to4 and Teredo: addresses that stand for an IPv4 one
-        "2002::/16",
-        "2001::/32",
-        "fd00:ec2::254/128",  # metadata of AWS
-        "fd20:ce::254/128",  # and of Google Cloud
-        "fe80::/10",
-        "fec0::/10",
-        "ff00::/8",
-    )
+_NOWHERE: Final[tuple[IPv4Network | IPv6Network, ...]] = (
+    *METADATA_IPV4,
+    *METADATA_IPV6,
+    *map(
+        ip_network,
+        (
+            "0.0.0.0/8",
+            "127.0.0.0/8",
+            "169.254.0.0/16",  # link-local, with the metadata services of most clouds
+            "192.0.0.0/24",  # IETF protocol assignments; Oracle's metadata
+            "224.0.0.0/3",  # multicast, reserved, broadcast
+            "::/8",  # unspecified, loopback, v4-mapped, v4-compatible, NAT64 of local use
+            "64:ff9b::/96",  # NAT64, and below 6to4 and Teredo: addresses that stand for an IPv4 one
+            "2002::/16",
+            "2001::/32",
+            "fe80::/10",
+            "fec0::/10",
+            "ff00::/8",
+        ),
+    ),
 )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.ice.candidate import Candidate, CandidateKind
+from connectivity.ranges import METADATA_IPV4, METADATA_IPV6
 
 # Where client and gateway have their addresses inside the tunnel (connectivity facts §9.3).
 TUNNEL_IPV4: Final = IPv4Network("100.64.0.0/11")
@@ -40,8 +41,7 @@ _IPV4: Final = tuple(
     (IPv4Network(text), reason)
     for text, reason in (
         (str(TUNNEL_IPV4), CandidateRefusal.TUNNEL),
-        ("100.100.100.200/32", CandidateRefusal.METADATA),  # Alibaba Cloud
-        ("168.63.129.16/32", CandidateRefusal.METADATA),  # Azure
+        *((str(network), CandidateRefusal.METADATA) for network in METADATA_IPV4),
         ("192.0.0.0/24", CandidateRefusal.RESERVED),  # IETF protocol assignments; Oracle's metadata service
         ("0.0.0.0/8", CandidateRefusal.UNSPECIFIED),
         ("127.0.0.0/8", CandidateRefusal.LOOPBACK),
@@ -55,8 +55,7 @@ _IPV6: Final = tuple(
     (IPv6Network(text), reason)
     for text, reason in (
         (str(TUNNEL_IPV6), CandidateRefusal.TUNNEL),
-        ("fd00:ec2::254/128", CandidateRefusal.METADATA),  # AWS
-        ("fd20:ce::254/128", CandidateRefusal.METADATA),  # Google Cloud
+        *((str(network), CandidateRefusal.METADATA) for network in METADATA_IPV6),
         ("::1/128", CandidateRefusal.LOOPBACK),
         ("::/128", CandidateRefusal.UNSPECIFIED),
         ("::/8", CandidateRefusal.DISGUISED),  # v4-mapped, v4-compatible, v4-translated, NAT64

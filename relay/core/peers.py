@@ -20,6 +20,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Final
 
 from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.ranges import METADATA_IPV4, METADATA_IPV6
 from relay.core.own import Network
 
 HIGHEST_PORT: Final = 65_535
@@ -47,8 +48,7 @@ class PeerClass(Enum):
 _CLASSES_IPV4: Final = tuple(
     (IPv4Network(text), kind)
     for text, kind in (
-        ("168.63.129.16/32", PeerClass.METADATA),  # Azure
-        ("100.100.100.200/32", PeerClass.METADATA),  # Alibaba Cloud, within the shared range
+        *((str(network), PeerClass.METADATA) for network in METADATA_IPV4),  # some within the shared range
         ("169.254.0.0/16", PeerClass.LINK_LOCAL),  # with the metadata services of most clouds
         ("0.0.0.0/8", PeerClass.UNSPECIFIED),
         ("10.0.0.0/8", PeerClass.PRIVATE),
@@ -77,8 +77,7 @@ _CLASSES_IPV6: Final = tuple(
         # v4-mapped, v4-compatible, v4-translated, and NAT64 of local use (64:ff9b:1::/48), which does not tell where in
         # it an IPv4 address stands.
         ("::/8", PeerClass.DISGUISED),
-        ("fd00:ec2::254/128", PeerClass.METADATA),  # AWS
-        ("fd20:ce::254/128", PeerClass.METADATA),  # Google Cloud
+        *((str(network), PeerClass.METADATA) for network in METADATA_IPV6),  # within the private range
         ("fc00::/7", PeerClass.PRIVATE),
         ("fe80::/10", PeerClass.LINK_LOCAL),
         ("fec0::/10", PeerClass.RESERVED),  # site-local of old

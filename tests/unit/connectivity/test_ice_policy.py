@@ -31,6 +31,7 @@ OURS = Candidate.host(Endpoint.parse("192.168.1.5:52625"))
         ("168.63.129.16:80", CandidateRefusal.METADATA),
         ("100.100.100.200:80", CandidateRefusal.METADATA),
         ("[fd00:ec2::254]:80", CandidateRefusal.METADATA),
+        ("[fd00:ec2::23]:80", CandidateRefusal.METADATA),
         ("100.64.0.1:52625", CandidateRefusal.TUNNEL),
         ("[fd00:2021:1111::1]:52625", CandidateRefusal.TUNNEL),
         ("[64:ff9b::7f00:1]:22", CandidateRefusal.DISGUISED),

@@ -33,5 +33,6 @@ def test_what_is_left_out_of_routes_is_what_they_hold_and_do_not_name() -> None:
         ip_network("168.63.129.16/32"),
         ip_network("169.254.169.254/32"),
         ip_network("169.254.170.2/32"),
+        ip_network("169.254.170.23/32"),
     )
     assert excluded((ip_network("0.0.0.0/0"), ip_network("::/0"))) == SPECIAL

@@ -96,7 +96,7 @@ def test_unusable_parameters(changed: dict[str, str], expected: str) -> None:
             {"ipv6": ip}
             for ip in ("::", "::1", "::ffff:192.0.2.1", "fe80::1", "fe80::1%eth0", "2001:db8::1%1", "ff02::1")
         ),
-        *({"ipv6": ip} for ip in ("64:ff9b::7f00:1", "2002:7f00:1::", "fd00:ec2::254", "fec0::1")),
+        *({"ipv6": ip} for ip in ("64:ff9b::7f00:1", "2002:7f00:1::", "fd00:ec2::254", "fd00:ec2::23", "fec0::1")),
     ],
 )
 def test_unusable_relay(changed: dict[str, str]) -> None:
