@@ -66,13 +66,16 @@ def host_addresses() -> OwnAddresses:
 
     Routes count in tables that every packet may be looked up in; those that only marked packets or arriving ones get
     to, as a transparent proxy has them, say nothing about what the relay sends. Loopback is a class of its own.
+
+    Raises:
+        OSError: the kernel does not tell.
     """
     found: set[Network] = set()
     with IPRoute(strict_check=True) as netlink:
-        for message in netlink.get_addr():
-            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            if text:
-                found.add(ip_network(text))
+        try:
+            found.update(_of_interfaces(netlink))
+        except NetlinkError as error:
+            raise OSError(error.code, os.strerror(error.code)) from None
         for family in _FAMILIES:
             try:
                 found.update(_local_prefixes(netlink, family))
@@ -114,6 +117,13 @@ class HostChanges:
                 pass
         except OSError:  # nothing more, or more than it could hold (ENOBUFS): either way all is looked at again
             return
+
+
+def _of_interfaces(netlink: IPRoute) -> Iterator[Network]:
+    for message in netlink.get_addr():
+        text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+        if text:
+            yield ip_network(text)
 
 
 def _local_prefixes(netlink: IPRoute, family: int) -> Iterator[Network]:
