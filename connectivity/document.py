@@ -38,8 +38,11 @@ def read_text(path: Path) -> str:
 
 
 def others_may_read(path: Path) -> bool:
-    """Whether the mode of a file lets every user of the host read it."""
-    return bool(path.stat().st_mode & stat.S_IROTH)
+    """Whether the mode of a file lets every user of the host read it; False for one that has gone meanwhile."""
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
 
 
 def remedy(path: Path) -> str:

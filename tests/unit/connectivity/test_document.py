@@ -1,5 +1,7 @@
 """Settings files: what YAML cannot make sense of is named like any other mistake, and hides none."""
 
+from pathlib import Path
+
 import pytest
 
 from connectivity import document
@@ -93,3 +95,7 @@ def problems(text: str) -> list[str]:
     top.each("list", document.text, "texts")
     top.finish()
     return found
+
+
+def test_a_file_that_has_gone_is_read_by_nobody(tmp_path: Path) -> None:
+    assert not document.others_may_read(tmp_path / "gone")
