@@ -4,15 +4,14 @@ import errno
 import json
 import os
 import subprocess
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from connectivity.errors import chain
-from connectivity.io.privileges import privileged
+from connectivity.io.privileges import forbidden
 
 # A ruleset of a busy host is some megabytes; nobody waits longer than this for it.
 _TIMEOUT_SECONDS: Final = 10
 
-Objects = list[dict[str, Any]]
+Objects: TypeAlias = list[dict[str, Any]]
 
 
 class NftError(Exception):
@@ -52,9 +51,5 @@ def _nft(arguments: list[str], script: str = "") -> str:
         return done.stdout
     said = f"nft: {' '.join(done.stderr.split()) or done.returncode}"
     if os.strerror(errno.EPERM) in said:
-        try:
-            with privileged("loading its rules", "CAP_NET_ADMIN"):
-                raise OSError(errno.EPERM, said)
-        except OSError as error:
-            raise NftError(chain(error)) from None
+        said = f"{forbidden('loading its rules', 'CAP_NET_ADMIN')}: {said}"
     raise NftError(said)

@@ -34,7 +34,16 @@ def privileged(step: str, capability: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EACCES):
             raise
-        raise OSError(error.errno, f"{step} {_lack(capability)}") from error
+        raise OSError(error.errno, forbidden(step, capability)) from error
+
+
+def forbidden(step: str, capability: str) -> str:
+    """What to say of a step that was not permitted."""
+    if lacks(capability):
+        return f"{step} takes {capability}, which this process does not have"
+    # In a user namespace a capability counts for what belongs to that namespace only.
+    others = "a security module, a user namespace or a file's mode"
+    return f"{step} is forbidden although this process has {capability}: by {others}"
 
 
 def low_port(port: int) -> AbstractContextManager[None]:
@@ -51,12 +60,3 @@ def lacks(capability: str, status: Path = _STATUS) -> bool:
     except OSError:
         return False
     return match is not None and not int(match[1], 16) >> CAPABILITIES[capability] & 1
-
-
-def _lack(capability: str) -> str:
-    if lacks(capability):
-        return f"takes {capability}, which this process does not have"
-    # In a user namespace a capability counts for what belongs to that namespace only.
-    return (
-        f"is forbidden although this process has {capability}: by a security module, a user namespace or a file's mode"
-    )
