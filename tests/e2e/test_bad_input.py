@@ -264,8 +264,10 @@ def test_mistakes_in_the_file_of_a_relay(stack: Stack, tmp_path: Path) -> None:
     assert "relm is not a known key" in line
     assert WRONG not in ended.errors
 
-    path.write_text("realm: x\npublic: {ipv4: 192.0.2.77}\nusers: {alice: secret}\n", encoding="utf-8")
-    path.chmod(0o600)  # or else there is a warning, too
+    # What an interface has, in a file that others may not read: or else there are warnings, too.
+    address = relay_site(1).address
+    path.write_text(f"realm: x\npublic: {{ipv4: {address}}}\nusers: {{alice: secret}}\n", encoding="utf-8")
+    path.chmod(0o600)
     with occupied(stack.lab.relay, 3478, socket.SOCK_STREAM):
         complaint = start(stack, case).complaint(1)
     assert complaint == "postern relay: cannot listen on TCP port 3478 over IPv4: Address already in use"

@@ -71,12 +71,15 @@ def test_the_doctor_tries_it_and_sees_no_obstacle(conf: str) -> None:
 
 
 def test_a_gateway_masquerades_what_there_is(conf: str, caplog: pytest.LogCaptureFixture) -> None:
-    with host_without_ipv6(conf):
+    with host_without_ipv6(conf), Tun.create(DEVICE):
         masquerade = Masquerade(DEVICE)
+        forwarding = Path("/proc/sys/net/ipv4/ip_forward")
         masquerade.apply()
+        assert forwarding.read_text().strip() == "1"
         masquerade.remove()
-        assert Path("/proc/sys/net/ipv4/ip_forward").read_text().strip() == "1"
-    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
+        assert forwarding.read_text().strip() == "0"  # as it was
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [(record.message, record.__dict__.get("fields")) for record in warned] == []
 
 
 def test_a_relay_serves_the_other_family(conf: str, caplog: pytest.LogCaptureFixture) -> None:
