@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import socket
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterable
-from typing import Final, TypeVar
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Final, Generic, TypeVar
 
 from connectivity.clock import SECOND, Duration, Instant
 from connectivity.endpoint import Endpoint, IPAddress, source_of
@@ -56,12 +56,47 @@ class CrowdLog:
         _log.warning(phrase, extra={"fields": {"source": source, "remedy": remedy}})
 
 
-def largest_first(keys: Iterable[K], address_of: Callable[[K], IPAddress]) -> list[K]:
-    """The connections of the source that has most of them, in their order, then all others."""
-    found = list(keys)
-    counts = Counter(source_of(address_of(key)) for key in found)
-    ((largest, _),) = counts.most_common(1)  # of several, that of the oldest
-    return sorted(found, key=lambda key: source_of(address_of(key)) != largest)
+class Crowd(Generic[K]):
+    """Connections by the source that each is for; who comes when it is full costs no look at each of them."""
+
+    def __init__(self) -> None:
+        self._sources: dict[K, bytes] = {}
+        self._of_source: dict[bytes, dict[K, None]] = {}  # oldest first
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._sources)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._sources
+
+    def add(self, key: K, ip: IPAddress) -> None:
+        """One more, or one that is for this address now."""
+        source = source_of(ip)
+        if self._sources.get(key) == source:
+            return
+        self.discard(key)
+        self._sources[key] = source
+        self._of_source.setdefault(source, {})[key] = None
+
+    def discard(self, key: K) -> None:
+        """One less, if it was there."""
+        source = self._sources.pop(key, None)
+        if source is None:
+            return
+        others = self._of_source[source]
+        del others[key]
+        if not others:
+            del self._of_source[source]
+
+    def pop_of_largest(self) -> K:
+        """Take out the oldest of the source that has most of them."""
+        largest = max(self._of_source.values(), key=len)
+        oldest = next(iter(largest))
+        self.discard(oldest)
+        return oldest
 
 
 def is_within(ip: IPAddress, networks: Iterable[Network]) -> bool:

@@ -28,7 +28,7 @@ from connectivity.io.privileges import low_port
 from relay.configuration import Network
 from relay.core import FiveTuple, Transport
 from relay.core.proxy_protocol import ProxyHeaderError
-from relay.driver.crowds import CrowdLog, is_within, largest_first, read_proxy_header
+from relay.driver.crowds import Crowd, CrowdLog, is_within, read_proxy_header
 from relay.driver.sockets import KEPT_FREE, describe
 
 # Implementation constants.
@@ -134,8 +134,8 @@ class Streams:
         self._listening: list[tuple[socket.socket, Transport]] = []
         self._context: ssl.SSLContext | None = None
         self._streams: dict[FiveTuple, Stream] = {}
-        self._waiting: dict[FiveTuple, Stream] = {}  # not known to have an allocation, oldest first
-        self._starting: dict[asyncio.Future[Any], IPAddress] = {}  # oldest first, with who it is for
+        self._waiting: Crowd[FiveTuple] = Crowd()  # not known to have an allocation
+        self._starting: Crowd[asyncio.Future[Any]] = Crowd()
         self._crowds = CrowdLog()
         self._written: set[Stream] = set()
         self._acceptor = Acceptor(loop, _log, kept_free=KEPT_FREE, on_pause=self._count_refused)
@@ -192,12 +192,12 @@ class Streams:
         for five_tuple, stream in list(self._streams.items()):
             if self._has_allocation(five_tuple):
                 stream.without_allocation_since = now
-                self._waiting.pop(five_tuple, None)
+                self._waiting.discard(five_tuple)
             elif now - stream.without_allocation_since > IDLE:
                 self.counters.timed_out += 1
                 _abort(stream)
             else:
-                self._waiting.setdefault(five_tuple, stream)
+                self._waiting.add(five_tuple, five_tuple.client.ip)
 
     def close(self) -> None:
         """Close everything at once."""
@@ -214,7 +214,8 @@ class Streams:
         if five_tuple in self._streams:
             self.counters.refused += 1
             return False
-        self._streams[five_tuple] = self._waiting[five_tuple] = stream
+        self._streams[five_tuple] = stream
+        self._waiting.add(five_tuple, five_tuple.client.ip)
         if len(self._waiting) > MOST_WITHOUT_ALLOCATION:
             self._make_room()
         return True
@@ -223,17 +224,17 @@ class Streams:
         """A connection has gone."""
         if self._streams.get(five_tuple) is stream:
             del self._streams[five_tuple]
-            self._waiting.pop(five_tuple, None)
+            self._waiting.discard(five_tuple)
             self._written.discard(stream)
             self._on_closed(five_tuple)
 
     def _make_room(self) -> None:
         """Drop the oldest connection that is not in use, of the address that has most of them."""
-        for five_tuple in largest_first(self._waiting, lambda waiting: waiting.client.ip):
-            stream = self._waiting.pop(five_tuple)
+        while self._waiting:
+            five_tuple = self._waiting.pop_of_largest()
             if not self._has_allocation(five_tuple):
                 self.counters.refused += 1
-                _abort(stream)
+                _abort(self._streams[five_tuple])
                 return
 
     def _accepted(self, transport: Transport, accepted: socket.socket, address: tuple[Any, ...]) -> None:
@@ -247,7 +248,7 @@ class Streams:
             self._forget_oldest_start()
         self.counters.accepted += 1
         starting = asyncio.ensure_future(self._begin(accepted, source, transport, is_proxy=is_proxy))
-        self._starting[starting] = source
+        self._starting.add(starting, source)
         starting.add_done_callback(functools.partial(self._started, accepted))
 
     def _count_refused(self) -> None:
@@ -256,13 +257,11 @@ class Streams:
     def _forget_oldest_start(self) -> None:
         """Whoever begins handshakes and leaves them there keeps nobody else out."""
         self.counters.refused += 1
-        oldest = largest_first(self._starting, self._starting.__getitem__)[0]
-        del self._starting[oldest]
-        oldest.cancel()
+        self._starting.pop_of_largest().cancel()
 
     def _started(self, accepted: socket.socket, starting: asyncio.Future[Any]) -> None:
         """A connection can be used, or not, or was cut off on the way."""
-        self._starting.pop(starting, None)
+        self._starting.discard(starting)
         if starting.cancelled():
             accepted.close()
 
@@ -291,8 +290,8 @@ class Streams:
                 accepted.close()
                 return
             task = asyncio.current_task()
-            if client is not None and task in self._starting:
-                self._starting[task] = client.ip
+            if client is not None and task is not None and task in self._starting:
+                self._starting.add(task, client.ip)
         context = self._context if transport is Transport.TLS else None
         timeout = None if context is None else _HANDSHAKE_SECONDS
         try:

@@ -15,7 +15,7 @@ from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint, IPAddress
 from relay.core import FiveTuple, Transport
 from relay.driver import crowds, streams
-from relay.driver.crowds import CrowdLog, is_within, largest_first
+from relay.driver.crowds import Crowd, CrowdLog, is_within
 from relay.driver.streams import Stream, Streams
 from tests.unit.relay.test_relay_proxy_protocol import CLIENT4, PROXY4, SIGNATURE, header
 from tests.unit.relay.test_relay_streams_driver import Wire
@@ -173,10 +173,25 @@ def test_a_refused_connection_is_told(monkeypatch: pytest.MonkeyPatch, caplog: p
 
 def test_the_source_that_has_most_connections_makes_room_first() -> None:
     few, many = ip_address("203.0.113.1"), ip_address("203.0.113.2")
-    waiting = {"a": few, "b": many, "c": many, "d": few, "e": many}
-    assert largest_first(waiting, waiting.__getitem__) == ["b", "c", "e", "a", "d"]
-    hosts = {number: ip_address(f"2001:db8::{number}") for number in range(1, 4)} | {9: few, 8: few}
-    assert largest_first(hosts, hosts.__getitem__) == [1, 2, 3, 9, 8], "a /64 is one"
+    crowd: Crowd[str] = Crowd()
+    for key, ip in {"a": few, "b": many, "c": many, "d": few, "e": many}.items():
+        crowd.add(key, ip)
+    assert [crowd.pop_of_largest() for _ in range(5)] == ["b", "a", "c", "d", "e"]
+    assert (len(crowd), crowd._of_source) == (0, {})
+    for number in range(1, 4):
+        crowd.add(f"host {number}", ip_address(f"2001:db8::{number}"))
+    crowd.add("other", few)
+    assert crowd.pop_of_largest() == "host 1", "a /64 is one"
+
+
+def test_a_connection_counts_for_the_address_that_it_turns_out_to_be_for() -> None:
+    crowd: Crowd[str] = Crowd()
+    for key in ("a", "b"):
+        crowd.add(key, ip_address("203.0.113.1"))
+    crowd.add("c", ip_address("203.0.113.2"))
+    crowd.add("a", ip_address("203.0.113.2"))
+    crowd.discard("unknown")
+    assert (crowd.pop_of_largest(), list(crowd)) == ("c", ["b", "a"])
 
 
 def test_one_address_does_not_push_out_another_s_connection(monkeypatch: pytest.MonkeyPatch) -> None:
