@@ -143,7 +143,7 @@ def flood(
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """One that runs."""
+    """A flood that runs."""
 
     process: Process
 

@@ -78,7 +78,7 @@ def examine(device: str) -> list[Finding]:
 
 
 def _judge_if_possible(objects: Objects, device: str, others: Sequence[str]) -> list[Finding]:
-    """No table of somebody else ends the gateway by what a version of nft writes otherwise."""
+    """What ``judge`` finds; nothing where nft writes what it cannot follow, which must not end the gateway."""
     try:
         return judge(objects, device, others)
     except (AttributeError, LookupError, TypeError, ValueError) as error:

@@ -23,7 +23,7 @@ log = logging.getLogger("connectivity.io")
 
 
 class Refusals:
-    """``counts`` only ever grow."""
+    """The errors of one tunnel by reason; ``counts`` only ever grow."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()

@@ -35,7 +35,7 @@ def is_handshake_shaped(data: memoryview) -> bool:
 
 
 class Handshakes:
-    """Counts what it refuses, by reason."""
+    """Admits the handshake messages of one node; counts what it refuses, by reason."""
 
     def __init__(self, keys: KeyPair, limiter: RateLimiter, connections: ConnectionTable) -> None:
         self._keys = keys

@@ -57,7 +57,7 @@ class CrowdLog:
 
 
 class Crowd(Generic[K]):
-    """Connections by the source that each is for; who comes when it is full costs no look at each of them."""
+    """Connections by the source that each is for; whose it is to make room is found without a look at each."""
 
     def __init__(self) -> None:
         self._sources: dict[K, bytes] = {}

@@ -1,4 +1,4 @@
-"""Requests over UDP in the order in which they are answered: those of clients first, then the newest of all others.
+"""Requests over UDP in the order in which they are answered: those of clients first, then the last of all others.
 
 Reading a datagram costs a fraction of answering it. So all that lies in a socket is read, data is relayed, clients that
 have an allocation are answered, and the requests of everybody else wait here to be answered, a few at a time. When more
@@ -40,7 +40,7 @@ class Waiting(NamedTuple):
 
 
 class RequestQueue:
-    """Bounded in number, bytes and age; all that is dropped is counted by the server."""
+    """Requests that wait, bounded in number, bytes and age; all that is dropped is counted by the server."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
