@@ -20,11 +20,17 @@ else
 endif
 
 test-long: setup
+ifeq ($(strip $(ARGS)),)
+	@failed=0; set -x; \
+	$(PYTEST) -m long -n 2 tests/kernels || failed=$$?; \
+	$(PYTEST) -m long --ignore tests/kernels || failed=$$?; exit $$failed
+else
 	$(PYTEST) -m long $(ARGS)
+endif
 
-# The XDP program on Debian's own kernel and on that of its backports, booted beside this one; part of test-long.
+# The XDP program on Debian's own kernel and on that of its backports, both emulated at once; part of test-long.
 test-kernels: setup
-	$(PYTEST) tests/kernels $(ARGS)
+	$(PYTEST) -n 2 tests/kernels $(ARGS)
 
 check: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports

@@ -7,6 +7,7 @@ one that it passes up is untouched; nothing that the core would relay by a chann
 count the same.
 """
 
+import os
 import struct
 import time
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from ebpf.layout import Counter
 from ebpf.oracle import HOP_LIMIT, ChecksumKind, Datagram, read_packet
 from ebpf.outcomes import Direction, Outcome
 from ebpf.settings import ChannelFlow
+from lab.processes import PATIENCE
 from relay.core import DropReason, Output, Quotas, Relayed, ToClient, ToPeer
 from relay.core.nonce import NonceMint
 from tests.bpf.frames import ODDITIES, Frame, Oddity, receive
@@ -252,9 +254,14 @@ class World:
         self.forwarded[key] = self.forwarded.get(key, Counter()) + one
 
 
+def examples(count: int) -> int:
+    """How many to try; fewer on an emulated machine, which asks for patience."""
+    return max(10, int(count / float(os.environ.get(PATIENCE, "1"))))
+
+
 @given(wishes=st.lists(binds, max_size=12), packets=st.lists(sent, min_size=1, max_size=30))
 @settings(
-    max_examples=300,
+    max_examples=examples(300),
     phases=(Phase.reuse, Phase.generate, Phase.shrink),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -302,7 +309,7 @@ def test_the_program_does_what_the_core_does(bench: Bench, wishes: list[Bind], p
     quotas=st.builds(Quotas, bandwidth_per_user=st.none() | RATES, bandwidth=st.none() | RATES),
 )
 @settings(
-    max_examples=100,
+    max_examples=examples(100),
     deadline=None,
     phases=(Phase.reuse, Phase.generate, Phase.shrink),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],

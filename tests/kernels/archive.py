@@ -4,11 +4,13 @@
 Packages are unpacked into a folder, never installed, and kept there until there is a newer one.
 """
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -36,6 +38,15 @@ class Kernel(NamedTuple):
     def image(self) -> Path:
         """What a machine boots."""
         return self.folder / "boot" / f"vmlinuz-{self.version}"
+
+
+@contextmanager
+def alone(cache: Path) -> Iterator[None]:
+    """Installs and fetches one after another, whichever of pytest's processes wants to."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def install_tools() -> None:

@@ -30,8 +30,9 @@ def test_the_program_runs_on(suite: Suite, tmp_path: Path) -> None:
     if platform.machine() != "x86_64":
         pytest.skip(f"kernels are booted on x86_64 only, this is {platform.machine()}")
     try:
-        archive.install_tools()
-        kernel = archive.fetch(suite, _CACHE)
+        with archive.alone(_CACHE):
+            archive.install_tools()
+            kernel = archive.fetch(suite, _CACHE)
     except CannotHaveError as error:
         pytest.skip(f"no kernel to boot: {error}")
     tests = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-q", "--timeout=600", *_TESTS]
