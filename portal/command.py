@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +20,13 @@ SHORT_TOKEN: Final = 16
 _logger = logging.getLogger("portal")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Source:
-    """Where a configuration comes from."""
+    """Where a configuration comes from. The kept secret is read once: it may not change while devices rest on it."""
 
     path: Path
     state: Path | None
+    kept: str | None = field(default=None, repr=False)
 
     def load(self) -> Configuration:
         """The file's configuration, with the secret that is kept where the file has none.
@@ -35,7 +36,9 @@ class _Source:
         """
         configuration = config_file.load(self.path)
         if not configuration.secret and self.state is not None:
-            configuration = replace(configuration, secret=state.load_or_create(self.state))
+            if self.kept is None:
+                self.kept = state.load_or_create(self.state)
+            configuration = replace(configuration, secret=self.kept)
         _advise(self.path, configuration)
         return configuration
 

@@ -134,6 +134,17 @@ def test_a_secret_is_kept_where_the_file_has_none(tmp_path: Path) -> None:
     assert _Source(path, kept).load().secret == "a secret of sixteen characters or more"
 
 
+def test_a_kept_secret_that_is_lost_meanwhile_stays_in_force(tmp_path: Path) -> None:
+    """Devices rest on it: another one would move their addresses under them."""
+    path, kept = tmp_path / "portal.yaml", tmp_path / "state"
+    path.write_text("tokens: []")
+    source = _Source(path, kept)
+    secret = source.load().secret
+    kept.unlink()
+    assert source.load().secret == secret
+    assert not kept.exists()
+
+
 def test_no_state_is_made_for_a_file_with_a_secret(tmp_path: Path) -> None:
     path = tmp_path / "portal.yaml"
     path.write_text(CONTENT)
