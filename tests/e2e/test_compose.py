@@ -216,7 +216,9 @@ def test_all_are_healthy_and_confined(project: Project) -> None:
         assert users.strip(), f"{name} runs as its own user"
 
 
-RELAY: Final = ("RELAY_IMAGE", "--env", "PUBLIC_IP4_ADDR=203.0.113.101", "--env", "FIREZONE_API_URL=ws://localhost:1")
+# With the address behind the router, as in the file: or else a warning says that no interface has the public one.
+ADDRESSES: Final = ("--env", "PUBLIC_IP4_ADDR=203.0.113.101", "--env", "EBPF_INT4_ADDR=10.29.1.100")
+RELAY: Final = ("RELAY_IMAGE", *ADDRESSES, "--env", "FIREZONE_API_URL=ws://localhost:1")
 GATEWAY: Final = ("GATEWAY_IMAGE", "--env", "FIREZONE_API_URL=ws://localhost:1", "--env", "FIREZONE_ID=bad")
 TOKEN: Final = ("--env", "FIREZONE_TOKEN=a-token-of-nobody")
 # What the entry point needs to become another user.
