@@ -199,7 +199,7 @@ class Door:
         self.inside = asyncio.Event()
         self.let_go = asyncio.Event()
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def enter(self, request: web.Request) -> web.StreamResponse:
         assert self.place is not None
         if not self.place.server.admit(request):
             return web.Response(status=503)
@@ -212,11 +212,7 @@ class Door:
 def test_who_is_admitted_has_neither_time_nor_place_limited() -> None:
     async def scenario() -> None:
         door = Door()
-
-        async def enter(request: web.Request) -> web.StreamResponse:
-            return await door(request)
-
-        async with serving(Limits(4, 4, admitted=1), enter=enter) as place:
+        async with serving(Limits(4, 4, admitted=1), enter=door.enter) as place:
             door.place = place
             guest = asyncio.ensure_future((await place.peer()).ask("/enter"))
             await door.inside.wait()
@@ -261,11 +257,7 @@ def test_who_has_gone_takes_no_place_of_the_admitted() -> None:
 def test_who_is_dismissed_has_little_time() -> None:
     async def scenario() -> None:
         door = Door()
-
-        async def enter(request: web.Request) -> web.StreamResponse:
-            return await door(request)
-
-        async with serving(Limits(4, 4, admitted=1), enter=enter) as place:
+        async with serving(Limits(4, 4, admitted=1), enter=door.enter) as place:
             door.place = place
             guest = asyncio.ensure_future((await place.peer()).ask("/enter"))
             await door.inside.wait()
