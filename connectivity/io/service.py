@@ -19,8 +19,9 @@ from typing import Any, Final
 from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError, chain
-from connectivity.io import host, logs
+from connectivity.io import extension, host, logs
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, raise_limits
+from connectivity.io.extension import Extension, ExtensionHost, NoExtension
 from connectivity.io.metrics import MetricsSettings, Sources, counters, exporting, read_metrics_settings
 from connectivity.io.portal import PortalLink
 from connectivity.io.status import serve
@@ -29,7 +30,7 @@ from connectivity.io.tunnel import SOCKET_MARK, TunnelDriver, bind_sockets
 from connectivity.phoenix.channel import Joined, MessageReceived
 from connectivity.phoenix.login import PortalLogin, parse_api_url
 from connectivity.settings import SettingsReader, integer, text_value, token_or_file
-from connectivity.tunnel import Action, ConfigureTun, ReconnectPortal, SendToPortal, TunnelCore
+from connectivity.tunnel import ConfigureTun, ReconnectPortal, SendToPortal, TunnelCore
 from connectivity.wireguard import KeyPair
 
 log = logging.getLogger("connectivity.io")
@@ -109,6 +110,7 @@ class Role:
     peer_field: str  # "gid" or "cid"
     max_partition_seconds: float | None
     on_configured: Callable[[], None] | None = None
+    make_extension: Callable[[ExtensionHost], Extension] | None = None
 
 
 async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
@@ -131,7 +133,8 @@ async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
         with Tun.create(DEVICE, offloads=settings.tun_offloads) as tun:
             sources = Sources(sockets, tun, core.statistics)
             service = _Service(settings, role, core, sources, login)
-            driver = service.driver = TunnelDriver(core, sockets, tun, service.act, sources.refusals)
+            driver = TunnelDriver(core, sockets, tun, service.act, sources.refusals)
+            service.extend(driver)
             with exporting(settings.metrics, sources, role.topic, login):
                 try:
                     await service.run(driver)
@@ -146,6 +149,7 @@ class _Service:
     """One run of a role."""
 
     driver: TunnelDriver
+    extension: Extension
 
     def __init__(
         self, settings: TunnelSettings, role: Role, core: TunnelCore, sources: Sources, login: PortalLogin
@@ -167,6 +171,13 @@ class _Service:
         self._routes: tuple[Any, ...] = ()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    def extend(self, driver: TunnelDriver) -> None:
+        """Take the driver, and make what the role adds to it."""
+        self.driver = driver
+        make = self._role.make_extension
+        given = ExtensionHost(self._core, driver.call, driver.fail, SOCKET_MARK, self._tun.name)
+        self.extension = NoExtension() if make is None else make(given)
+
     async def run(self, driver: TunnelDriver) -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -174,10 +185,12 @@ class _Service:
             loop.add_signal_handler(number, stop.set)
         status = self._settings.status_address
         shown = None if status is None else await serve(status, self._status, ready=lambda: self._configured)
-        link = asyncio.ensure_future(self._link.run())
         stopped = asyncio.ensure_future(stop.wait())
-        driver.start()
+        link: asyncio.Future[None] | None = None
         try:
+            await self.extension.start()
+            link = asyncio.ensure_future(self._link.run())
+            driver.start()
             watched: set[asyncio.Future[Any]] = {link, stopped, driver.failed, self._failed}
             done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             driver.stop()
@@ -187,7 +200,9 @@ class _Service:
             log.info("Goodbye!")
         finally:
             stopped.cancel()
-            await self._settle(link)
+            await extension.close(self.extension)
+            if link is not None:
+                await self._settle(link)
             if shown is not None:
                 await shown.close()
 
@@ -204,7 +219,7 @@ class _Service:
         if not link.cancelled():
             link.exception()  # reported already, or of no interest any more
 
-    def act(self, action: Action) -> None:
+    def act(self, action: object) -> None:
         match action:
             case SendToPortal(event, payload):
                 self._link.send(event, payload)
@@ -212,6 +227,9 @@ class _Service:
                 self._link.reconnect()
             case ConfigureTun():
                 self._configure(action)
+            case _:
+                if not self.extension.act(action):
+                    raise AssertionError(f"nobody carries out {type(action).__name__}")
 
     def leave_host(self) -> None:
         """Take back what the device does not take along when it goes. Never hides what ended the service."""
@@ -241,6 +259,7 @@ class _Service:
         self._configured = True
         if self._role.on_configured is not None:
             self._role.on_configured()
+        self.extension.configured(action)
 
     def _portal_event(self, event: object) -> None:
         match event:

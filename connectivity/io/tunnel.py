@@ -132,6 +132,22 @@ class TunnelDriver:
             log.warning("Ignoring portal message", extra={"fields": {"event": event, "reason": str(error)}})
         self._drain()
 
+    def call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call a method of the core and send what comes of it."""
+        if self._is_stopped:
+            return
+        try:
+            function(*arguments)
+            self._drain()
+        except Exception as error:  # noqa: BLE001  # outermost frame, as in _guarded
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Stop, and give this reason to whoever waits for ``failed``."""
+        self.stop()
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
     # Inputs --------------------------------------------------------------------------------------------------------
 
     def _guarded(self, handler: Callable[[UdpSocket], None], socket: UdpSocket) -> None:
@@ -139,7 +155,7 @@ class TunnelDriver:
         try:
             handler(socket)
         except Exception as error:  # noqa: BLE001  # outermost frame: reported to whoever waits for ``failed``
-            self._fail(error)
+            self.fail(error)
 
     def _socket_readable(self, socket: UdpSocket) -> None:
         errors: list[Exception] = []
@@ -173,7 +189,7 @@ class TunnelDriver:
             if self._backlogged():  # push back: read nothing more from the host until the network took what there is
                 self._read_tun(False)
         except Exception as error:  # noqa: BLE001  # outermost frame, as in _guarded
-            self._fail(error)
+            self.fail(error)
 
     def _timer_fired(self) -> None:
         self._timer = None
@@ -183,7 +199,7 @@ class TunnelDriver:
             self._refusals.tell(now)
             self._drain()
         except Exception as error:  # noqa: BLE001  # outermost frame, as in _guarded
-            self._fail(error)
+            self.fail(error)
 
     def _socket_writable(self, socket: UdpSocket) -> None:
         socket.flush()
@@ -253,11 +269,6 @@ class TunnelDriver:
                 self._refusals.counts["eperm"] += 1
             else:
                 self._refusals.note(error, time.monotonic_ns())
-
-    def _fail(self, error: Exception) -> None:
-        self.stop()
-        if not self.failed.done():
-            self.failed.set_exception(error)
 
     def local_endpoints(self) -> list[Endpoint]:
         """Where the sockets are bound."""
