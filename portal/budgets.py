@@ -5,20 +5,11 @@ by who sends them, for each receiver apart. Within its means is what real progra
 opens a hundred resources, a gateway whose relay went away.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
-from connectivity.clock import SECOND, Instant
+from connectivity.budget import Budget, Rate
+from connectivity.clock import Instant
 from portal.configuration import TokenType
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """``burst`` at once, then ``per_second``."""
-
-    burst: int
-    per_second: float
-
 
 # Frames of any kind. A gateway answers for all its clients.
 FRAMES: Final = {
@@ -34,26 +25,6 @@ SIGNAL_OVERHEAD_BYTES: Final = 256  # so that empty messages cost something, too
 # Refusals of the two above that a component may collect; who goes on nevertheless is no program that lost its way.
 REFUSALS: Final = Rate(1024, 16)
 MAXIMUM_RECEIVERS: Final = 4096
-
-
-class Budget:
-    """What is left of a rate; full at first."""
-
-    __slots__ = ("_at", "_left", "_rate")
-
-    def __init__(self, rate: Rate, now: Instant) -> None:
-        self._rate = rate
-        self._left: float = rate.burst
-        self._at = now
-
-    def take(self, cost: int, now: Instant) -> bool:
-        """Whether ``cost`` was there to be spent."""
-        self._left = min(self._rate.burst, self._left + (now - self._at) * self._rate.per_second / SECOND)
-        self._at = now
-        if cost > self._left:
-            return False
-        self._left -= cost
-        return True
 
 
 class Allowance:

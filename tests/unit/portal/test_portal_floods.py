@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from connectivity.budget import Rate
 from portal import grants, pending
-from portal.budgets import FLOWS, FRAMES, REFUSALS, Rate
+from portal.budgets import FLOWS, FRAMES, REFUSALS
 from portal.configuration import TokenType
 
 SECOND_LAPTOP = "  - {type: client, name: other, actor: carol, groups: [staff], token: c3}\n"
