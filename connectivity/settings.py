@@ -40,11 +40,23 @@ KNOWN_POSTERN_NAMES: Final = frozenset(
         "POSTERN_UDP_OFFLOADS",
     }
 )
+SOCKET_FOLDER: Final = Path("/run/postern")
 # No portal of either kind makes tokens so short of nothing but letters.
 _BARE_WORD: Final = re.compile(r"[A-Za-z][A-Za-z_-]{0,14}")
 VISIBLE_TOKEN: Final = "Every user of this host can read the token in the process list: give the path of a file instead"
 _KUBERNETES_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$")
 _KUBERNETES_PORT_LINK = re.compile(r"_PORT(_[A-Z0-9_]+)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSocket:
+    """Where to serve people on this host, None for nowhere; if ``is_demanded``, failing is fatal."""
+
+    path: Path | None
+    is_demanded: bool = False
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 class SettingsError(Exception):
@@ -223,6 +235,16 @@ def one_of(*choices: str) -> Callable[[str], str]:
 def text_value(text: str) -> str:
     """Any non-empty text, as it is."""
     return text
+
+
+def local_socket(text: str) -> LocalSocket:
+    """The path of a socket to serve people on this host at, or ``off``."""
+    if text == "off":
+        return LocalSocket(None)
+    path = Path(text)
+    if not path.is_absolute():
+        raise ValueError("expected an absolute path, or off")
+    return LocalSocket(path, is_demanded=True)
 
 
 def token_argument(text: str) -> str:

@@ -17,7 +17,17 @@ from connectivity.errors import FatalError
 from connectivity.io import logs
 from connectivity.io.exporters import read_collector
 from connectivity.phoenix import parse_api_url
-from connectivity.settings import SettingsError, SettingsReader, integer, one_of, text_value, token_or_file
+from connectivity.settings import (
+    SOCKET_FOLDER,
+    LocalSocket,
+    SettingsError,
+    SettingsReader,
+    integer,
+    local_socket,
+    one_of,
+    text_value,
+    token_or_file,
+)
 from relay import config_file
 from relay.configuration import Configuration, Network, OffloadMode, OffloadWish, port_problem, read_networks
 from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT, STUN_PORT
@@ -25,7 +35,7 @@ from relay.core.peers import PeerRule, parse_rules
 
 DEFAULT_DRAIN_SECONDS: Final = 60
 LONGEST_DRAIN_SECONDS: Final = 24 * 60 * 60
-DEFAULT_ADMIN_SOCKET: Final = Path("/run/postern/relay.sock")
+DEFAULT_ADMIN_SOCKET: Final = SOCKET_FOLDER / "relay.sock"
 _ANY: Final[dict[int, IPAddress]] = {4: IPv4Address(0), 6: IPv6Address(0)}
 _NO_RULES: Final[tuple[PeerRule, ...]] = ()
 _ATTACH_MODES: Final[dict[str, OffloadMode]] = {"driver": "native", "generic": "generic"}
@@ -43,17 +53,6 @@ class PortalAccess:
     api_url: str
     token: str = field(repr=False)
     name: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class AdminSocket:
-    """Where to serve people on this host, None for nowhere; if ``is_demanded``, failing is fatal."""
-
-    path: Path | None
-    is_demanded: bool
-
-    def __str__(self) -> str:
-        return str(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class RelaySettings:
     log_filter: str
     log_format: str
     drain_seconds: int
-    admin_socket: AdminSocket
+    admin_socket: LocalSocket
     telemetry: TelemetrySettings
     warnings: tuple[str, ...] = ()
     listed: tuple[IPAddress, ...] = ()  # public addresses for a family that nothing else names
@@ -145,8 +144,8 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
         admin_socket=reader.optional(
             "POSTERN_ADMIN_SOCKET",
             "--admin-socket",
-            _admin_socket,
-            AdminSocket(DEFAULT_ADMIN_SOCKET, is_demanded=False),
+            local_socket,
+            LocalSocket(DEFAULT_ADMIN_SOCKET),
             "path of the socket of postern relay admin, or off",
         ),
         telemetry=_read_telemetry(reader),
@@ -325,15 +324,6 @@ def _peer_rule(part: str, text: str) -> tuple[PeerRule, ...]:
         if part == text:
             raise
         raise ValueError(f"{part!r}: {error}") from None
-
-
-def _admin_socket(text: str) -> AdminSocket:
-    if text == "off":
-        return AdminSocket(None, is_demanded=False)
-    path = Path(text)
-    if not path.is_absolute():
-        raise ValueError("expected an absolute path, or off")
-    return AdminSocket(path, is_demanded=True)
 
 
 def _log_filter(text: str) -> str:

@@ -1,27 +1,19 @@
-"""The admin socket: HTTP over a Unix socket that only its owner may open. People use ``postern relay admin``.
+"""The admin socket (``connectivity.io.local_socket``): what a relay can tell and end. For ``postern relay admin``.
 
 ``GET /allocations``, ``GET /allocations/{port}``, ``DELETE /allocations/{port}``; ``GET /offload``; ``PUT /log-level``
 with a filter.
 """
 
-import logging
-import os
-import socket
 import time
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from connectivity.clock import SECOND, Instant
-from connectivity.errors import FatalError, chain
-from connectivity.io import logs
-from connectivity.io.http import OPERATOR, HttpServer
+from connectivity.io.local_socket import LocalServer
+from connectivity.settings import LocalSocket
 from relay.core import AllocationView
 from relay.driver.service import RelayService
-from relay.settings import AdminSocket
-
-_log = logging.getLogger("relay")
 
 
 class Admin:
@@ -29,46 +21,25 @@ class Admin:
 
     def __init__(self, service: RelayService) -> None:
         self._service = service
-        self._path: Path | None = None
-        self._inode = 0
         routes = [
             web.get("/allocations", self._list),
             web.get("/allocations/{port}", self._show),
             web.delete("/allocations/{port}", self._end),
             web.get("/offload", self._offload),
-            web.put("/log-level", self._set_log_level),
         ]
-        self._http = HttpServer("the operator", routes, OPERATOR)
+        self._server = LocalServer("admin socket", routes)
 
-    async def start(self, wanted: AdminSocket) -> None:
+    async def start(self, wanted: LocalSocket) -> None:
         """Begin to serve.
 
         Raises:
             FatalError: the socket was demanded and cannot be had.
         """
-        path = wanted.path
-        if path is None:
-            return
-        try:
-            bound = _bind(path, may_make_folder=not wanted.is_demanded)
-        except OSError as error:
-            if wanted.is_demanded:
-                raise FatalError(f"cannot serve the admin socket {path}") from error
-            _log.info("No admin socket", extra={"fields": {"path": path, "reason": chain(error)}})
-            return
-        self._path, self._inode = path, path.stat().st_ino
-        await self._http.serve(bound)
+        await self._server.start(wanted)
 
     async def close(self) -> None:
-        """Stop serving; the socket's file goes, unless another process has replaced it."""
-        if self._path is None:
-            return
-        try:
-            if self._path.stat().st_ino == self._inode:
-                self._path.unlink()
-        except OSError as error:
-            _log.debug("The admin socket's file stays", extra={"fields": {"reason": chain(error)}})
-        await self._http.close()
+        """Stop serving."""
+        await self._server.close()
 
     async def _list(self, _: web.Request) -> web.Response:
         now = time.monotonic_ns()
@@ -106,13 +77,6 @@ class Admin:
     async def _offload(self, _: web.Request) -> web.Response:
         return web.json_response(self._service.offload.status().document())
 
-    async def _set_log_level(self, request: web.Request) -> web.Response:
-        try:
-            logs.set_filter((await request.text()).strip())
-        except ValueError as error:
-            return web.Response(status=400, text=f"{error}\n")
-        return web.Response(status=204)
-
     def _summary(self, view: AllocationView, now: Instant) -> dict[str, Any]:
         """An allocation with its counts, whichever path carried them."""
         offloaded = self._service.offloaded(view)
@@ -130,34 +94,6 @@ class Admin:
             "to_client_packets": view.to_client_packets + offloaded.to_client_packets,
             "to_client_bytes": view.to_client_bytes + offloaded.to_client_bytes,
         }
-
-
-def _bind(path: Path, *, may_make_folder: bool) -> socket.socket:
-    """A socket that only we may open; one that a relay left behind is replaced, one that is served is not."""
-    if may_make_folder:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    before = os.umask(0o177)
-    try:
-        if path.is_socket() and not _is_served(path):
-            path.unlink()
-        bound.bind(str(path))
-        bound.listen()
-        return bound
-    except BaseException:
-        bound.close()
-        raise
-    finally:
-        os.umask(before)
-
-
-def _is_served(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            return False
-        return True
 
 
 def _port(request: web.Request) -> int | None:

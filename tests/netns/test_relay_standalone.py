@@ -321,7 +321,7 @@ def test_an_admin_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not(
     (tmp_path / "other.yaml").write_text(FILE.replace("3478", "3479").replace("5349", "5350"))
     environment = {"HEALTH_CHECK_ADDR": "127.0.0.1:8090", "POSTERN_ADMIN_SOCKET": str(relay.admin_socket)}
     ended = run_to_its_end(relay.here, environment, "--config", str(tmp_path / "other.yaml"))
-    assert ended == (1, f"postern relay: cannot serve the admin socket {relay.admin_socket}: Address already in use")
+    assert ended == (1, f"postern relay: cannot serve the admin socket {relay.admin_socket}: another process serves it")
     assert relay.admin("list").returncode == 0
 
 

@@ -17,13 +17,13 @@ import pytest
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError, chain
 from connectivity.io import accepting, status
+from connectivity.settings import LocalSocket
 from portal import config_file
 from portal.server import LIMITS, PortalServer
 from relay.driver.admin import Admin
 from relay.driver.health import Health
 from relay.driver.offload import OffloadStatus
 from relay.driver.service import RelayService
-from relay.settings import AdminSocket
 from tests.unit.connectivity.http_peer import PATIENCE, TOKEN, Peer, assert_discreet
 from tests.unit.connectivity.test_io_accepting import WithoutIPv6
 
@@ -113,7 +113,7 @@ async def _start(kind: str, folder: Path, host: str, stack: AsyncExitStack) -> P
         case _:
             known = SimpleNamespace(allocation=lambda _: None, end_allocation=lambda *_: False, allocations=list)
             admin = Admin(cast(RelayService, SimpleNamespace(server=known)))
-            await admin.start(AdminSocket(folder / "admin", is_demanded=True))
+            await admin.start(LocalSocket(folder / "admin", is_demanded=True))
             stack.push_async_callback(admin.close)
             return folder / "admin"
     return str(address.ip), address.port
