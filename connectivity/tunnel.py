@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 from connectivity import p2p
 from connectivity.clock import Instant, WallTime
+from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.ice.policy import TUNNEL_IPV4, TUNNEL_IPV6
 from connectivity.ip import icmp, packet
 from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6
@@ -55,6 +56,8 @@ class ConfigureTun:
     interface: Interface
     routes: tuple[Network, ...]
     excluded: tuple[Network, ...] = ()  # what lies in a route and is none of the tunnel's
+    sentinels: tuple[tuple[IPAddress, Endpoint], ...] = ()  # addresses to ask names at, each with the server behind it
+    search_domain: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The client's DNS without IO: records, sentinels, the stub resolver's decisions, queries that are under way."""
