@@ -21,9 +21,9 @@ from connectivity.node import (
     ConnectionClosed,
     ConnectionEstablished,
     ConnectionFailed,
+    ConnectionStatus,
     Node,
     NoRelaysError,
-    PeerSocket,
     Statistics,
     UnknownConnectionError,
 )
@@ -66,15 +66,6 @@ class ReconnectPortal:
 
 
 Action: TypeAlias = SendToPortal | ConfigureTun | ReconnectPortal
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionStatus:
-    """One connection as people ask about it."""
-
-    peer_id: str
-    state: str
-    socket: PeerSocket | None
 
 
 def is_icmp_error(packets: PacketRun) -> bool:
@@ -219,7 +210,7 @@ class TunnelCore(ABC):
 
     def connections(self) -> list[ConnectionStatus]:
         """What to show."""
-        return [ConnectionStatus(*row) for row in self._node.paths()]
+        return self._node.connections()
 
     def statistics(self) -> Statistics:
         """What to count."""

@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
-from connectivity.clock import Instant, earliest
+from connectivity.clock import Duration, Instant, earliest
 from connectivity.endpoint import Endpoint
 from connectivity.fields import OwnedLog
 from connectivity.ice import messages, timing
@@ -83,6 +83,11 @@ class Agent:
     def state(self) -> AgentState:
         """As of the last wake-up."""
         return self._state
+
+    @property
+    def round_trip(self) -> Duration | None:
+        """Of the last answered check on the nominated pair; None before one."""
+        return None if self._current is None else self._current.round_trip
 
     @property
     def local_candidates(self) -> tuple[Candidate, ...]:

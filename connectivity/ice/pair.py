@@ -35,6 +35,7 @@ class CandidatePair:
     nominated: bool = False
     succeeded: bool = False
     triggered: bool = False
+    round_trip: Duration | None = None  # of the last check that was answered
     attempts: dict[bytes, Attempt] = field(default_factory=dict)  # by transaction id, oldest first
 
     @property
@@ -66,7 +67,10 @@ class CandidatePair:
 
     def record_answer(self, transaction_id: bytes, timing: CheckTiming, now: Instant) -> None:
         """The check with this transaction id was answered."""
-        self.attempts[transaction_id].answered = True
+        attempt = self.attempts[transaction_id]
+        if not attempt.answered:
+            self.round_trip = now - attempt.sent_at
+        attempt.answered = True
         self.succeeded = True
         if self.next_check_at > now:  # a check that is due already, say one that carries a nomination, stays due
             self.reschedule(timing, now)

@@ -13,7 +13,7 @@ from connectivity.node.events import (
 from connectivity.node.node import Node
 from connectivity.node.path import PathKind, PeerSocket
 from connectivity.node.relays import RelayServer
-from connectivity.node.statistics import Statistics
+from connectivity.node.statistics import ConnectionStatus, Statistics
 
 __all__ = [
     "CandidatesAdded",
@@ -21,6 +21,7 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionEstablished",
     "ConnectionFailed",
+    "ConnectionStatus",
     "Event",
     "NoRelaysError",
     "Node",

@@ -24,6 +24,7 @@ from connectivity.node.events import ConnectionEstablished, Event
 from connectivity.node.path import PathKind, PeerSocket
 from connectivity.node.relays import RelaySet
 from connectivity.node.signalling import Signalling
+from connectivity.node.statistics import ConnectionStatus
 from connectivity.run import Run, Transmit, owned
 from connectivity.turn.channel_data import HEADER_BYTES, frame
 from connectivity.turn.channels import COOL_DOWN_NS, LIFETIME_NS
@@ -171,6 +172,18 @@ class Connection:
     def path(self) -> PeerSocket | None:
         """The path as it is to be shown: the peer may have signalled by now what kind of address it sends from."""
         return None if self.socket is None else self._classify(self.socket.source, self.socket.destination)
+
+    def status(self) -> ConnectionStatus:
+        """What people ask about it."""
+        return ConnectionStatus(
+            peer_id=self.connection_id,
+            state=self.state.name.lower(),
+            socket=self.path(),
+            round_trip=self.agent.round_trip,
+            sent_bytes=self.tunnel.sent_bytes,
+            received_bytes=self.tunnel.received_bytes,
+            handshake_at=self.tunnel.established_at,
+        )
 
     @property
     def waiting_packets(self) -> int:

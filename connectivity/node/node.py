@@ -22,11 +22,10 @@ from connectivity.node.connections import ConnectionTable
 from connectivity.node.errors import NodeError, NoRelaysError, StrayDatagramError, UnknownConnectionError
 from connectivity.node.events import ConnectionClosed, ConnectionFailed, Event, Opened
 from connectivity.node.handshakes import Handshakes, is_handshake_shaped
-from connectivity.node.path import PeerSocket
 from connectivity.node.relays import RelayServer, RelaySet
 from connectivity.node.segments import uniform
 from connectivity.node.signalling import readable
-from connectivity.node.statistics import Statistics
+from connectivity.node.statistics import ConnectionStatus, Statistics
 from connectivity.run import Received, Run, Transmit, owned
 from connectivity.stun import DecodeError, decode
 from connectivity.turn.channel_data import HEADER_BYTES
@@ -177,10 +176,9 @@ class Node:
         """Whether there is a connection in any state but failed."""
         return connection_id in self._connections
 
-    def paths(self) -> Iterator[tuple[str, str, PeerSocket | None]]:
-        """Each connection: id, state in lower case, path."""
-        for connection in self._connections:
-            yield connection.connection_id, connection.state.name.lower(), connection.path()
+    def connections(self) -> list[ConnectionStatus]:
+        """Each connection, for people."""
+        return [connection.status() for connection in self._connections]
 
     def statistics(self) -> Statistics:
         """What to count; looks at every connection, so ask once a second at most."""

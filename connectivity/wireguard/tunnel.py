@@ -87,6 +87,9 @@ class Tunnel:
         self._queue: deque[bytes] = deque()
         self.expired = False
         self.drops: Counter[DropReason] = Counter()
+        self.sent_bytes = 0  # of IP packets, on this connection
+        self.received_bytes = 0  # likewise, padded as they came
+        self.established_at: Instant | None = None  # the last handshake
 
     @property
     def handshake_in_flight(self) -> bool:
@@ -117,6 +120,7 @@ class Tunnel:
             self._enqueue(run, now)
             return None
         self._timers.note_data_sent(now)
+        self.sent_bytes += len(run.data)
         return session.seal(run, headroom)
 
     def open(self, run: Run, now: Instant, *, headroom: int = 0) -> Run | None:
@@ -135,6 +139,7 @@ class Tunnel:
         if packets is None:
             self._timers.note_received()
         else:
+            self.received_bytes += len(packets.data)
             self._timers.note_data_received(now)
         if session is not self._current:
             self._use(session, now)
@@ -239,6 +244,7 @@ class Tunnel:
         if self._current is not None and self._sessions[slot] is self._current:
             self._current = None
         self._sessions[slot] = session
+        self.established_at = now
         self._timers.note_established(now, is_initiator=is_initiator)
         self._log.debug(
             "New session",
@@ -258,7 +264,9 @@ class Tunnel:
             return
         self._timers.note_data_sent(now)
         while self._queue:
-            self._outgoing.append(bytes(usable.seal(Run.single(self._queue.popleft())).data))
+            packet = self._queue.popleft()
+            self.sent_bytes += len(packet)
+            self._outgoing.append(bytes(usable.seal(Run.single(packet)).data))
 
     def _send_keep_alive(self, now: Instant) -> None:
         session = self._current

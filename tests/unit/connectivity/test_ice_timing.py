@@ -149,3 +149,15 @@ def test_the_delay_doubles_and_saturates(sent_count: int, delay: int) -> None:
 )
 def test_pair_priority(controlling: int, controlled: int, priority: int) -> None:
     assert pair_priority(controlling, controlled) == priority
+
+
+def test_the_round_trip_is_that_of_the_last_answered_check_and_a_repeated_answer_changes_nothing() -> None:
+    pair = make_pair()
+    assert pair.round_trip is None
+    for number, round_trip in enumerate((30, 20)):
+        sent_at = START + number * SECOND
+        pair.record_check(bytes([number]) * 12, ACTIVE, sent_at)
+        pair.record_answer(bytes([number]) * 12, ACTIVE, sent_at + round_trip * MILLISECOND)
+        assert pair.round_trip == round_trip * MILLISECOND
+    pair.record_answer(bytes(12), ACTIVE, START + 60 * SECOND)
+    assert pair.round_trip == 20 * MILLISECOND

@@ -45,4 +45,4 @@ def test_all_four_of_keys_and_credentials_must_be_unchanged(
     ]
     indices = [fields["index"] for record in caplog.records if "index" in (fields := getattr(record, "fields", {}))]
     assert len(indices) == len(set(indices)) == (1 if changed is None else 2)
-    assert len(list(node.paths())) == 1
+    assert len(node.connections()) == 1
