@@ -8,14 +8,16 @@ sets no timer of its own: while data flows, timers are looked at once a second, 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
-from connectivity.clock import MILLISECOND, SECOND
+from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError, chain
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
 from connectivity.io.families import is_absent
+from connectivity.io.guard import Guard, Timer
 from connectivity.io.refusals import Refusals
 from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
@@ -39,8 +41,11 @@ def bind_sockets(
     offloads: frozenset[str],
     send_buffer_bytes: int = SEND_BUFFER_BYTES,
     receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES,
+    previous: Mapping[int, UdpSocket] = MappingProxyType({}),
 ) -> dict[int, UdpSocket]:
     """One socket per IP version, on the preferred port or any free one; a missing family is fine.
+
+    Those that they are to replace may still be there: what ``previous`` ones counted goes on.
 
     Raises:
         FatalError: neither family has a socket.
@@ -58,6 +63,7 @@ def bind_sockets(
                 receive_buffer_bytes=receive_buffer_bytes,
                 gso="gso" in offloads,
                 gro="gro" in offloads,
+                counters=previous[version].counters if version in previous else None,
             )
         except OSError as error:
             problems[version] = error
@@ -86,31 +92,48 @@ class TunnelDriver:
         self._act = act
         self._refusals = refusals or Refusals()
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = 0
+        self._guard = Guard(self._loop, self.stop)
+        self._timer = Timer(self._loop, self._guard, self._timer_fired)
         self._reading_tun = False
         self._is_stopped = False
         self._firewall_hint_given = False
-        self.failed: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def failed(self) -> asyncio.Future[None]:
+        """Ends with what ended the service, if that was a defect."""
+        return self._guard.failed
 
     def start(self) -> None:
         """Begin to read."""
-        for socket in self._sockets.values():
-            self._loop.add_reader(socket.fileno(), self._guarded, self._socket_readable, socket)
+        self._read_sockets()
         self._read_tun(True)
+        self._drain()
+
+    def rebind(self, sockets: dict[int, UdpSocket]) -> None:
+        """Go on with other sockets, all of them; the present ones are closed, and what they had not sent is lost.
+
+        The core has been reset, so that nothing it holds rests on them.
+        """
+        if self._is_stopped:
+            for socket in sockets.values():
+                socket.close()
+            return
+        self._leave_sockets()
+        for socket in self._sockets.values():
+            socket.close()
+        self._sockets.clear()  # the same dictionary: who counts what sockets do looks at it, too
+        self._sockets.update(sockets)
+        self._read_sockets()
+        self._read_tun(True)  # what the old sockets could not send holds it back no more
         self._drain()
 
     def stop(self) -> None:
         """Stop reading, for good; sockets and device stay open."""
         self._is_stopped = True
         self._refusals.tell()
-        for socket in self._sockets.values():
-            self._loop.remove_reader(socket.fileno())
-            self._loop.remove_writer(socket.fileno())
+        self._leave_sockets()
         self._read_tun(False)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
 
     async def say_goodbye(self) -> None:
         """Close every connection and push what is left to the network, for at most a second."""
@@ -136,26 +159,28 @@ class TunnelDriver:
         """Call a method of the core and send what comes of it."""
         if self._is_stopped:
             return
-        try:
+        with self._guard:
             function(*arguments)
             self._drain()
-        except Exception as error:  # noqa: BLE001  # outermost frame, as in _guarded
-            self.fail(error)
 
     def fail(self, error: Exception) -> None:
         """Stop, and give this reason to whoever waits for ``failed``."""
-        self.stop()
-        if not self.failed.done():
-            self.failed.set_exception(error)
+        self._guard.fail(error)
 
     # Inputs --------------------------------------------------------------------------------------------------------
 
     def _guarded(self, handler: Callable[[UdpSocket], None], socket: UdpSocket) -> None:
-        """A defect in a handler ends the service in order instead of spinning."""
-        try:
+        with self._guard:
             handler(socket)
-        except Exception as error:  # noqa: BLE001  # outermost frame: reported to whoever waits for ``failed``
-            self.fail(error)
+
+    def _read_sockets(self) -> None:
+        for socket in self._sockets.values():
+            self._loop.add_reader(socket.fileno(), self._guarded, self._socket_readable, socket)
+
+    def _leave_sockets(self) -> None:
+        for socket in self._sockets.values():
+            self._loop.remove_reader(socket.fileno())
+            self._loop.remove_writer(socket.fileno())
 
     def _socket_readable(self, socket: UdpSocket) -> None:
         errors: list[Exception] = []
@@ -174,7 +199,7 @@ class TunnelDriver:
         errors: list[Exception] = []
         now = time.monotonic_ns()
         waiting = False
-        try:
+        with self._guard:
             for packets in self._tun.read(_PACKETS_PER_TURN):
                 transmit = self._core.handle_packets(packets, now, errors)
                 if transmit is not None:
@@ -188,18 +213,12 @@ class TunnelDriver:
                 self._report(errors)
             if self._backlogged():  # push back: read nothing more from the host until the network took what there is
                 self._read_tun(False)
-        except Exception as error:  # noqa: BLE001  # outermost frame, as in _guarded
-            self.fail(error)
 
     def _timer_fired(self) -> None:
-        self._timer = None
-        try:
-            now = time.monotonic_ns()
-            self._core.handle_timeout(now, time.time_ns())
-            self._refusals.tell(now)
-            self._drain()
-        except Exception as error:  # noqa: BLE001  # outermost frame, as in _guarded
-            self.fail(error)
+        now = time.monotonic_ns()
+        self._core.handle_timeout(now, time.time_ns())
+        self._refusals.tell(now)
+        self._drain()
 
     def _socket_writable(self, socket: UdpSocket) -> None:
         socket.flush()
@@ -216,7 +235,7 @@ class TunnelDriver:
         while (action := self._core.poll_action()) is not None:
             busy = True
             self._act(action)
-        if busy or self._timer is None:
+        if busy or not self._timer.is_set:
             self._arm(time.monotonic_ns())
 
     def _send_control(self) -> bool:
@@ -230,13 +249,7 @@ class TunnelDriver:
     def _arm(self, now: int) -> None:
         due = self._core.poll_timeout()
         due = now + _LATEST_WAKE_UP if due is None else min(due, now + _LATEST_WAKE_UP)
-        if self._timer is not None:
-            if due == self._timer_due:
-                return
-            self._timer.cancel()
-        self._timer_due = due
-        # A millisecond late rather than early: an early wake-up finds nothing due and would spin.
-        self._timer = self._loop.call_later(max(due - now + MILLISECOND // 2, 0) / SECOND, self._timer_fired)
+        self._timer.set(due)
 
     def _send(self, transmit: Transmit) -> None:
         socket = self._sockets.get(transmit.destination.ip.version)

@@ -6,13 +6,13 @@ Nothing that a client, a peer or the system does ends it: their errors are count
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, assert_never
 
-from connectivity.clock import SECOND, Instant, WallTime
+from connectivity.clock import Instant, WallTime
 from connectivity.endpoint import IPAddress
+from connectivity.io.guard import Guard, Timer
 from connectivity.io.receive_buffer import SLOTS, Arrival
 from connectivity.io.udp import UdpSocket
 from relay.core import (
@@ -80,13 +80,17 @@ class RelayService:
         self._answering: asyncio.Handle | None = None
         self.offload = Offload(None, "not loaded yet")
         self.tracing: Tracing | None = None
-        self.failed: asyncio.Future[None] = loop.create_future()
+        self._guard = Guard(loop)
         self._answers: list[ToClient] = []
         self._limits: dict[UdpSocket, int] = {}  # arrivals that are read from a listen socket at once
         self._idle: asyncio.Event | None = None
         self._loop = loop
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_deadline: Instant | None = None
+        self._timer = Timer(loop, self._guard, self._wake)
+
+    @property
+    def failed(self) -> asyncio.Future[None]:
+        """Ends with what ended the service, if that was a defect."""
+        return self._guard.failed
 
     def start(self) -> None:
         """Begin to serve."""
@@ -104,7 +108,7 @@ class RelayService:
         """Do all that the core asks for, then set the one timer; to be called after each change to the core."""
         self._drain(now)
         self._flush()
-        self._arm()
+        self._timer.set(self.server.poll_timeout())
 
     async def maintain(self) -> None:
         """What is due every few seconds."""
@@ -118,8 +122,7 @@ class RelayService:
 
     def close(self) -> None:
         """Stop at once; clients learn from their time-outs."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         if self._answering is not None:
             self._answering.cancel()
         self._requests.clear()
@@ -128,7 +131,7 @@ class RelayService:
         self.offload.close()
 
     def _read_listen(self, readable: UdpSocket) -> None:
-        with self._failing():
+        with self._guard:
             now, wall_now = time.monotonic_ns(), time.time_ns()
             self._requests.begin_turn()
             for _ in range(_BATCHES_PER_TURN):
@@ -161,7 +164,7 @@ class RelayService:
 
     def _go_on_answering(self) -> None:
         self._answering = None
-        with self._failing():
+        with self._guard:
             self._answer_waiting(time.monotonic_ns(), time.time_ns())
             self._flush()
 
@@ -177,7 +180,7 @@ class RelayService:
         self._requests.learn(readable, envelope, FiveTuple(received.remote, received.local))
 
     def _read_stream(self, five_tuple: FiveTuple, data: memoryview) -> None:
-        with self._failing():
+        with self._guard:
             now, wall_now = time.monotonic_ns(), time.time_ns()
             for relayed in self.server.handle_stream(five_tuple, data, now, wall_now):
                 self._send(relayed)
@@ -185,13 +188,13 @@ class RelayService:
             self._flush()
 
     def _stream_closed(self, five_tuple: FiveTuple) -> None:
-        with self._failing():
+        with self._guard:
             now = time.monotonic_ns()
             self.server.stream_closed(five_tuple, now)
             self._drain(now)
 
     def _read_relayed(self, ready: list[tuple[int, UdpSocket]]) -> None:
-        with self._failing():
+        with self._guard:
             now = time.monotonic_ns()
             for port, readable, arrival in self._direct.to_clients(ready, now):
                 if arrival is not None:
@@ -216,11 +219,9 @@ class RelayService:
         self._direct.learn_to_client(readable, port, envelope, received)
 
     def _wake(self) -> None:
-        self._timer = None
-        with self._failing():
-            now = time.monotonic_ns()
-            self.server.handle_timeout(now)
-            self.settle(now)
+        now = time.monotonic_ns()
+        self.server.handle_timeout(now)
+        self.settle(now)
 
     def _drain(self, now: Instant) -> None:
         """Do all that the core asks for, then set the one timer. Answers over UDP wait for ``_flush``."""
@@ -257,7 +258,7 @@ class RelayService:
                     assert_never(output)
             output = self.server.poll_output()
         self._note_idle()
-        self._arm()
+        self._timer.set(self.server.poll_timeout())
 
     def _open_relayed(self, output: OpenRelayedPort, now: Instant) -> None:
         opened = self.sockets.open_relayed(output.port, output.families)
@@ -267,18 +268,6 @@ class RelayService:
         self.server.relayed_port_opened(output.port, now)
         if self.tracing is not None:
             self.tracing.opened(output.port, output.families, self.server.allocation(output.port))
-
-    def _arm(self) -> None:
-        deadline = self.server.poll_timeout()
-        if deadline == self._timer_deadline and self._timer is not None:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._timer_deadline = deadline
-        if deadline is not None:
-            delay = max(0, deadline - time.monotonic_ns()) / SECOND
-            self._timer = self._loop.call_later(delay, self._wake)
 
     def _note_idle(self) -> None:
         if self._idle is not None and not self.server.allocation_count:
@@ -304,15 +293,6 @@ class RelayService:
     def _note_errors(self, used: UdpSocket) -> None:
         for error in used.take_errors():
             _log.debug("Socket error", extra={"fields": {"error": error}})
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """The outermost frame of what the event loop calls: a defect of ours ends the service, in words."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - said above
-            if not self.failed.done():
-                self.failed.set_exception(error)
 
 
 def _next_limit(limit: int, arrivals: Sequence[Arrival], indirect: int) -> int:

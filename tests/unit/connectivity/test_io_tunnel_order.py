@@ -137,3 +137,53 @@ def test_what_any_host_can_send_is_no_warning(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.DEBUG, "connectivity.io"):
         run(core, kernel, tun, test)
     assert [record.levelname for record in caplog.records if record.getMessage() == "Tunnel error"] == ["DEBUG"]
+
+
+def test_other_sockets_take_over_and_the_old_ones_are_let_go() -> None:
+    core, old, tun = ScriptedCore(), BusySocket(0, answers=[errno.EAGAIN] * 9), BusyTun(2)
+    new = BusySocket(1)
+
+    async def test(driver: TunnelDriver, heard: asyncio.Event) -> None:
+        await heard.wait()  # a packet met the full socket, and the host is not read any more
+        for _ in range(3):
+            await asyncio.sleep(0)
+        core.control.append(b"from the new one")
+        sockets = {4: opened(new, gso=False, gro=False)}
+        driver.rebind(sockets)
+        assert driver.local_endpoints() == [sockets[4].local]
+        old.incoming.append((b"late", [], 0, ("192.0.2.2", 9)))
+        while "datagram" not in core.log:
+            heard.clear()
+            await heard.wait()
+        tun.left = 1
+        tun.ready._far.send(b"x")
+        while core.log.count("packet") < 3:
+            heard.clear()
+            await heard.wait()
+
+    try:
+        run(core, old, tun, test)
+    finally:
+        new.ready.close()
+    assert old.closed
+    assert not new.closed
+    assert len(old.incoming) == 1
+    assert old.sent == []
+    assert [datagram[0] for datagram in new.sent] == [b"from the new one", b"packet"]
+
+
+def test_who_has_stopped_takes_no_sockets() -> None:
+    core, old, tun, new = ScriptedCore(), BusySocket(0), BusyTun(0), BusySocket(1)
+
+    async def test(driver: TunnelDriver, heard: asyncio.Event) -> None:
+        del heard
+        driver.stop()
+        driver.rebind({4: opened(new, gso=False, gro=False)})
+        await asyncio.sleep(0)
+
+    try:
+        run(core, old, tun, test)
+    finally:
+        new.ready.close()
+    assert (old.closed, new.closed) == (False, True)
+    assert core.log == []
