@@ -101,6 +101,11 @@ class ConnectionTable:
         self._past_refused.update(connection.agent.refused)
         self._senders = {source: held for source, held in self._senders.items() if held is not connection}
 
+    def clear(self) -> None:
+        """Take all of them out."""
+        for connection in list(self._by_id.values()):
+            self.remove(connection)
+
     def statistics(self) -> Statistics:
         """Of all connections, those that are gone too; looks at each of them."""
         drops, refused = self._past_drops.copy(), self._past_refused.copy()

@@ -35,13 +35,15 @@ def is_handshake_shaped(data: memoryview) -> bool:
 
 
 class Handshakes:
-    """Admits the handshake messages of one node; counts what it refuses, by reason."""
+    """Admits the handshake messages for one key of a node; counts what it refuses, by reason."""
 
-    def __init__(self, keys: KeyPair, limiter: RateLimiter, connections: ConnectionTable) -> None:
+    def __init__(
+        self, keys: KeyPair, limiter: RateLimiter, connections: ConnectionTable, refused: Counter[HandshakeReason]
+    ) -> None:
         self._keys = keys
         self._limiter = limiter
         self._connections = connections
-        self.refused: Counter[HandshakeReason] = Counter()
+        self.refused = refused
 
     def is_flood(self, remote: Endpoint, data: memoryview, now: Instant) -> bool:
         """Whether this is one initiation of strangers too many; then it was counted, and nothing is to be done."""

@@ -9,7 +9,7 @@ Hot calls are ``seal`` and ``open``; what they return is borrowed. Everything el
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
@@ -32,6 +32,7 @@ from connectivity.turn.channel_data import HEADER_BYTES
 from connectivity.turn.requests import software_attribute
 from connectivity.wireguard import (
     HandshakeError,
+    HandshakeReason,
     KeyPair,
     RateLimiter,
     Workspace,
@@ -51,21 +52,39 @@ class Node:
     """The client controls its connections, the gateway is controlled; in all else the two are alike."""
 
     def __init__(self, *, keys: KeyPair, controlling: bool, rng: Callable[[int], bytes]) -> None:
-        self.keys = keys
         self._controlling = controlling
-        limiter = RateLimiter(keys.public, rng)
+        self._rng = rng
         self._relays = RelaySet(software=software_attribute(keys.public), rng=rng)
         self._connections = ConnectionTable(rng)
-        self._handshakes = Handshakes(keys, limiter, self._connections)
+        self._refused: Counter[HandshakeReason] = Counter()
+        self._workspace = Workspace()  # one for all tunnels: what they hand out is borrowed until the node's next call
         self._transmits: deque[Transmit] = deque()
         self._events: deque[Event] = deque()
+        self._take_keys(keys)
+
+    def reset(self, keys: KeyPair, now: Instant) -> None:
+        """Begin anew, with other keys and from other sockets.
+
+        Connections end without a goodbye or an event, what was to be sent is not sent, and the relays that are known
+        are asked for allocations again. What is counted goes on.
+        """
+        self._connections.clear()
+        self._transmits.clear()
+        self._events.clear()
+        self._relays = self._relays.anew(software=software_attribute(keys.public), now=now)
+        self._take_keys(keys)
+
+    def _take_keys(self, keys: KeyPair) -> None:
+        limiter = RateLimiter(keys.public, self._rng)
+        self.keys = keys
+        self._handshakes = Handshakes(keys, limiter, self._connections, self._refused)
         self._surroundings = Surroundings(
             keys=keys,
-            controlling=controlling,
+            controlling=self._controlling,
             limiter=limiter,
-            workspace=Workspace(),  # one for all tunnels: what they hand out is borrowed until the node's next call
+            workspace=self._workspace,
             relays=self._relays,
-            rng=rng,
+            rng=self._rng,
             emit=self._events.append,
             transmit=self._transmits.append,
         )
@@ -182,7 +201,7 @@ class Node:
 
     def statistics(self) -> Statistics:
         """What to count; looks at every connection, so ask once a second at most."""
-        return replace(self._connections.statistics(), handshakes_refused=self._handshakes.refused.copy())
+        return replace(self._connections.statistics(), handshakes_refused=self._refused.copy())
 
     # Traffic -------------------------------------------------------------------------------------------------------
 

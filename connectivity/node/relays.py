@@ -89,6 +89,20 @@ class RelaySet:
     def __contains__(self, relay_id: str) -> bool:
         return relay_id in self._allocations
 
+    def anew(self, *, software: str, now: Instant) -> "RelaySet":
+        """The same relays without what is held on them: for other sockets, from which each is asked again.
+
+        Those on their way out are not taken along, and whoever was silent may answer where we are now.
+        """
+        fresh = RelaySet(software=software, rng=self._rng)
+        for allocation in self._all():
+            self._forget_addresses(allocation)  # what they still send is no peer's
+        fresh._remembered = self._remembered
+        for server in (*self._servers.values(), *(silent.server for silent in self._silent.values())):
+            if server.relay_id not in fresh:
+                fresh._allocate(server, "Asking a known relay from other sockets", now)
+        return fresh
+
     def get(self, relay_id: str | None) -> Allocation | None:
         """The allocation of this relay, if it is held, be it on its way out."""
         if relay_id is None:

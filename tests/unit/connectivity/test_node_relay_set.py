@@ -8,6 +8,7 @@ from random import Random
 from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.node.relays import RelayServer, RelaySet
+from connectivity.run import Transmit
 
 START = 1_000 * SECOND
 HOUR = 3600 * SECOND
@@ -93,3 +94,26 @@ def test_a_relay_that_comes_back_under_another_name_is_not_left_but_used() -> No
     waking.relays.update((), [replace(SILENT, relay_id="relay-2")], waking.now)
     assert waking.relays.get("relay-1") is None
     assert waking.relays.at(address) is waking.relays.get("relay-2") is not left
+
+
+def test_from_other_sockets_every_known_relay_is_asked_at_once_the_silent_one_too() -> None:
+    waking = Waking()
+    waking.sent(START + 8 * SECOND + SECOND // 2)
+    other = replace(SILENT, relay_id="relay-2", addresses=(Endpoint(ip_address("203.0.113.2"), 3478),))
+    leaving = replace(SILENT, relay_id="relay-3", addresses=(Endpoint(ip_address("203.0.113.3"), 3478),))
+    waking.relays.update((), [other, leaving], waking.now)
+    waking.relays.update(["relay-3"], (), waking.now)
+    old = waking.relays
+    waking.relays = old.anew(software="other", now=waking.now)
+    assert {str(transmit.destination.ip) for transmit in drained(waking.relays)} == {"203.0.113.1", "203.0.113.2"}
+    assert waking.relays.pick() is not None
+    # What an old allocation still brings is no peer's, be its relay one that we go on with or not.
+    late = [Endpoint(ip_address(f"203.0.113.{last}"), 3478) for last in (1, 2, 3)]
+    assert all(waking.relays.is_relay_address(address) for address in late)
+
+
+def drained(relays: RelaySet) -> list[Transmit]:
+    found = []
+    while (transmit := relays.poll_transmit()) is not None:
+        found.append(transmit)
+    return found
