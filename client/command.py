@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from client.core import ClientCore
+from client.core import ClientCore, ClientRole
 from client.token import DEFAULT_PATH, take_token
 from connectivity.clock import Instant
 from connectivity.errors import FatalError, chain
@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> int:
             user_agent=user_agent("headless-client", read_system_info()),
         )
 
-    role = Role("client", make_core, make_login, ClientCore.peer_field, settings.max_partition_seconds)
+    role = Role("client", make_core, make_login, ClientRole.peer_field, settings.max_partition_seconds)
     asyncio.run(run_tunnel(settings.tunnel, role))
     return 0
 

@@ -6,27 +6,36 @@ through it, so that the next packet asks again and may find another gateway.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar, Final
 
 from client.pending import PendingFlow
 from client.resources import CidrResource, ResourceTable, parse_resource, parse_resources
+from connectivity import p2p
 from connectivity.clock import Instant, WallTime
 from connectivity.endpoint import IPAddress
-from connectivity.errors import chain
 from connectivity.ip.flow import Flow, PacketRun
-from connectivity.node import NodeError, Statistics
+from connectivity.node import Node
 from connectivity.portal import values
 from connectivity.portal.values import Interface, Json, MessageError, mapping, text
 from connectivity.ranges import covers
-from connectivity.run import Received
-from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6, SendToPortal, TunnelCore
+from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6, RoleTunnel, SendToPortal, TunnelCore
+from connectivity.verdict import HOLD, Drop, Forward, Verdict
 from connectivity.wireguard import KeyPair
 
 log = logging.getLogger("client")
 
 REMEMBERED_GATEWAYS: Final = 100
+
+
+class ClientDrop(StrEnum):
+    """Why a packet of the host or of a gateway goes no further."""
+
+    NO_RESOURCE = "no_resource"  # the host sends to what no resource is
+    NO_GATEWAY = "no_gateway"  # the host sends to a tunnel address that no gateway in use has
+    NOT_OF_GATEWAY = "not_of_gateway"  # a gateway sends from what it does not serve
 
 
 @dataclass(slots=True)
@@ -40,11 +49,22 @@ class _Gateway:
 class ClientCore(TunnelCore):
     """One client."""
 
-    peer = "gateway"
-    peer_field = "gid"
-
     def __init__(self, *, keys: KeyPair, rng: Callable[[int], bytes]) -> None:
-        super().__init__(keys=keys, controlling=True, rng=rng)
+        tunnel = RoleTunnel(Node(keys=keys, controlling=True, rng=rng))
+        self.role = ClientRole(tunnel)
+        super().__init__(tunnel, self.role)
+
+
+class ClientRole:
+    """Which gateway a flow goes through."""
+
+    peer: ClassVar[str] = "gateway"
+    peer_field: ClassVar[str] = "gid"
+    expects_strays: ClassVar[bool] = True
+    reasons: ClassVar[type[StrEnum]] = ClientDrop
+
+    def __init__(self, tunnel: RoleTunnel) -> None:
+        self._tunnel = tunnel
         self._resources = ResourceTable()
         self._pending: dict[str, PendingFlow] = {}
         self._gateways: dict[str, _Gateway] = {}
@@ -52,69 +72,63 @@ class ClientCore(TunnelCore):
 
     # Traffic -------------------------------------------------------------------------------------------------------
 
-    def handle_datagrams(
-        self, received: Received, now: Instant, wall_now: WallTime, errors: list[Exception]
-    ) -> Iterator[PacketRun]:
-        """Behind the NATs of laptops, strays of old connections are no news."""
-        found: list[Exception] = []
-        yield from super().handle_datagrams(received, now, wall_now, found)
-        for error in found:
-            if not isinstance(error, NodeError):
-                errors.append(error)
-            elif log.isEnabledFor(logging.DEBUG):
-                fields = {"local": received.local, "from": received.remote, "num_bytes": len(received.run.data)}
-                log.debug("Cannot decapsulate", extra={"fields": fields | {"error": chain(error)}})
-
-    def _route(self, packets: PacketRun, now: Instant) -> str | None:
+    def judge_outbound(self, packets: PacketRun, now: Instant) -> Verdict:
+        """Through the gateway of the resource; while it has none, the packets wait and the portal is asked."""
         destination = Flow.from_key(packets.flow).destination
         if destination in PEERS_IPV4 or destination in PEERS_IPV6:
-            return self._gateway_at(destination)
+            gateway_id = self._gateway_at(destination)
+            if gateway_id is None:
+                return Drop(ClientDrop.NO_GATEWAY)
+            return Forward(gateway_id, rests_on=(("gateway", gateway_id),))
         resource = self._resources.choose(destination, frozenset(self._resource_gateways()))
         if resource is None:
-            return None
-        gateway_id = self._resource_gateways().get(resource.resource_id)
-        if gateway_id is not None and self._node.has_connection(gateway_id):
-            return gateway_id
-        pending = self._pending.setdefault(resource.resource_id, PendingFlow())
+            return Drop(ClientDrop.NO_RESOURCE)
+        resource_id = resource.resource_id
+        gateway_id = self._resource_gateways().get(resource_id)
+        if gateway_id is not None and self._tunnel.node.has_connection(gateway_id):
+            return Forward(gateway_id, rests_on=(("gateway", gateway_id), ("resource", resource_id)))
+        pending = self._pending.setdefault(resource_id, PendingFlow())
         pending.push(packets.run, packets.tos)
         if pending.wants_intent(now):
-            payload = {
-                "resource_id": resource.resource_id,
-                "connected_gateway_ids": sorted(self._used_gateways),
-            }
-            self._actions.append(SendToPortal("create_flow", payload))
-        return None
+            payload = {"resource_id": resource_id, "connected_gateway_ids": sorted(self._used_gateways)}
+            self._tunnel.act(SendToPortal("create_flow", payload))
+        return HOLD
 
-    def _may_pass(self, peer_id: str, packets: PacketRun, _now: Instant) -> bool:
+    def judge_inbound(self, peer_id: str, packets: PacketRun, _now: Instant) -> Verdict:
+        """A gateway may send from its own addresses and from the resources that are reached through it."""
         source = Flow.from_key(packets.flow).source
         gateway = self._gateways.get(peer_id)
-        if gateway is not None and self._may_send(gateway, source):
-            return True
+        if gateway is not None:
+            if source in {gateway.interface.ipv4, gateway.interface.ipv6}:
+                return Forward(peer_id, rests_on=(("gateway", peer_id),))
+            for resource_id in gateway.resource_ids:
+                resource = self._resources.get(resource_id)
+                if resource is not None and covers(resource.network, source):
+                    return Forward(peer_id, rests_on=(("gateway", peer_id), ("resource", resource_id)))
         log.debug("Dropping a packet", extra={"fields": {"gid": peer_id, "source": source}})
-        return False
+        return Drop(ClientDrop.NOT_OF_GATEWAY)
 
-    def _may_send(self, gateway: _Gateway, source: IPAddress) -> bool:
-        if source in {gateway.interface.ipv4, gateway.interface.ipv6}:
-            return True
-        resources = (self._resources.get(resource_id) for resource_id in gateway.resource_ids)
-        return any(resource is not None and covers(resource.network, source) for resource in resources)
+    def handle_control(self, peer_id: str, event: p2p.AssignedIps | p2p.DomainStatus, _now: Instant) -> None:
+        """No names yet."""
+        log.debug("Ignoring control message", extra={"fields": {"gid": peer_id, "type": type(event).__name__}})
 
     # Portal --------------------------------------------------------------------------------------------------------
 
-    def _handle_message(self, event: str, payload: object, now: Instant, wall_now: WallTime) -> None:
+    def handle_message(self, event: str, payload: object, now: Instant, wall_now: WallTime) -> None:
+        """A message of the portal for clients."""
         match event:
             case "init":
                 self._handle_init(mapping(payload), now)
             case "config_changed":
-                self._interface = values.interface(mapping(payload))
-                self._configure(self._resources.networks())
+                self._tunnel.interface = values.interface(mapping(payload))
+                self._tunnel.configure(self._resources.networks())
             case "resource_created_or_updated":
                 self._handle_resource(mapping(payload), now)
             case "resource_deleted":
                 if not isinstance(payload, str):
                     raise MessageError("resource_deleted: expected an id")
                 self._remove_resource(payload, now)
-                self._configure(self._resources.networks())
+                self._tunnel.configure(self._resources.networks())
             case "flow_created":
                 self._handle_flow_created(mapping(payload), now, wall_now)
             case "flow_creation_failed":
@@ -128,33 +142,34 @@ class ClientCore(TunnelCore):
         servers = values.relays(message)
         for problem in problems:
             log.warning("Skipping resource", extra={"fields": {"reason": problem}})
-        self._interface = interface
+        self._tunnel.interface = interface
         listed = {resource.resource_id for resource in resources}
         for resource_id in self._resources.ids():
             if resource_id not in listed:
                 self._remove_resource(resource_id, now)
         for resource in resources:
             self._put_resource(resource, now)
-        self._forget_flows()
-        self._configure(self._resources.networks())
-        self._node.update_relays((), servers, now)
+        self._tunnel.configure(self._resources.networks())
+        self._tunnel.node.update_relays((), servers, now)
 
     def _handle_resource(self, message: Json, now: Instant) -> None:
         resource = parse_resource(message)
         if resource is None:
             log.warning("Skipping resource", extra={"fields": {"reason": f"type {message.get('type')!r}"}})
             self._remove_resource(text(message, "id"), now)  # what it may have been before, it is no more
-            self._configure(self._resources.networks())
+            self._tunnel.configure(self._resources.networks())
             return
         self._put_resource(resource, now)
-        self._forget_flows()
-        self._configure(self._resources.networks())
+        self._tunnel.configure(self._resources.networks())
 
     def _put_resource(self, resource: CidrResource, now: Instant) -> None:
         """Add or refresh one; a known resource whose network changed starts anew."""
         held = self._resources.get(resource.resource_id)
         if held is not None and held.network != resource.network:
             self._remove_resource(resource.resource_id, now)
+        if resource.resource_id not in self._resources:  # flows of those that it overlaps may be its from now on
+            for other in self._resources.overlapping(resource.network):
+                self._tunnel.flows.forget(("resource", other.resource_id))
         self._resources.put(resource)
 
     def _remove_resource(self, resource_id: str, now: Instant) -> None:
@@ -165,12 +180,13 @@ class ClientCore(TunnelCore):
 
     def _withdraw(self, resource_id: str, now: Instant, *, keep: str | None = None) -> None:
         """Reach a resource through no gateway any more, or only through one; whoever has none left gets a goodbye."""
-        self._forget_flows()
+        self._tunnel.flows.forget(("resource", resource_id))
         for gateway_id, gateway in list(self._gateways.items()):
             if gateway_id != keep and resource_id in gateway.resource_ids:
                 gateway.resource_ids.discard(resource_id)
                 if not gateway.resource_ids:
-                    self._dismiss(gateway_id, now)
+                    self._tunnel.dismiss(gateway_id, now)
+                    self.forget_peer(gateway_id)
 
     def _handle_flow_created(self, message: Json, now: Instant, wall_now: WallTime) -> None:
         resource_id, gateway_id = text(message, "resource_id"), text(message, "gateway_id")
@@ -185,7 +201,7 @@ class ClientCore(TunnelCore):
         pending = self._pending.get(resource_id)
         if pending is None:
             return
-        self._node.upsert(  # without a relay the packets wait on: with relays known, the next one asks again
+        self._tunnel.node.upsert(  # without a relay the packets wait on: with relays known, the next one asks again
             gateway_id,
             public_key=public_key,
             preshared_key=preshared_key,
@@ -197,14 +213,16 @@ class ClientCore(TunnelCore):
         del self._pending[resource_id]
         self._withdraw(resource_id, now, keep=gateway_id)
         gateway = self._gateways.setdefault(gateway_id, _Gateway(interface))
-        gateway.interface = interface
+        if gateway.interface != interface:
+            gateway.interface = interface
+            self._tunnel.flows.forget(("gateway", gateway_id))
         gateway.resource_ids.add(resource_id)
         self._used_gateways.pop(gateway_id, None)
         self._used_gateways[gateway_id] = None
         while len(self._used_gateways) > REMEMBERED_GATEWAYS:
             del self._used_gateways[next(iter(self._used_gateways))]
         for packet, tos in pending.take():
-            self._node.send(gateway_id, packet, tos, now)
+            self._tunnel.send(gateway_id, packet, tos, now)
 
     def _handle_flow_failed(self, message: Json) -> None:
         resource_id, reason = text(message, "resource_id"), text(message, "reason")
@@ -216,13 +234,30 @@ class ClientCore(TunnelCore):
         if reason == "offline" and pending is not None:
             pending.take()  # dropped; when it was asked stays known, or each further packet would ask
 
-    # Output --------------------------------------------------------------------------------------------------------
+    # Gateways that are gone ----------------------------------------------------------------------------------------
 
-    def statistics(self) -> Statistics:
-        """What to count; packets wait for gateways, too."""
-        counted = super().statistics()
-        pending = sum(len(flow) for flow in self._pending.values())
-        return replace(counted, waiting_packets=counted.waiting_packets + pending)
+    def forget_peer(self, peer_id: str) -> None:
+        """Whatever went through it asks again."""
+        self._gateways.pop(peer_id, None)
+        self._tunnel.flows.forget(("gateway", peer_id))
+
+    def peer_failed(self, peer_id: str) -> None:
+        """As if it had said goodbye."""
+        self.forget_peer(peer_id)
+
+    # Time and output -----------------------------------------------------------------------------------------------
+
+    @property
+    def waiting_packets(self) -> int:
+        """How many packets wait for a gateway."""
+        return sum(len(flow) for flow in self._pending.values())
+
+    def handle_timeout(self, _now: Instant, _wall_now: WallTime) -> None:
+        """Nothing here is due by itself: intents are repeated as packets come."""
+
+    def poll_timeout(self) -> Instant | None:
+        """None."""
+        return None
 
     # Private -------------------------------------------------------------------------------------------------------
 
@@ -234,10 +269,3 @@ class ClientCore(TunnelCore):
             if address in {gateway.interface.ipv4, gateway.interface.ipv6}:
                 return gateway_id
         return None
-
-    def _forget(self, peer_id: str) -> None:
-        self._gateways.pop(peer_id, None)
-        self._forget_flows()
-
-    def _handle_failure(self, peer_id: str) -> None:
-        self._forget(peer_id)

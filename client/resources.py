@@ -85,6 +85,10 @@ class ResourceTable:
         networks = {resource.network for resource in self._resources.values()}
         return tuple(sorted(networks, key=lambda net: (net.version, int(net.network_address), net.prefixlen)))
 
+    def overlapping(self, network: Network) -> list[CidrResource]:
+        """The resources that have addresses in common with a network."""
+        return [resource for resource in self._resources.values() if _overlap(resource.network, network)]
+
     def choose(self, destination: IPAddress, connected: frozenset[str]) -> CidrResource | None:
         """Longest prefix; of two equal networks the one already connected, else the one with the higher id."""
         matching = [resource for resource in self._resources.values() if covers(resource.network, destination)]
@@ -93,3 +97,7 @@ class ResourceTable:
             key=lambda resource: (resource.network.prefixlen, resource.resource_id in connected, resource.resource_id),
             default=None,
         )
+
+
+def _overlap(one: Network, other: Network) -> bool:
+    return one.version == other.version and one.overlaps(other)

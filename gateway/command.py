@@ -17,7 +17,7 @@ from connectivity.io.status import serve
 from connectivity.phoenix.login import PortalLogin, gateway_login, user_agent
 from connectivity.settings import SettingsReader
 from connectivity.wireguard import KeyPair
-from gateway.core import GatewayCore
+from gateway.core import GatewayCore, GatewayRole
 from gateway.masquerade import Forward, Masquerade
 
 log = logging.getLogger("gateway")
@@ -92,7 +92,7 @@ async def _serve(settings: GatewaySettings) -> None:
         configured.set()
 
     role = Role(
-        "gateway", make_core, make_login, GatewayCore.peer_field, MAX_PARTITION_SECONDS, on_configured=handle_configured
+        "gateway", make_core, make_login, GatewayRole.peer_field, MAX_PARTITION_SECONDS, on_configured=handle_configured
     )
     # Ready from the portal's first word on: tunnels outlive its absence.
     health = await serve(settings.health_address, dict, ready=configured.is_set)

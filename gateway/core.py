@@ -6,68 +6,100 @@ WireGuard session: packets for a client without a path are dropped.
 
 import logging
 from collections.abc import Callable
-from typing import Final
+from enum import StrEnum
+from typing import ClassVar, Final
 
-from connectivity.clock import SECOND, Instant, WallTime, earliest
+from connectivity import p2p
+from connectivity.clock import SECOND, Instant, WallTime
 from connectivity.endpoint import IPAddress
 from connectivity.ip import icmp, packet
 from connectivity.ip.flow import Flow, PacketRun
+from connectivity.node import Node
 from connectivity.portal import values
-from connectivity.portal.values import Json, MessageError, listing, mapping, text
-from connectivity.tunnel import SendToPortal, TunnelCore, is_echo, is_icmp_error
+from connectivity.portal.values import Interface, Json, MessageError, listing, mapping, text
+from connectivity.tunnel import RoleTunnel, SendToPortal, TunnelCore, is_echo, is_icmp_error
+from connectivity.verdict import Answer, Drop, Forward, Verdict
 from connectivity.wireguard import KeyPair
-from gateway.peers import ClientPeer, Verdict, parse_resource
+from gateway.peers import ClientPeer, Judgement, parse_resource
 
 log = logging.getLogger("gateway")
 
 EXPIRY_INTERVAL: Final = SECOND
 
 
+class GatewayDrop(StrEnum):
+    """Why a packet of a client or of the host goes no further."""
+
+    SPOOFED = "spoofed"  # a client sends from an address that is not its own
+    FILTERED = "filtered"  # a client sends to what it may not reach
+    UNAUTHORIZED = "unauthorized"  # a peer sends that no client with an authorization is
+    NO_CLIENT = "no_client"  # the host sends to an address that no client has
+    FILTERED_REPLY = "filtered_reply"  # the host sends a client what is of no resource of its
+
+
+_REFUSALS: Final = {Judgement.SPOOFED: GatewayDrop.SPOOFED, Judgement.FILTERED: GatewayDrop.FILTERED}
+
+
 class GatewayCore(TunnelCore):
     """One gateway."""
 
-    peer = "client"
-    peer_field = "cid"
-
     def __init__(self, *, keys: KeyPair, rng: Callable[[int], bytes], now: Instant) -> None:
-        super().__init__(keys=keys, controlling=False, rng=rng)
+        tunnel = RoleTunnel(Node(keys=keys, controlling=False, rng=rng))
+        self.role = GatewayRole(tunnel, now)
+        super().__init__(tunnel, self.role)
+
+
+class GatewayRole:
+    """Which client may reach what."""
+
+    peer: ClassVar[str] = "client"
+    peer_field: ClassVar[str] = "cid"
+    expects_strays: ClassVar[bool] = False
+    reasons: ClassVar[type[StrEnum]] = GatewayDrop
+
+    def __init__(self, tunnel: RoleTunnel, now: Instant) -> None:
+        self._tunnel = tunnel
         self._clients: dict[str, ClientPeer] = {}
         self._by_address: dict[IPAddress, ClientPeer] = {}
         self._expiry_due = now + EXPIRY_INTERVAL
 
     # Traffic -------------------------------------------------------------------------------------------------------
 
-    def _route(self, packets: PacketRun, _now: Instant) -> str | None:
+    def judge_outbound(self, packets: PacketRun, _now: Instant) -> Verdict:
+        """To the client that has the address, if it is from a resource of its or about one of its flows."""
         flow = Flow.from_key(packets.flow)
-        client = self._by_address.get(flow.destination)
-        if client is None or self._interface is None:
-            return None
+        client, interface = self._by_address.get(flow.destination), self._tunnel.interface
+        if client is None or interface is None:
+            return Drop(GatewayDrop.NO_CLIENT)
         if is_icmp_error(packets):
-            verdict = client.judge_error(icmp.read_error(packet.parse(packets.run.data)), self._interface)
+            judgement = client.judge_error(icmp.read_error(packet.parse(packets.run.data)), interface)
         else:
-            verdict = client.judge_incoming(flow, self._interface, is_echo=is_echo(packets))
-        if verdict is not Verdict.PASS:
+            judgement = client.judge_incoming(flow, interface, is_echo=is_echo(packets))
+        if judgement is not Judgement.PASS:
             log.debug("Filtered a packet", extra={"fields": {"cid": client.client_id, "protocol": flow.protocol}})
-            return None
-        return client.client_id
+            return Drop(GatewayDrop.FILTERED_REPLY)
+        return Forward(client.client_id, rests_on=(("client", client.client_id),))
 
-    def _may_pass(self, peer_id: str, packets: PacketRun, now: Instant) -> bool:
-        client = self._clients.get(peer_id)
-        if client is None or self._interface is None:
-            return False
-        verdict = client.judge_outgoing(Flow.from_key(packets.flow), self._interface, is_echo=is_echo(packets))
-        if verdict is Verdict.PASS:
-            return True
-        log.debug("Refused a packet", extra={"fields": {"cid": peer_id, "verdict": verdict.name.lower()}})
-        for segment in packets.run.segments():
-            answer = icmp.prohibited(packet.parse(segment))
-            if answer is not None:
-                self._node.send(peer_id, answer, 0, now)
-        return False
+    def judge_inbound(self, peer_id: str, packets: PacketRun, _now: Instant) -> Verdict:
+        """What a client may not send is answered with ICMP."""
+        client, interface = self._clients.get(peer_id), self._tunnel.interface
+        if client is None or interface is None:
+            return Drop(GatewayDrop.UNAUTHORIZED)
+        judgement = client.judge_outgoing(Flow.from_key(packets.flow), interface, is_echo=is_echo(packets))
+        if judgement is Judgement.PASS:
+            return Forward(peer_id, rests_on=(("client", peer_id),))
+        log.debug("Refused a packet", extra={"fields": {"cid": peer_id, "verdict": judgement.name.lower()}})
+        answers = (icmp.prohibited(packet.parse(segment)) for segment in packets.run.segments())
+        return Answer(tuple(answer for answer in answers if answer is not None), _REFUSALS[judgement])
+
+    def handle_control(self, peer_id: str, event: p2p.AssignedIps | p2p.DomainStatus, _now: Instant) -> None:
+        """No names yet."""
+        log.debug("Ignoring control message", extra={"fields": {"cid": peer_id, "type": type(event).__name__}})
 
     # Portal --------------------------------------------------------------------------------------------------------
 
-    def _handle_message(self, event: str, payload: object, now: Instant, wall_now: WallTime) -> None:
+    def handle_message(self, event: str, payload: object, now: Instant, wall_now: WallTime) -> None:
+        """A message of the portal for gateways."""
         message = mapping(payload)
         match event:
             case "init":
@@ -81,8 +113,8 @@ class GatewayCore(TunnelCore):
             case "resource_updated":
                 resource = parse_resource(message)
                 for client in self._clients.values():
-                    client.update(resource)
-                self._forget_flows()
+                    if client.update(resource):
+                        self._forget_flows(client)
             case _:
                 raise MessageError(f"unknown event {event!r}")
 
@@ -95,8 +127,8 @@ class GatewayCore(TunnelCore):
             expires_at = values.timestamp(row, "expires_at")
             if expires_at is not None:
                 granted.setdefault(text(row, "client_id"), {})[text(row, "resource_id")] = expires_at
-        self._interface = interface
-        self._node.update_relays((), servers, now)
+        self._take_interface(interface)
+        self._tunnel.node.update_relays((), servers, now)
         for client in list(self._clients.values()):  # whoever is not listed has lost everything
             allowed = granted.get(client.client_id, {})
             for resource_id in client.resource_ids():
@@ -104,9 +136,15 @@ class GatewayCore(TunnelCore):
                     client.extend(resource_id, allowed[resource_id])
                 else:
                     client.revoke(resource_id)
+                    self._forget_flows(client)
             self._dismiss_if_empty(client, now)
-        self._forget_flows()
-        self._configure(())
+        self._tunnel.configure(())
+
+    def _take_interface(self, interface: Interface) -> None:
+        """Our own addresses: whatever any client sends to them, or they to it, is judged by them."""
+        if interface != self._tunnel.interface:
+            self._tunnel.interface = interface
+            self._tunnel.flows.clear()
 
     def _handle_authorize_flow(self, message: Json, now: Instant, wall_now: WallTime) -> None:
         reference = text(message, "ref")
@@ -116,7 +154,7 @@ class GatewayCore(TunnelCore):
         addresses = values.addresses(peer, "ipv4", "ipv6")
         expires_at = values.timestamp(message, "expires_at", nullable=True)
         public_key = values.key(peer, "public_key")
-        self._node.upsert(
+        self._tunnel.node.upsert(
             client_id,
             public_key=public_key,
             preshared_key=values.key(peer, "preshared_key"),
@@ -131,12 +169,16 @@ class GatewayCore(TunnelCore):
         if client.addresses != addresses:
             self._release_addresses(client)
             client.addresses = addresses
-        self._by_address[addresses.ipv4] = self._by_address[addresses.ipv6] = client
+        for address in (addresses.ipv4, addresses.ipv6):
+            holder = self._by_address.get(address, client)
+            if holder is not client:
+                self._forget_flows(holder)
+            self._by_address[address] = client
         client.grant(resource, expires_at)
-        self._forget_flows()
+        self._forget_flows(client)
         fields = {"cid": client_id, "rid": resource.resource_id, "expires_at": expires_at}
         log.info("Allowing access to resource", extra={"fields": fields})
-        self._actions.append(SendToPortal("flow_authorized", {"ref": reference}))
+        self._tunnel.act(SendToPortal("flow_authorized", {"ref": reference}))
 
     def _handle_expiry_updated(self, message: Json) -> None:
         client_id, resource_id = text(message, "client_id"), text(message, "resource_id")
@@ -153,42 +195,53 @@ class GatewayCore(TunnelCore):
         client = self._clients.get(client_id)
         if client is not None and client.revoke(resource_id):
             log.info("Access revoked", extra={"fields": {"cid": client_id, "rid": resource_id}})
-            self._forget_flows()
+            self._forget_flows(client)
             self._dismiss_if_empty(client, now)
+
+    # Clients that are gone -----------------------------------------------------------------------------------------
+
+    def forget_peer(self, peer_id: str) -> None:
+        """Its authorizations end with it."""
+        client = self._clients.pop(peer_id, None)
+        if client is not None:
+            self._release_addresses(client)
+            self._forget_flows(client)
+
+    def peer_failed(self, peer_id: str) -> None:
+        """The client's authorizations outlive its connection."""
 
     # Time ----------------------------------------------------------------------------------------------------------
 
+    @property
+    def waiting_packets(self) -> int:
+        """A gateway keeps nothing for later."""
+        return 0
+
     def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
-        """Run what is due; authorizations are looked at once a second."""
+        """Authorizations are looked at once a second."""
         if now >= self._expiry_due:
             self._expiry_due = now + EXPIRY_INTERVAL
             for client in list(self._clients.values()):
                 for resource_id in client.expire(wall_now):
                     log.info("Access expired", extra={"fields": {"cid": client.client_id, "rid": resource_id}})
-                    self._forget_flows()
+                    self._forget_flows(client)
                 self._dismiss_if_empty(client, now)
-        super().handle_timeout(now, wall_now)
 
     def poll_timeout(self) -> Instant | None:
         """The next deadline."""
-        return earliest(super().poll_timeout(), self._expiry_due if self._clients else None)
+        return self._expiry_due if self._clients else None
 
     # Private -------------------------------------------------------------------------------------------------------
 
     def _dismiss_if_empty(self, client: ClientPeer, now: Instant) -> None:
         if client.is_empty:
-            self._dismiss(client.client_id, now)
+            self._tunnel.dismiss(client.client_id, now)
+            self.forget_peer(client.client_id)
 
-    def _forget(self, peer_id: str) -> None:
-        client = self._clients.pop(peer_id, None)
-        if client is not None:
-            self._release_addresses(client)
-        self._forget_flows()
+    def _forget_flows(self, client: ClientPeer) -> None:
+        self._tunnel.flows.forget(("client", client.client_id))
 
     def _release_addresses(self, client: ClientPeer) -> None:
         for address in (client.addresses.ipv4, client.addresses.ipv6):
             if self._by_address.get(address) is client:
                 del self._by_address[address]
-
-    def _handle_failure(self, peer_id: str) -> None:
-        """The client's authorizations outlive its connection."""

@@ -18,8 +18,8 @@ SITE_DNS_PORT: Final = 53535
 _ICMP: Final = frozenset({PROTOCOL_ICMP, PROTOCOL_ICMPV6})
 
 
-class Verdict(Enum):
-    """What becomes of a flow."""
+class Judgement(Enum):
+    """Whether a client may have a flow."""
 
     PASS = auto()
     FILTERED = auto()
@@ -126,15 +126,15 @@ class ClientPeer:
             self.revoke(resource_id)
         return expired
 
-    def judge_outgoing(self, flow: Flow, own: Interface, *, is_echo: bool) -> Verdict:
+    def judge_outgoing(self, flow: Flow, own: Interface, *, is_echo: bool) -> Judgement:
         """A flow from the client: its source must be the client, its destination a resource or the gateway itself."""
         if flow.source not in {self.addresses.ipv4, self.addresses.ipv6}:
-            return Verdict.SPOOFED
+            return Judgement.SPOOFED
         if flow.destination in {own.ipv4, own.ipv6}:
             return self._judge_own(flow.protocol, flow.destination_port, is_echo=is_echo)
         return self._judge(effective(flow.destination, self._rules), flow.protocol, flow.destination_port)
 
-    def judge_incoming(self, flow: Flow, own: Interface, *, is_echo: bool) -> Verdict:
+    def judge_incoming(self, flow: Flow, own: Interface, *, is_echo: bool) -> Judgement:
         """A flow to the client: an answer of a resource or of the gateway itself.
 
         Whether it answers anything is the kernel's to know, which sees both ways (``gateway.rules``).
@@ -143,10 +143,10 @@ class ClientPeer:
             return self._judge_own(flow.protocol, flow.source_port, is_echo=is_echo)
         return self._judge(effective(flow.source, self._rules), flow.protocol, flow.source_port)
 
-    def judge_error(self, error: IcmpError | None, own: Interface) -> Verdict:
+    def judge_error(self, error: IcmpError | None, own: Interface) -> Judgement:
         """An ICMP error to the client, whoever sent it: it must be about a flow that the client may have."""
         if error is None:
-            return Verdict.FILTERED
+            return Judgement.FILTERED
         quoted = Flow(
             error.source.version,
             error.protocol,
@@ -157,12 +157,12 @@ class ClientPeer:
         )
         return self.judge_outgoing(quoted, own, is_echo=error.protocol in _ICMP)  # no other ICMP can be quoted
 
-    def _judge_own(self, protocol: int, port: int, *, is_echo: bool) -> Verdict:
+    def _judge_own(self, protocol: int, port: int, *, is_echo: bool) -> Judgement:
         """The gateway's host serves clients nothing but echo and the site's DNS."""
-        return Verdict.PASS if is_echo or (protocol in (TCP, UDP) and port == SITE_DNS_PORT) else Verdict.FILTERED
+        return Judgement.PASS if is_echo or (protocol in (TCP, UDP) and port == SITE_DNS_PORT) else Judgement.FILTERED
 
-    def _judge(self, filters: Filters | None, protocol: int, port: int) -> Verdict:
-        return Verdict.PASS if filters is not None and filters.allow(protocol, port) else Verdict.FILTERED
+    def _judge(self, filters: Filters | None, protocol: int, port: int) -> Judgement:
+        return Judgement.PASS if filters is not None and filters.allow(protocol, port) else Judgement.FILTERED
 
     def _compile(self) -> None:
         self._rules = [(grant.resource.network, grant.resource.filters) for grant in self._grants.values()]

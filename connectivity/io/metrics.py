@@ -173,6 +173,8 @@ def read(sources: Sources) -> list[Point]:
     points += _tun_points(sources.tun)
     for reason in DropReason:
         points.append(Point(DROPPED, statistics.drops.get(reason, 0), _drop_attributes(reason)))
+    for name, count in statistics.flow_drops.items():
+        points.append(Point(DROPPED, count, {"error.type": _error_type(name), "system.buffer.pool.name": "flow-table"}))
     return points
 
 
@@ -188,6 +190,7 @@ def counters(sources: Sources) -> dict[str, Any]:
         "tun": asdict(sources.tun.counters),
         "waiting_packets": statistics.waiting_packets,
         "drops": drops,
+        "flow_drops": {reason.value: count for reason, count in statistics.flow_drops.items()},
         "errors": dict(sources.refusals.counts),
         "candidates_refused": refused,
         "handshakes_refused": handshakes,
@@ -235,8 +238,12 @@ def _tun_points(tun: Tun) -> list[Point]:
 def _drop_attributes(reason: DropReason) -> dict[str, str]:
     """WireGuard's reasons in the spelling of the other error types."""
     direction = _TRANSMIT if reason in _UNSENT else _RECEIVE
-    name = "BufferFull" if reason is DropReason.QUEUE_FULL else reason.name.title().replace("_", "")
+    name = "BufferFull" if reason is DropReason.QUEUE_FULL else _error_type(reason.value)
     return direction | {"error.type": name, "system.buffer.pool.name": "wireguard"}
+
+
+def _error_type(reason: str) -> str:
+    return reason.title().replace("_", "")
 
 
 def _exporter(text: str) -> str:

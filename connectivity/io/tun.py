@@ -290,6 +290,17 @@ class Tun:
                 counters.packets_written += 1
                 counters.super_packets_written += len(buffers) == 1
 
+    def write_packet(self, packet: bytes) -> None:
+        """Give one packet to the host as it is."""
+        try:
+            os.writev(self._descriptor, (NO_OFFLOAD, packet))
+        except BlockingIOError:
+            self.counters.write_dropped += 1
+        except OSError as error:
+            self._refused(error)
+        else:
+            self.counters.packets_written += 1
+
     def _parse(self, body: memoryview) -> Packet | None:
         self.counters.packets_read += 1
         try:

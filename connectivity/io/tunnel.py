@@ -1,7 +1,8 @@
 """Runs a role's core: two UDP sockets, one TUN device, one timer, the portal's messages.
 
 Each loop iteration of asyncio takes a bounded batch from every ready source, so no busy source starves another. The
-drain law lives in ``_drain``: after any input the control path's output leaves, and the timer is set again. Bulk data
+drain law lives in ``_drain``: after any input the control path's output leaves, packets of the core itself go to the
+host, and the timer is set again. Bulk data
 sets no timer of its own: while data flows, timers are looked at once a second, which every WireGuard timer allows.
 """
 
@@ -23,7 +24,7 @@ from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
 from connectivity.portal.values import MessageError
 from connectivity.run import Transmit
-from connectivity.tunnel import Action, TunnelCore
+from connectivity.tunnel import TunnelCore
 
 log = logging.getLogger("connectivity.io")
 
@@ -83,7 +84,7 @@ class TunnelDriver:
         core: TunnelCore,
         sockets: dict[int, UdpSocket],
         tun: Tun,
-        act: Callable[[Action], None],
+        act: Callable[[object], None],
         refusals: Refusals | None = None,
     ) -> None:
         self._core = core
@@ -187,8 +188,7 @@ class TunnelDriver:
         now, wall_now = time.monotonic_ns(), time.time_ns()
         core, tun = self._core, self._tun
         for received in socket.receive(_RECEIVES_PER_TURN):
-            for packets in core.handle_datagrams(received, now, wall_now, errors):
-                tun.write(packets)
+            core.handle_datagrams(received, now, wall_now, tun.write, errors)
         errors += socket.take_errors()
         errors += tun.take_errors()
         self._drain(now)
@@ -206,6 +206,7 @@ class TunnelDriver:
                     self._send(transmit)
                 else:
                     waiting = True
+                    self._write_to_host()
                     self._send_control()  # a channel may have been asked for: its request goes ahead of its data
             errors += self._tun.take_errors()
             self._drain(None if waiting else now)  # what waits may want a handshake at once
@@ -232,11 +233,17 @@ class TunnelDriver:
     def _drain(self, now: int | None = None) -> None:
         """Send the control path's output, act, and set the timer if something other than data happened."""
         busy = self._send_control() or now is None
+        self._write_to_host()
         while (action := self._core.poll_action()) is not None:
             busy = True
             self._act(action)
         if busy or not self._timer.is_set:
             self._arm(time.monotonic_ns())
+
+    def _write_to_host(self) -> None:
+        """Write what the core itself has for the host."""
+        while (packet := self._core.poll_host_packet()) is not None:
+            self._tun.write_packet(packet)
 
     def _send_control(self) -> bool:
         """Send what the core itself wants sent; whether there was anything."""

@@ -25,6 +25,7 @@ from connectivity.ip.packet import parse
 _WORD: Final = np.dtype("<u2")
 _IPV4_CHECKSUM_OFFSET: Final = 10
 _IDENTIFIER_OFFSET: Final = 4  # of an ICMP echo, from the start of its header
+_TCP_FLAGS_OFFSET: Final = 13
 
 
 def rewrite(
@@ -74,6 +75,16 @@ def rewrite(
             data, stride, rows, l4 + CHECKSUM_OFFSET[protocol], ports, udp=protocol == PROTOCOL_UDP, may_lack=may_lack
         )
     return PacketRun(run, parse(data[:stride]).key, tos)
+
+
+def tcp_flags(packets: PacketRun) -> int:
+    """The flags of all packets of a TCP run, OR'ed."""
+    data, stride = packets.run
+    l4 = parse(data[:stride]).l4
+    flags: NDArray[np.uint8] = np.ndarray(
+        (packets.run.segment_count,), np.uint8, data, l4 + _TCP_FLAGS_OFFSET, (stride,)
+    )
+    return int(np.bitwise_or.reduce(flags))
 
 
 def _replace(data: memoryview, stride: int, rows: int, offset: int, value: bytes) -> int:

@@ -10,7 +10,7 @@ Hot calls are ``seal`` and ``open``; what they return is borrowed. Everything el
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -227,21 +227,28 @@ class Node:
         if transmit is not None:
             self._transmits.append(owned(transmit))
 
-    def open(self, received: Received, now: Instant, wall_now: WallTime, errors: list[Exception]) -> Iterator[Opened]:
-        """Take datagrams in; yields decrypted runs, each borrowed until the next step. Errors join the batch's list."""
+    def open(
+        self,
+        received: Received,
+        now: Instant,
+        wall_now: WallTime,
+        sink: Callable[[Opened], None],
+        errors: list[Exception],
+    ) -> None:
+        """Take datagrams in; ``sink`` gets decrypted runs, borrowed for the call. Errors join the batch's list."""
         local, remote, run, tos = received
         if not run.data:
             return
         headroom = self._headroom(remote, run.data)
         if run.segment_size <= MAX_DATAGRAM_BYTES and uniform(run, headroom):
-            yield from self._open_group(local, remote, run, headroom, tos, now, wall_now, errors)
+            self._open_group(local, remote, run, headroom, tos, now, wall_now, sink, errors)
             return
         for segment in run.segments():  # the kernel joins what comes from one address, whatever it is
             if len(segment) <= MAX_DATAGRAM_BYTES:
                 single = Run.single(segment)
                 headroom = self._headroom(remote, segment)
                 headroom = headroom if uniform(single, headroom) else 0
-                yield from self._open_group(local, remote, single, headroom, tos, now, wall_now, errors)
+                self._open_group(local, remote, single, headroom, tos, now, wall_now, sink, errors)
 
     def _headroom(self, remote: Endpoint, segment: memoryview) -> int:
         """The bytes of a channel header, if this is channel data of a relay of ours."""
@@ -257,8 +264,9 @@ class Node:
         tos: int,
         now: Instant,
         wall_now: WallTime,
+        sink: Callable[[Opened], None],
         errors: list[Exception],
-    ) -> Iterator[Opened]:
+    ) -> None:
         """Datagrams of one kind. Channel data is unwrapped once, as if the peer had sent it to our relayed address."""
         if headroom:
             allocation = self._relays.at(remote)
@@ -270,7 +278,7 @@ class Node:
                 return
             local, remote = relayed, peer
         if len(run.data) >= headroom + _DATA_MESSAGE_BYTES and run.data[headroom] == _TRANSPORT_DATA:
-            yield from self._open_data(run, headroom, tos, now, errors)
+            self._open_data(run, headroom, tos, now, sink, errors)
             return
         for segment in run.segments():
             data = segment[headroom:]
@@ -282,7 +290,15 @@ class Node:
                 errors.append(error)
         self._settle()
 
-    def _open_data(self, run: Run, headroom: int, tos: int, now: Instant, errors: list[Exception]) -> Iterator[Opened]:
+    def _open_data(
+        self,
+        run: Run,
+        headroom: int,
+        tos: int,
+        now: Instant,
+        sink: Callable[[Opened], None],
+        errors: list[Exception],
+    ) -> None:
         index = receiver_index(run.data[headroom:])
         connection = self._connections.at_index(index)
         if connection is None:
@@ -292,7 +308,7 @@ class Node:
         connection.drain_tunnel(now)
         if opened is not None:
             connection.received(now)
-            yield Opened(connection.connection_id, opened, tos)
+            sink(Opened(connection.connection_id, opened, tos))
 
     def _handle_message(
         self, local: Endpoint, remote: Endpoint, data: memoryview, *, unwrapped: bool, now: Instant, wall_now: WallTime

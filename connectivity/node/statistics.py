@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from connectivity.clock import Duration, Instant
 from connectivity.ice.policy import CandidateRefusal
@@ -17,6 +18,7 @@ class Statistics:
     drops: Mapping[DropReason, int]
     candidates_refused: Mapping[CandidateRefusal, int] = field(default_factory=dict)
     handshakes_refused: Mapping[HandshakeReason, int] = field(default_factory=dict)
+    flow_drops: Mapping[StrEnum, int] = field(default_factory=dict)  # every reason of the role and of its tunnel
 
 
 @dataclass(frozen=True, slots=True)

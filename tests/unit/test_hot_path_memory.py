@@ -18,6 +18,7 @@ import pytest
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.ip.coalescing import Coalescer
+from connectivity.ip.flow import PacketRun
 from connectivity.ip.offload import VIRTIO_NET_HDR_GSO_NONE, Splitter, VirtioNetHeader
 from connectivity.run import Received, Run, Transmit
 from relay.core.outputs import ToPeer
@@ -75,10 +76,12 @@ class Pipe:
 
     def _arrive(self, received: Received) -> None:
         world = self.world
-        for packets in world.gateway.handle_datagrams(received, world.now, world.wall_now, world.errors):
-            self.arrived += packets.run.segment_count
-            for _ in self._coalescer.coalesce(packets):
-                pass
+        world.gateway.handle_datagrams(received, world.now, world.wall_now, self._at_host, world.errors)
+
+    def _at_host(self, packets: PacketRun) -> None:
+        self.arrived += packets.run.segment_count
+        for _ in self._coalescer.coalesce(packets):
+            pass
 
     def _copied(self, transmit: Transmit, source: Endpoint, wire: int) -> Received:
         data, segment = transmit.run

@@ -4,9 +4,11 @@ from ipaddress import ip_address
 
 import pytest
 
+from client.core import ClientDrop
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.run import Run
-from connectivity.tunnel import ConfigureTun
+from connectivity.tunnel import ConfigureTun, TunnelDrop
+from gateway.core import GatewayDrop
 from tests.unit.world import CLIENT_TUNNEL, GATEWAY_TUNNEL, World
 
 RESOURCE_HOST = "10.20.0.5"
@@ -173,6 +175,30 @@ def test_a_gateway_cannot_send_from_outside_its_resources() -> None:
         world.send_from_gateway(packet)
     world.advance(100 * MILLISECOND)
     assert world.host_received["client"] == [own]
+
+
+def test_what_either_role_refuses_is_counted_by_its_reason() -> None:
+    world = connected()
+    world.send_from_client(udp("100.64.0.99", RESOURCE_HOST, b"spoofed"))
+    world.send_from_client(udp(CLIENT_TUNNEL[0], "10.99.0.1", b"to nobody"))
+    world.send_from_client(udp(CLIENT_TUNNEL[0], GATEWAY_TUNNEL[0], b"to a closed port"))
+    world.send_from_client(udp(CLIENT_TUNNEL[0], "100.64.9.9", b"to no gateway"))
+    world.send_from_gateway(udp("10.30.0.1", CLIENT_TUNNEL[0], b"foreign"))
+    world.send_from_gateway(udp(RESOURCE_HOST, "100.64.9.9", b"to no client"))
+    world.advance(100 * MILLISECOND)
+    counted = [
+        {name: count for name, count in core.statistics().flow_drops.items() if count}
+        for core in (world.client, world.gateway)
+    ]
+    assert counted == [
+        {"no_resource": 1, "no_gateway": 1},
+        {"spoofed": 1, "filtered": 1, "no_client": 1, "filtered_reply": 1},
+    ]
+
+
+def test_reasons_of_tunnel_and_roles_are_told_apart() -> None:
+    for role in (ClientDrop, GatewayDrop):
+        assert not {reason.value for reason in TunnelDrop} & {reason.value for reason in role}
 
 
 def test_congestion_on_the_outside_shows_inside() -> None:

@@ -66,11 +66,11 @@ def test_an_upsert_keeps_the_connection_unless_the_preshared_key_is_another_one(
     world.start()
     world.send_from_client(question())
     world.advance(25 * SECOND)
-    before = list(world.client._node._connections), list(world.gateway._node._connections)
+    before = list(world.client._tunnel.node._connections), list(world.gateway._tunnel.node._connections)
     world.generation += changed
     world.send_from_client(udp("100.64.0.2", "10.30.0.5", b"second"))
     world.advance(3 * SECOND)
-    after = list(world.client._node._connections), list(world.gateway._node._connections)
+    after = list(world.client._tunnel.node._connections), list(world.gateway._tunnel.node._connections)
     assert (before != after) is changed
     world.send_from_client(question(b"first"))
     world.advance(SECOND)
@@ -83,7 +83,7 @@ def test_reuse_rolls_the_session_over_but_not_twice_in_twenty_seconds() -> None:
     assert initiations(world, "client") == 1
 
     def authorize_again() -> None:
-        world.client._pending["r-1"] = PendingFlow()  # type: ignore[attr-defined]  # the core is a client
+        world.client.role._pending["r-1"] = PendingFlow()  # type: ignore[attr-defined]  # the core is a client
         world.to_client("flow_created", world.flow(client, gateway))
         world.advance(SECOND)
 
@@ -149,7 +149,7 @@ def test_a_gateway_keeps_what_it_authorized_when_the_connection_is_lost() -> Non
     world.send_from_client(question(b"again"))
     world.advance(2 * SECOND)
     packet = udp("100.64.0.2", "10.30.0.5", b"never asked for again")
-    transmit = world.client._node.seal("g-1", Run.single(packet), 0, world.now)
+    transmit = world.client._tunnel.node.seal("g-1", Run.single(packet), 0, world.now)
     assert transmit is not None
     world._transmit("client", transmit)
     world.advance(SECOND)

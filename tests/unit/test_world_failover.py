@@ -33,7 +33,7 @@ def test_a_gateway_that_dies_without_a_word_is_replaced_after_ice_gave_up() -> N
 
 def test_a_resource_that_moves_to_another_gateway_leaves_none_behind() -> None:
     world = connected(gateways=2)
-    world.client._pending["r-1"] = PendingFlow()  # type: ignore[attr-defined]  # the core is a client
+    world.client.role._pending["r-1"] = PendingFlow()  # type: ignore[attr-defined]  # the core is a client
     world.to("gateway-2", "authorize_flow", world.authorization("c-1/r-1", name="gateway-2"))
     world.advance(SECOND)
     assert [row.peer_id for row in world.client.connections()] == ["g-2"]
@@ -117,7 +117,7 @@ def test_a_packet_to_a_gateway_itself_goes_to_it_or_nowhere() -> None:
 
 def test_a_gateway_cannot_answer_from_outside_its_resources_nor_fill_the_log() -> None:
     world = connected()
-    node = world.gateway._node
+    node = world.gateway._tunnel.node
     foreign = udp("192.0.2.66", "100.64.0.2", b"spoofed")
     transmit = node.seal("c-1", Run.single(foreign), 0, world.now)
     assert transmit is not None

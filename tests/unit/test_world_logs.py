@@ -14,7 +14,7 @@ from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.errors import chain
 from connectivity.io.logs import TRACE
-from connectivity.node import Node
+from connectivity.node import Node, Opened
 from connectivity.run import Received, Run
 from connectivity.wireguard import KeyPair, RateLimiter, Tunnel
 from tests.unit.test_world import answer, question
@@ -118,9 +118,11 @@ def test_errors_name_unknown_keys_as_decimals_and_unknown_connections_by_their_2
     data = b"\x04\0\0\0" + (0x010203 << 8 | 5).to_bytes(4, "little") + bytes(24)
     response = b"\x02\0\0\0" + bytes(4) + (0x010204 << 8).to_bytes(4, "little") + bytes(80)
     errors: list[Exception] = []
+    opened: list[Opened] = []
     remote, local = Endpoint(ip_address("192.0.2.1"), 1), Endpoint(ip_address("192.0.2.2"), 2)
     for datagram in (initiation, data, response):
-        assert not list(node.open(Received(local, remote, Run.single(bytearray(datagram))), 0, 0, errors))
+        node.open(Received(local, remote, Run.single(bytearray(datagram))), 0, 0, opened.append, errors)
+    assert not opened
     assert [chain(error) for error in errors] == [
         f"no connection for key {int.from_bytes(stranger.public, 'big')}",
         "no connection for index 66051",

@@ -21,7 +21,7 @@ from connectivity.clock import MILLISECOND, SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.ip.flow import PacketRun, split_flows
 from connectivity.run import Received, Run, Transmit
-from connectivity.tunnel import ConfigureTun, ReconnectPortal, SendToPortal, TunnelCore
+from connectivity.tunnel import SendToPortal, TunnelCore
 from connectivity.turn import credentials
 from connectivity.wireguard import KeyPair
 from gateway.core import GatewayCore
@@ -214,12 +214,13 @@ class World:
         core = self.ends[name].core
         while (transmit := core.poll_transmit()) is not None:
             self._transmit(name, transmit)
+        self.host_received[name] += iter(core.poll_host_packet, None)
         while (action := core.poll_action()) is not None:
             match action:
                 case SendToPortal(event, payload):
                     self.portal_log.append((name, event, payload))
                     self._portal(self.ends[name], event, payload)
-                case ConfigureTun() | ReconnectPortal():
+                case _:
                     self.portal_log.append((name, type(action).__name__, action))
 
     def sent(self, event: str, *, name: str = "client") -> list[Any]:
@@ -390,7 +391,9 @@ class World:
 
     def receive(self, name: str, received: Received) -> None:
         """Datagrams reach an end."""
-        packets: PacketRun
-        for packets in self.ends[name].core.handle_datagrams(received, self.now, self.wall_now, self.errors):
+
+        def take(packets: PacketRun) -> None:
             self.host_received[name] += [bytes(segment) for segment in packets.run.segments()]
+
+        self.ends[name].core.handle_datagrams(received, self.now, self.wall_now, take, self.errors)
         self.drain(name)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from connectivity.io.udp import UdpSocket
 from connectivity.io.udp_counters import UdpCounters
 from connectivity.node import Statistics
 from connectivity.phoenix.login import PortalLogin, gateway_login
+from connectivity.role import TunnelDrop
 from connectivity.settings import SettingsError, SettingsReader
 from connectivity.wireguard import DropReason
 
@@ -40,6 +42,7 @@ class Host:
         self.waiting = {4: 0, 6: 0}
         self.waiting_packets = 0
         self.drops: Counter[DropReason] = Counter()
+        self.unconnected = 0
 
     def sources(self) -> Sources:
         sockets = {
@@ -47,7 +50,8 @@ class Host:
             for version, counted in self.udp.items()
         }
         tun = cast(Tun, SimpleNamespace(counters=self.tun))
-        return Sources(sockets, tun, lambda: Statistics(self.waiting_packets, self.drops))
+        flow_drops: dict[StrEnum, int] = {TunnelDrop.NO_CONNECTION: self.unconnected, TunnelDrop.HOST_QUEUE_FULL: 0}
+        return Sources(sockets, tun, lambda: Statistics(self.waiting_packets, self.drops, flow_drops=flow_drops))
 
 
 def login() -> PortalLogin:
@@ -87,6 +91,7 @@ def test_each_counter_comes_out_as_its_series() -> None:
     host.tun.write_errors, host.tun.write_dropped = 7, 8
     host.waiting, host.waiting_packets = {4: 2, 6: 0}, 12
     host.drops.update({DropReason.QUEUE_FULL: 13, DropReason.NOT_AUTHENTIC: 14})
+    host.unconnected = 15
     reader = InMemoryMetricReader()
     Metrics(host.sources()).provide(reader, {"service.name": "x"})
     values = collected(reader)
@@ -110,6 +115,7 @@ def test_each_counter_comes_out_as_its_series() -> None:
         series(dropped, **transmit, **full, system_buffer_pool_name="tun-queue"): 8,
         series(dropped, **transmit, **full, system_buffer_pool_name="wireguard"): 13,
         series(dropped, **receive, error_type="NotAuthentic", system_buffer_pool_name="wireguard"): 14,
+        series(dropped, error_type="NoConnection", system_buffer_pool_name="flow-table"): 15,
         series("system.queue.length", queue_item="udp-gso-batch", network_type="ipv4"): 2,
         series("system.queue.length", queue_item="ip-packet", **transmit): 12,
     }
@@ -251,12 +257,13 @@ def test_a_collector_that_does_not_answer_holds_the_end_up_for_less_than_a_secon
 def test_status_has_every_counter_by_name() -> None:
     host = Host()
     host.udp[6].gso_failures = 1
-    host.drops[DropReason.TOO_OLD] = 2
+    host.drops[DropReason.TOO_OLD], host.unconnected = 2, 3
     found = json.loads(json.dumps(counters(host.sources())))
     assert found["udp6"]["gso_failures"] == 1
     assert found["tun"]["packets_read"] == 0
     assert found["drops"]["too_old"] == 2
     assert found["drops"]["duplicate"] == 0
+    assert found["flow_drops"] == {"no_connection": 3, "host_queue_full": 0}
     assert found["waiting_packets"] == 0
 
 

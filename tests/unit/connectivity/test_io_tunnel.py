@@ -110,14 +110,19 @@ class RecordingCore:
         return Transmit(None, PEER, packets.run)
 
     def handle_datagrams(
-        self, received: Received, now: Instant, wall_now: WallTime, errors: list[Exception]
-    ) -> Iterator[PacketRun]:
+        self,
+        received: Received,
+        now: Instant,
+        wall_now: WallTime,
+        sink: Callable[[PacketRun], None],
+        errors: list[Exception],
+    ) -> None:
         del now, wall_now
         self.log.append("datagram")
         errors += self.datagram_errors[:1]
         del self.datagram_errors[:1]
         self.heard()
-        yield PacketRun(received.run, b"flow", 0)
+        sink(PacketRun(received.run, b"flow", 0))
 
     def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
         del now, wall_now
@@ -128,6 +133,9 @@ class RecordingCore:
         return self._due
 
     def poll_transmit(self) -> None:
+        return None
+
+    def poll_host_packet(self) -> bytes | None:
         return None
 
     def poll_action(self) -> None:

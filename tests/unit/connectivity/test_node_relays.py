@@ -19,7 +19,7 @@ RELAYED = "candidate:fffe3f02eeff 1 udp 37748479 198.51.100.9 50000 typ relay ra
 
 
 def node_of(world: World, name: str = "client") -> Node:
-    node = world.ends[name].core._node
+    node = world.ends[name].core._tunnel.node
     assert isinstance(node, Node)
     return node
 
@@ -50,7 +50,7 @@ def connecting() -> World:
     world.start()
     world.send_from_client(question())
     world.advance(SECOND)
-    world.gateway._node.close("c-1", b"", world.now)
+    world.gateway._tunnel.node.close("c-1", b"", world.now)
     world.carried.clear()
     return world
 

@@ -36,10 +36,10 @@ def test_the_same_key_keeps_its_authorizations() -> None:
 def test_a_new_key_keeps_the_client_and_its_addresses() -> None:
     gateway = make()
     authorize(gateway, "lan", key=1)
-    before = gateway._clients["client"]
+    before = gateway.role._clients["client"]
     authorize(gateway, "lan", key=2)
-    assert gateway._clients["client"] is before
-    assert set(gateway._by_address.values()) == {before}
+    assert gateway.role._clients["client"] is before
+    assert set(gateway.role._by_address.values()) == {before}
 
 
 def make() -> GatewayCore:
@@ -75,4 +75,4 @@ def authorize(gateway: GatewayCore, resource: str, key: int) -> None:
 
 
 def granted(gateway: GatewayCore) -> list[str]:
-    return gateway._clients["client"].resource_ids()
+    return gateway.role._clients["client"].resource_ids()

@@ -9,7 +9,7 @@ from connectivity.ip.flow import Flow
 from connectivity.ip.icmp import IcmpError
 from connectivity.portal.values import Interface, MessageError
 from gateway.filters import ALLOW_ALL, parse_filters
-from gateway.peers import ClientPeer, Resource, Verdict, parse_resource
+from gateway.peers import ClientPeer, Judgement, Resource, parse_resource
 
 OWN = Interface(IPv4Address("100.64.0.1"), IPv6Address("fd00:2021:1111::1"))
 CLIENT = Interface(IPv4Address("100.64.0.2"), IPv6Address("fd00:2021:1111::2"))
@@ -36,26 +36,26 @@ def peer() -> ClientPeer:
 
 def test_flows_from_the_client_need_its_source_and_a_granted_destination() -> None:
     client = peer()
-    assert client.judge_outgoing(flow("100.64.0.2", "10.0.0.9"), OWN, is_echo=False) is Verdict.PASS
+    assert client.judge_outgoing(flow("100.64.0.2", "10.0.0.9"), OWN, is_echo=False) is Judgement.PASS
     closed = flow("100.64.0.2", "10.0.0.9", destination_port=81)
-    assert client.judge_outgoing(closed, OWN, is_echo=False) is Verdict.FILTERED
-    assert client.judge_outgoing(flow("100.64.0.2", "10.0.1.9"), OWN, is_echo=False) is Verdict.FILTERED
-    assert client.judge_outgoing(flow("100.64.0.3", "10.0.0.9"), OWN, is_echo=False) is Verdict.SPOOFED
+    assert client.judge_outgoing(closed, OWN, is_echo=False) is Judgement.FILTERED
+    assert client.judge_outgoing(flow("100.64.0.2", "10.0.1.9"), OWN, is_echo=False) is Judgement.FILTERED
+    assert client.judge_outgoing(flow("100.64.0.3", "10.0.0.9"), OWN, is_echo=False) is Judgement.SPOOFED
 
 
 def test_answers_are_judged_by_their_source_port() -> None:
     client = peer()
-    assert client.judge_incoming(flow("10.0.0.9", "100.64.0.2", 80, 1000), OWN, is_echo=False) is Verdict.PASS
-    assert client.judge_incoming(flow("10.0.0.9", "100.64.0.2", 81, 1000), OWN, is_echo=False) is Verdict.FILTERED
+    assert client.judge_incoming(flow("10.0.0.9", "100.64.0.2", 80, 1000), OWN, is_echo=False) is Judgement.PASS
+    assert client.judge_incoming(flow("10.0.0.9", "100.64.0.2", 81, 1000), OWN, is_echo=False) is Judgement.FILTERED
 
 
 def test_an_icmp_error_must_be_about_a_flow_that_the_client_may_have() -> None:
     client = peer()
-    assert client.judge_error(error("100.64.0.2", "10.0.0.9", 1000, 80), OWN) is Verdict.PASS
-    assert client.judge_error(error("100.64.0.2", "10.0.0.9", 1000, 81), OWN) is Verdict.FILTERED
-    assert client.judge_error(error("100.64.0.2", "10.9.9.9", 1000, 80), OWN) is Verdict.FILTERED
-    assert client.judge_error(error("10.0.0.9", "100.64.0.2", 80, 1000), OWN) is Verdict.SPOOFED
-    assert client.judge_error(None, OWN) is Verdict.FILTERED
+    assert client.judge_error(error("100.64.0.2", "10.0.0.9", 1000, 80), OWN) is Judgement.PASS
+    assert client.judge_error(error("100.64.0.2", "10.0.0.9", 1000, 81), OWN) is Judgement.FILTERED
+    assert client.judge_error(error("100.64.0.2", "10.9.9.9", 1000, 80), OWN) is Judgement.FILTERED
+    assert client.judge_error(error("10.0.0.9", "100.64.0.2", 80, 1000), OWN) is Judgement.SPOOFED
+    assert client.judge_error(None, OWN) is Judgement.FILTERED
 
 
 @pytest.mark.parametrize(("own", "client_address"), [("100.64.0.1", "100.64.0.2"), (str(OWN.ipv6), str(CLIENT.ipv6))])
@@ -64,16 +64,16 @@ def test_the_gateway_itself_serves_echo_and_the_sites_dns(own: str, client_addre
     client.grant(Resource("r-9", ip_network("0.0.0.0/0"), ALLOW_ALL), None)
     client.grant(Resource("r-6", ip_network("::/0"), ALLOW_ALL), None)
     for protocol, port, is_echo, verdict in (
-        (1, 7, True, Verdict.PASS),
-        (58, 7, True, Verdict.PASS),
-        (17, 53535, False, Verdict.PASS),
-        (6, 53535, False, Verdict.PASS),
-        (6, 22, False, Verdict.FILTERED),
-        (6, 8080, False, Verdict.FILTERED),
-        (17, 52625, False, Verdict.FILTERED),
-        (1, 0, False, Verdict.FILTERED),  # a redirect, say
-        (58, 0, False, Verdict.FILTERED),
-        (132, 53535, False, Verdict.FILTERED),
+        (1, 7, True, Judgement.PASS),
+        (58, 7, True, Judgement.PASS),
+        (17, 53535, False, Judgement.PASS),
+        (6, 53535, False, Judgement.PASS),
+        (6, 22, False, Judgement.FILTERED),
+        (6, 8080, False, Judgement.FILTERED),
+        (17, 52625, False, Judgement.FILTERED),
+        (1, 0, False, Judgement.FILTERED),  # a redirect, say
+        (58, 0, False, Judgement.FILTERED),
+        (132, 53535, False, Judgement.FILTERED),
     ):
         to, back = flow(client_address, own, 1, port, protocol), flow(own, client_address, port, 1, protocol)
         assert client.judge_outgoing(to, OWN, is_echo=is_echo) is verdict
@@ -100,8 +100,10 @@ def test_a_new_grant_of_the_same_resource_takes_over_its_expiry() -> None:
 def test_an_update_changes_filters_but_never_the_network() -> None:
     client = peer()
     assert client.update(Resource("r-1", ip_network("0.0.0.0/0"), ALLOW_ALL))
-    assert client.judge_outgoing(flow("100.64.0.2", "10.0.0.9", destination_port=9), OWN, is_echo=False) is Verdict.PASS
-    assert client.judge_outgoing(flow("100.64.0.2", "10.0.1.9"), OWN, is_echo=False) is Verdict.FILTERED
+    assert (
+        client.judge_outgoing(flow("100.64.0.2", "10.0.0.9", destination_port=9), OWN, is_echo=False) is Judgement.PASS
+    )
+    assert client.judge_outgoing(flow("100.64.0.2", "10.0.1.9"), OWN, is_echo=False) is Judgement.FILTERED
 
 
 def test_only_cidr_resources_are_served_and_host_bits_are_refused() -> None:
