@@ -13,6 +13,7 @@ import dns.exception
 import dns.message
 
 from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.io.udp_options import set_mark
 
 ANY_MESSAGE: Final = 65_535
 # Datagrams of the right source that are no answer: a server sends none, so this is somebody who guesses.
@@ -44,7 +45,7 @@ async def exchange(query: bytes, server: Endpoint, *, over_tcp: bool, mark: int 
     with socket.socket(socket.AF_INET if server.ip.version == 4 else socket.AF_INET6, kind) as own:
         own.setblocking(False)
         if mark is not None:
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            set_mark(own, mark)
         await loop.sock_connect(own, _address(server))
         if over_tcp:
             await loop.sock_sendall(own, len(query).to_bytes(_LENGTH_BYTES, "big") + query)

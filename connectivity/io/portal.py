@@ -28,7 +28,6 @@ import os
 import platform
 import socket
 import ssl
-import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from yarl import URL
 from connectivity.clock import SECOND, Duration, Instant
 from connectivity.errors import chain
 from connectivity.io.portal_resolver import PortalResolver
+from connectivity.io.udp_options import set_mark
 from connectivity.phoenix.backoff import Backoff
 from connectivity.phoenix.channel import Joined, LoginFailed, Lost, MessageReceived, PhoenixChannel
 from connectivity.phoenix.failure import PortalFatal, Transient, classify_status
@@ -300,7 +300,7 @@ class PortalLink:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._mark is not None:
             try:
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", self._mark))
+                set_mark(opened, self._mark)
             except PermissionError:
                 _logger.debug("No permission to mark the portal socket")
         return opened

@@ -12,7 +12,6 @@ Fragmentation is forbidden unless asked for: the path MTU is probed, not remembe
 import errno
 import logging
 import socket
-import struct
 from collections import deque
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -36,11 +35,11 @@ from connectivity.io.udp_options import (
     request_errors,
     request_metadata,
     set_dont_fragment,
+    set_mark,
     sockaddr,
 )
 from connectivity.run import Received, Run, Transmit, owned
 
-SO_MARK: Final = 36  # asm-generic/socket.h
 FIREZONE_MARK: Final = 0xFD002021
 
 # UDP_MAX_SEGMENTS of linux/udp.h before Linux 6.9.
@@ -150,7 +149,7 @@ class UdpSocket:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if mark is not None:
                 with privileged("marking the UDP socket (SO_MARK)", "CAP_NET_ADMIN"):
-                    bound.setsockopt(socket.SOL_SOCKET, SO_MARK, struct.pack("=I", mark))  # does not fit a C int
+                    set_mark(bound, mark)
             try:
                 with low_port(port):
                     bound.bind((str(address), port))

@@ -1,4 +1,4 @@
-"""What UDP sockets ask of the kernel beside datagrams: metadata, offloads, fragmentation, the queue of ICMP errors."""
+"""What sockets ask of the kernel beside datagrams: marks, metadata, offloads, fragmentation, queued ICMP errors."""
 
 import errno
 import socket
@@ -39,6 +39,15 @@ _ANCILLARY_BYTES: Final = 512
 
 # Level, type and data of each.
 ControlMessages: TypeAlias = tuple[tuple[int, int, bytes], ...]
+
+
+def set_mark(opened: socket.socket, mark: int) -> None:
+    """Mark what a socket of any kind sends, for policy routing (SO_MARK). The mark need not fit a C int.
+
+    Raises:
+        PermissionError: it takes CAP_NET_ADMIN.
+    """
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
 
 
 class PassedOn(NamedTuple):

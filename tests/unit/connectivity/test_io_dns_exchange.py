@@ -5,6 +5,7 @@ The servers are scripted; what a test waits for arrives or the query fails, so n
 
 import asyncio
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from typing import cast
@@ -18,6 +19,7 @@ import pytest
 from connectivity.endpoint import Endpoint
 from connectivity.io import dns_exchange
 from connectivity.io.dns_exchange import NoAnswerError, exchange, with_id
+from connectivity.io.tunnel import SOCKET_MARK
 
 QUERY = dns.message.make_query("app.example.", "SRV", id=0x1234)
 WIRE = QUERY.to_wire()
@@ -183,3 +185,20 @@ def test_no_query_is_sent_that_is_none() -> None:
 def test_a_link_local_server_has_its_scope(text: str, scope: int | None) -> None:
     address = dns_exchange._address(Endpoint(ip_address(text), 53))
     assert address == ((text, 53) if scope is None else ("fe80::1", 53, 0, scope))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("over_tcp", [False, True])
+def test_the_mark_of_the_tunnels_sockets_does_not_fit_a_c_int(over_tcp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    marks: list[int] = []
+
+    class Recorded(socket.socket):
+        def close(self) -> None:
+            if self.fileno() >= 0:
+                marks.append(struct.unpack("=I", self.getsockopt(socket.SOL_SOCKET, socket.SO_MARK, 4))[0])
+            super().close()
+
+    monkeypatch.setattr(socket, "socket", Recorded)
+    with pytest.raises(OSError):  # nobody is there
+        asyncio.run(exchange(WIRE, Endpoint(ip_address("127.0.0.1"), 9), over_tcp=over_tcp, mark=SOCKET_MARK))
+    assert SOCKET_MARK in marks
