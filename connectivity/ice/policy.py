@@ -8,12 +8,12 @@ Link-local ones of IPv6 count only where we have such an address ourselves.
 
 from collections.abc import Iterable
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
+from connectivity.address_classes import AddressClass, carried, classify
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.ice.candidate import Candidate, CandidateKind
-from connectivity.ranges import METADATA_IPV4, METADATA_IPV6
 
 # Where client and gateway have their addresses inside the tunnel (connectivity facts §9.3).
 TUNNEL_IPV4: Final = IPv4Network("100.64.0.0/11")
@@ -36,33 +36,16 @@ class CandidateRefusal(Enum):
     TOO_MANY = "too_many"
 
 
-# The first that matches counts. A table of ours: no release of Python changes what is checked.
-_IPV4: Final = tuple(
-    (IPv4Network(text), reason)
-    for text, reason in (
-        (str(TUNNEL_IPV4), CandidateRefusal.TUNNEL),
-        *((str(network), CandidateRefusal.METADATA) for network in METADATA_IPV4),
-        ("192.0.0.0/24", CandidateRefusal.RESERVED),  # IETF protocol assignments; Oracle's metadata service
-        ("0.0.0.0/8", CandidateRefusal.UNSPECIFIED),
-        ("127.0.0.0/8", CandidateRefusal.LOOPBACK),
-        ("169.254.0.0/16", CandidateRefusal.LINK_LOCAL),  # with the metadata services of most clouds
-        ("224.0.0.0/4", CandidateRefusal.MULTICAST),
-        ("255.255.255.255/32", CandidateRefusal.MULTICAST),  # broadcast: many at once, too
-        ("240.0.0.0/4", CandidateRefusal.RESERVED),
-    )
-)
-_IPV6: Final = tuple(
-    (IPv6Network(text), reason)
-    for text, reason in (
-        (str(TUNNEL_IPV6), CandidateRefusal.TUNNEL),
-        *((str(network), CandidateRefusal.METADATA) for network in METADATA_IPV6),
-        ("::1/128", CandidateRefusal.LOOPBACK),
-        ("::/128", CandidateRefusal.UNSPECIFIED),
-        ("::/8", CandidateRefusal.DISGUISED),  # v4-mapped, v4-compatible, v4-translated, NAT64
-        ("fe80::/10", CandidateRefusal.LINK_LOCAL),
-        ("ff00::/8", CandidateRefusal.MULTICAST),
-    )
-)
+# Private, shared and documentation addresses pass: peers of one network meet there.
+_REFUSED: Final = {
+    AddressClass.LOOPBACK: CandidateRefusal.LOOPBACK,
+    AddressClass.LINK_LOCAL: CandidateRefusal.LINK_LOCAL,
+    AddressClass.MULTICAST: CandidateRefusal.MULTICAST,
+    AddressClass.UNSPECIFIED: CandidateRefusal.UNSPECIFIED,
+    AddressClass.METADATA: CandidateRefusal.METADATA,
+    AddressClass.RESERVED: CandidateRefusal.RESERVED,
+    AddressClass.DISGUISED: CandidateRefusal.DISGUISED,
+}
 
 
 def refusal(address: Endpoint, own: Iterable[Candidate] = ()) -> CandidateRefusal | None:
@@ -75,20 +58,18 @@ def refusal(address: Endpoint, own: Iterable[Candidate] = ()) -> CandidateRefusa
             candidate.kind is CandidateKind.HOST and candidate.address.ip == address.ip
         ):
             return CandidateRefusal.OWN
-    reason = _class_of(address.ip)
+    reason = _class_refusal(address.ip)
     if reason is CandidateRefusal.LINK_LOCAL and address.ip.version == 6 and _has_link_local(own):
         return None
     return reason
 
 
-def _class_of(ip: IPAddress) -> CandidateRefusal | None:
-    if not isinstance(ip, IPv6Address):
-        return next((reason for network, reason in _IPV4 if ip in network), None)
-    found = next((reason for network, reason in _IPV6 if ip in network), None)
-    carried = ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-    if found is None and carried is not None and (carried.is_private or _class_of(carried) is not None):
+def _class_refusal(ip: IPAddress) -> CandidateRefusal | None:
+    if ip in (TUNNEL_IPV4 if ip.version == 4 else TUNNEL_IPV6):
+        return CandidateRefusal.TUNNEL
+    if any(classify(inner) is not AddressClass.GLOBAL for inner in carried(ip)):
         return CandidateRefusal.DISGUISED
-    return found
+    return _REFUSED.get(classify(ip))
 
 
 def _has_link_local(own: Iterable[Candidate]) -> bool:

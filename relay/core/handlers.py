@@ -13,7 +13,7 @@ from connectivity.turn.channel_data import MAX_NUMBER, MIN_NUMBER
 from relay.core.allocate import Allocator, Answer, lifetime_seconds
 from relay.core.allocation import MOST_CHANNELS, MOST_PERMISSIONS, Allocation
 from relay.core.outputs import FiveTuple
-from relay.core.peers import PeerClass
+from relay.core.peers import PeerRefusal
 from relay.core.reach import Reach
 from relay.core.refusal import Refusal
 from relay.core.request import Request
@@ -115,7 +115,7 @@ class Handlers:
         return allocation
 
     @staticmethod
-    def _refuse_peer(allocation: Allocation, peer: Endpoint, kind: PeerClass | None) -> Refusal | None:
+    def _refuse_peer(allocation: Allocation, peer: Endpoint, kind: PeerRefusal | None) -> Refusal | None:
         if not allocation.has_family_of(peer.ip):
             return Refusal(ErrorCode.PEER_ADDRESS_FAMILY_MISMATCH)
         if kind is None:

@@ -1,8 +1,8 @@
 """Which peers a client may reach through the relay: address ranges with ports.
 
-The classes are a table of ours, so that a new Python release cannot change a security decision. By default a
-stand-alone relay serves global peers only; under a portal private, shared (CGNAT) and documentation ranges are served
-too, because gateways and clients live there. Deny beats allow beats this default.
+The classes are those of ``connectivity.address_classes``. By default a stand-alone relay serves global peers only;
+under a portal private, shared (CGNAT) and documentation ranges are served too, because gateways and clients live there.
+Deny beats allow beats this default.
 
 What no rule can open: the unspecified address (a kernel takes it for its own), multicast, port 0, and an address in
 disguise. An IPv6 address that carries an IPv4 one (NAT64, 6to4, Teredo, ISATAP) is judged by what it carries as well,
@@ -16,88 +16,28 @@ import re
 from collections.abc import Container
 from dataclasses import dataclass, field
 from enum import Enum
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
-from typing import Final
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final, TypeAlias
 
+from connectivity.address_classes import AddressClass, carried, class_and_range, classify
 from connectivity.endpoint import Endpoint, IPAddress
-from connectivity.ranges import METADATA_IPV4, METADATA_IPV6
 from relay.core.own import Network
 
 HIGHEST_PORT: Final = 65_535
 
 
-class PeerClass(Enum):
-    """What kind of address a peer has, or why else it is refused."""
+class Refused(Enum):
+    """Why else a peer is refused than for its class."""
 
-    GLOBAL = "global"
-    PRIVATE = "private"
-    SHARED = "shared"
-    DOCUMENTATION = "documentation"
-    LOOPBACK = "loopback"
-    LINK_LOCAL = "link-local"
-    MULTICAST = "multicast"
-    UNSPECIFIED = "unspecified"
-    METADATA = "cloud metadata"
-    RESERVED = "reserved"
-    DISGUISED = "disguised"
     OWN = "own"
     PORT_ZERO = "port zero"
     DENIED = "denied"
 
 
-_CLASSES_IPV4: Final = tuple(
-    (IPv4Network(text), kind)
-    for text, kind in (
-        *((str(network), PeerClass.METADATA) for network in METADATA_IPV4),  # some within the shared range
-        ("169.254.0.0/16", PeerClass.LINK_LOCAL),  # with the metadata services of most clouds
-        ("0.0.0.0/8", PeerClass.UNSPECIFIED),
-        ("10.0.0.0/8", PeerClass.PRIVATE),
-        ("100.64.0.0/10", PeerClass.SHARED),
-        ("127.0.0.0/8", PeerClass.LOOPBACK),
-        ("172.16.0.0/12", PeerClass.PRIVATE),
-        ("192.0.2.0/24", PeerClass.DOCUMENTATION),
-        ("192.0.0.0/24", PeerClass.RESERVED),  # IETF protocol assignments; Oracle's metadata service
-        ("192.88.99.0/24", PeerClass.RESERVED),  # 6to4 relay anycast
-        ("192.168.0.0/16", PeerClass.PRIVATE),
-        ("198.18.0.0/15", PeerClass.RESERVED),  # benchmarking
-        ("198.51.100.0/24", PeerClass.DOCUMENTATION),
-        ("203.0.113.0/24", PeerClass.DOCUMENTATION),
-        ("224.0.0.0/4", PeerClass.MULTICAST),
-        ("255.255.255.255/32", PeerClass.MULTICAST),  # broadcast: many at once, too
-        ("240.0.0.0/4", PeerClass.RESERVED),
-        ("0.0.0.0/0", PeerClass.GLOBAL),
-    )
-)
-_CLASSES_IPV6: Final = tuple(
-    (IPv6Network(text), kind)
-    for text, kind in (
-        ("::/128", PeerClass.UNSPECIFIED),
-        ("::1/128", PeerClass.LOOPBACK),
-        ("64:ff9b::/96", PeerClass.GLOBAL),  # NAT64; what it carries is judged too
-        # v4-mapped, v4-compatible, v4-translated, and NAT64 of local use (64:ff9b:1::/48), which does not tell where in
-        # it an IPv4 address stands.
-        ("::/8", PeerClass.DISGUISED),
-        *((str(network), PeerClass.METADATA) for network in METADATA_IPV6),  # within the private range
-        ("fc00::/7", PeerClass.PRIVATE),
-        ("fe80::/10", PeerClass.LINK_LOCAL),
-        ("fec0::/10", PeerClass.RESERVED),  # site-local of old
-        ("ff00::/8", PeerClass.MULTICAST),
-        ("2001:db8::/32", PeerClass.DOCUMENTATION),
-        ("3fff::/20", PeerClass.DOCUMENTATION),
-        ("2001::/32", PeerClass.GLOBAL),  # Teredo, likewise
-        ("2001::/23", PeerClass.RESERVED),  # IETF protocol assignments
-        ("2000::/3", PeerClass.GLOBAL),
-        ("::/0", PeerClass.RESERVED),
-    )
-)
-_NAT64: Final = IPv6Network("64:ff9b::/96")
-_SIX_TO_FOUR: Final = IPv6Network("2002::/16")
-_TEREDO: Final = IPv6Network("2001::/32")
-_ISATAP: Final = frozenset({0x0000_5EFE, 0x0200_5EFE})  # the upper half of its interface identifiers
-_LOW_32_BITS: Final = 0xFFFF_FFFF
+PeerRefusal: TypeAlias = AddressClass | Refused
 
-_UNDER_A_PORTAL: Final = frozenset({PeerClass.PRIVATE, PeerClass.SHARED, PeerClass.DOCUMENTATION})
-_NEVER: Final = frozenset({PeerClass.UNSPECIFIED, PeerClass.MULTICAST, PeerClass.DISGUISED})
+_UNDER_A_PORTAL: Final = frozenset({AddressClass.PRIVATE, AddressClass.SHARED, AddressClass.DOCUMENTATION})
+_NEVER: Final = frozenset({AddressClass.UNSPECIFIED, AddressClass.MULTICAST, AddressClass.DISGUISED})
 # Verdicts kept, so that a packet of a known peer costs one lookup.
 _MOST_VERDICTS: Final = 4096
 
@@ -178,32 +118,6 @@ def _networks(text: str) -> list[Network]:
     return list(ipaddress.summarize_address_range(*ends))
 
 
-def classify(ip: IPAddress) -> PeerClass:
-    """The class of the address as it stands, not of what it may carry."""
-    return _class_of(ip)[1]
-
-
-def _class_of(ip: IPAddress) -> tuple[Network, PeerClass]:
-    """The class and the range that it comes from; the first match in the table."""
-    if isinstance(ip, IPv4Address):
-        return next(entry for entry in _CLASSES_IPV4 if ip in entry[0])
-    return next(entry for entry in _CLASSES_IPV6 if ip in entry[0])
-
-
-def disguised(ip: IPAddress) -> tuple[IPv4Address, ...]:
-    """The IPv4 addresses that an IPv6 address carries and that may be global."""
-    if isinstance(ip, IPv4Address):
-        return ()
-    value = int(ip)
-    if ip in _NAT64 or value >> 32 & _LOW_32_BITS in _ISATAP:
-        return (IPv4Address(value & _LOW_32_BITS),)
-    if ip in _SIX_TO_FOUR:
-        return (IPv4Address(value >> 80 & _LOW_32_BITS),)
-    if ip in _TEREDO:  # the server in clear, the client's address inverted
-        return IPv4Address(value >> 64 & _LOW_32_BITS), IPv4Address(value & _LOW_32_BITS ^ _LOW_32_BITS)
-    return ()
-
-
 @dataclass(slots=True)
 class PeerPolicy:
     """Judges peers. ``own`` is all that its host takes as its own; the server treats it apart (hairpin).
@@ -215,14 +129,14 @@ class PeerPolicy:
     allow: tuple[PeerRule, ...] = ()
     deny: tuple[PeerRule, ...] = ()
     own: Container[IPAddress] = frozenset()
-    _verdicts: dict[Endpoint, PeerClass | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _verdicts: dict[Endpoint, PeerRefusal | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def replace_own(self, own: Container[IPAddress]) -> None:
         """The host's addresses are these now."""
         self.own = own
         self._verdicts.clear()
 
-    def refusal(self, peer: Endpoint) -> PeerClass | None:
+    def refusal(self, peer: Endpoint) -> PeerRefusal | None:
         """Why this peer is refused; None if it may be reached."""
         if peer in self._verdicts:
             return self._verdicts[peer]
@@ -231,7 +145,7 @@ class PeerPolicy:
         verdict = self._verdicts[peer] = self._judge(peer)
         return verdict
 
-    def permission_refusal(self, ip: IPAddress) -> PeerClass | None:
+    def permission_refusal(self, ip: IPAddress) -> PeerRefusal | None:
         """Why no port of this address may be reached; None if one may (a permission does not name it, RFC 8656 §9).
 
         ``OWN`` if it depends on what the server does with its own.
@@ -242,7 +156,7 @@ class PeerPolicy:
             if rule.covers(ip):
                 ports |= {max(1, rule.lowest_port), min(HIGHEST_PORT, rule.highest_port + 1)}
         verdicts = [self.refusal(Endpoint(ip, port)) for port in sorted(ports)]
-        return next((kind for kind in (None, PeerClass.OWN) if kind in verdicts), verdicts[0])
+        return next((kind for kind in (None, Refused.OWN) if kind in verdicts), verdicts[0])
 
     def is_own(self, peer: Endpoint) -> bool:
         """Whether this is the relay's own, and no rule names just this address to say otherwise."""
@@ -250,22 +164,22 @@ class PeerPolicy:
             return False
         return not any(rule.names(peer.ip) and rule.matches(peer) for rule in self.allow)
 
-    def _judge(self, peer: Endpoint) -> PeerClass | None:
+    def _judge(self, peer: Endpoint) -> PeerRefusal | None:
         ip, port = peer
         if not port:
-            return PeerClass.PORT_ZERO
-        network, kind = _class_of(ip)
+            return Refused.PORT_ZERO
+        network, kind = class_and_range(ip)
         if kind in _NEVER:
             return kind
-        for inner in disguised(ip):
+        for inner in carried(ip):
             is_denied = any(rule.covers(inner) for rule in self.deny)  # whatever port it is translated to
-            if classify(inner) is not PeerClass.GLOBAL or inner in self.own or is_denied:
-                return PeerClass.DISGUISED
+            if classify(inner) is not AddressClass.GLOBAL or inner in self.own or is_denied:
+                return AddressClass.DISGUISED
         if any(rule.matches(peer) for rule in self.deny):
-            return PeerClass.DENIED
+            return Refused.DENIED
         if self.is_own(peer):
-            return PeerClass.OWN
-        if kind is PeerClass.GLOBAL or (self.under_portal and kind in _UNDER_A_PORTAL):
+            return Refused.OWN
+        if kind is AddressClass.GLOBAL or (self.under_portal and kind in _UNDER_A_PORTAL):
             return None
         opening = (rule for rule in self.allow if rule.matches(peer))
         return None if any(kind in _UNDER_A_PORTAL or _within(rule.network, network) for rule in opening) else kind

@@ -10,7 +10,7 @@ to itself.
 from connectivity.endpoint import Endpoint, IPAddress
 from relay.core.allocation import Allocation
 from relay.core.configuration import ServerSettings
-from relay.core.peers import PeerClass
+from relay.core.peers import PeerRefusal, Refused
 from relay.core.table import AllocationTable
 
 
@@ -21,16 +21,16 @@ class Reach:
         self.settings = settings
         self._table = table
 
-    def refusal(self, peer: Endpoint) -> PeerClass | None:
+    def refusal(self, peer: Endpoint) -> PeerRefusal | None:
         """Why no data may go to this peer or come from it, now."""
         kind = self.settings.policy.refusal(peer)
-        if kind is PeerClass.OWN and self.receiver(peer) is not None:
+        if kind is Refused.OWN and self.receiver(peer) is not None:
             return None
         if kind is None and peer.port in self.settings.listen_ports and peer.ip in self.settings.policy.own:
-            return PeerClass.OWN
+            return Refused.OWN
         return kind
 
-    def permission_refusal(self, peer: Endpoint) -> PeerClass | None:
+    def permission_refusal(self, peer: Endpoint) -> PeerRefusal | None:
         """Why there can be no permission for this peer. Its port counts for our own addresses only."""
         if self.settings.policy.is_own(peer):
             return self.refusal(peer)
@@ -57,4 +57,4 @@ class Reach:
 
     def _ends(self, ip: IPAddress) -> bool:
         # Of our own addresses the port decides, which each datagram is asked for.
-        return self.settings.policy.permission_refusal(ip) not in {None, PeerClass.OWN}
+        return self.settings.policy.permission_refusal(ip) not in {None, Refused.OWN}

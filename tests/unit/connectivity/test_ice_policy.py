@@ -27,6 +27,8 @@ OURS = Candidate.host(Endpoint.parse("192.168.1.5:52625"))
         ("255.255.255.255:67", CandidateRefusal.MULTICAST),
         ("[ff02::1]:5353", CandidateRefusal.MULTICAST),
         ("240.0.0.1:1", CandidateRefusal.RESERVED),
+        ("198.18.0.1:52625", CandidateRefusal.RESERVED),
+        ("[fec0::1]:52625", CandidateRefusal.RESERVED),
         ("192.0.0.192:80", CandidateRefusal.RESERVED),
         ("168.63.129.16:80", CandidateRefusal.METADATA),
         ("100.100.100.200:80", CandidateRefusal.METADATA),
@@ -39,6 +41,7 @@ OURS = Candidate.host(Endpoint.parse("192.168.1.5:52625"))
         ("[::7f00:1]:22", CandidateRefusal.DISGUISED),
         ("[2002:7f00:1::]:22", CandidateRefusal.DISGUISED),
         ("[2002:a9fe:a9fe::]:80", CandidateRefusal.DISGUISED),
+        ("[fd12::5efe:7f00:1]:80", CandidateRefusal.DISGUISED),
         ("192.168.1.5:22", CandidateRefusal.OWN),
         ("203.0.113.9:0", CandidateRefusal.PORT_ZERO),
         # Where peers are.
@@ -52,6 +55,7 @@ OURS = Candidate.host(Endpoint.parse("192.168.1.5:52625"))
         ("[2001:db8::1]:52625", None),
         ("[2606:4700::1111]:52625", None),
         ("[2002:808:808::1]:52625", None),
+        ("[64:ff9b::808:808]:52625", None),
     ],
 )
 def test_where_a_peer_may_have_us_send(address: str, reason: CandidateRefusal | None) -> None:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connectivity.address_classes import AddressClass, carried, classify
 from connectivity.endpoint import Endpoint, IPAddress
-from relay.core.peers import PeerClass, PeerPolicy, PeerRule, classify, disguised, parse_rules
+from relay.core.peers import PeerPolicy, PeerRefusal, PeerRule, Refused, parse_rules
 
 STAND_ALONE = PeerPolicy(under_portal=False)
 UNDER_PORTAL = PeerPolicy(under_portal=True)
@@ -80,13 +81,13 @@ def rules(*texts: str) -> tuple[PeerRule, ...]:
     return tuple(rule for text in texts for rule in parse_rules(text))
 
 
-def refusal(policy: PeerPolicy, ip: str | IPAddress, port: int = 443) -> PeerClass | None:
+def refusal(policy: PeerPolicy, ip: str | IPAddress, port: int = 443) -> PeerRefusal | None:
     return policy.refusal(Endpoint(ip_address(ip), port))
 
 
 @pytest.mark.parametrize("text", GLOBAL)
 def test_global_peers_are_served(text: str) -> None:
-    assert classify(ip_address(text)) is PeerClass.GLOBAL
+    assert classify(ip_address(text)) is AddressClass.GLOBAL
     assert refusal(STAND_ALONE, text) is None
     assert refusal(UNDER_PORTAL, text) is None
 
@@ -134,10 +135,10 @@ def test_no_disguise_helps(text: str) -> None:
 def test_tunnels_to_global_addresses_are_served() -> None:
     addresses = wrapped(IPv4Address("1.1.1.1"))
     for name in ("NAT64", "6to4", "Teredo client", "Teredo server", "ISATAP"):
-        assert disguised(addresses[name]), name
+        assert carried(addresses[name]), name
         assert refusal(STAND_ALONE, addresses[name]) is None, name
     for name in ("v4-mapped", "v4-compatible", "v4-translated"):  # never on a wire
-        assert refusal(STAND_ALONE, addresses[name]) is PeerClass.DISGUISED, name
+        assert refusal(STAND_ALONE, addresses[name]) is AddressClass.DISGUISED, name
 
 
 def test_deny_beats_allow_beats_default() -> None:
@@ -148,10 +149,10 @@ def test_deny_beats_allow_beats_default() -> None:
     )
     assert refusal(policy, "127.0.0.1") is None
     assert refusal(policy, "10.2.0.1") is None
-    assert refusal(policy, "10.1.0.1") is PeerClass.DENIED
-    assert refusal(policy, "1.1.1.1") is PeerClass.DENIED
-    assert refusal(policy, "2606:4700::1") is PeerClass.DENIED
-    assert refusal(policy, wrapped(IPv4Address("1.1.1.1"))["NAT64"]) is PeerClass.DISGUISED
+    assert refusal(policy, "10.1.0.1") is Refused.DENIED
+    assert refusal(policy, "1.1.1.1") is Refused.DENIED
+    assert refusal(policy, "2606:4700::1") is Refused.DENIED
+    assert refusal(policy, wrapped(IPv4Address("1.1.1.1"))["NAT64"]) is AddressClass.DISGUISED
 
 
 def test_rules_with_ports() -> None:
@@ -164,13 +165,18 @@ def test_rules_with_ports() -> None:
     assert [port for port, kind in judged.items() if kind is None] == [1000, 1499, 1501, 2000]
     assert refusal(policy, "10.0.0.1", 53) is None
     assert refusal(policy, "fd00::1", 53) is None
-    assert refusal(policy, "fd00::1", 54) is PeerClass.PRIVATE
-    assert refusal(policy, "1.1.1.1", 25) is PeerClass.DENIED
+    assert refusal(policy, "fd00::1", 54) is AddressClass.PRIVATE
+    assert refusal(policy, "1.1.1.1", 25) is Refused.DENIED
     assert refusal(policy, "1.1.1.1", 26) is None
     # A permission has no port: it is there if any port may be reached.
-    for text, kind in (("10.0.0.2", None), ("11.0.0.1", None), ("192.168.0.1", PeerClass.PRIVATE), ("1.1.1.1", None)):
+    for text, kind in (
+        ("10.0.0.2", None),
+        ("11.0.0.1", None),
+        ("192.168.0.1", AddressClass.PRIVATE),
+        ("1.1.1.1", None),
+    ):
         assert policy.permission_refusal(ip_address(text)) is kind
-    assert policy.permission_refusal(ip_address("9.9.9.9")) is PeerClass.DENIED
+    assert policy.permission_refusal(ip_address("9.9.9.9")) is Refused.DENIED
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40), st.booleans()), max_size=6))
@@ -238,27 +244,27 @@ def test_a_range_covers_its_addresses_and_no_others(version: int, data: st.DataO
 
 
 def test_port_zero_is_nobodys() -> None:
-    assert refusal(STAND_ALONE, "1.1.1.1", 0) is PeerClass.PORT_ZERO
+    assert refusal(STAND_ALONE, "1.1.1.1", 0) is Refused.PORT_ZERO
 
 
 def test_own_addresses_are_set_apart_unless_a_rule_names_them() -> None:
     own = frozenset({ip_address("198.51.100.1"), ip_address("8.8.8.8")})
     policy = PeerPolicy(under_portal=True, own=own)
-    assert refusal(policy, "8.8.8.8") is PeerClass.OWN
-    assert policy.permission_refusal(ip_address("8.8.8.8")) is PeerClass.OWN
-    assert refusal(policy, wrapped(IPv4Address("8.8.8.8"))["NAT64"]) is PeerClass.DISGUISED
+    assert refusal(policy, "8.8.8.8") is Refused.OWN
+    assert policy.permission_refusal(ip_address("8.8.8.8")) is Refused.OWN
+    assert refusal(policy, wrapped(IPv4Address("8.8.8.8"))["NAT64"]) is AddressClass.DISGUISED
     covered = PeerPolicy(under_portal=True, own=own, allow=rules("8.0.0.0/8", "0.0.0.0/0"))
-    assert refusal(covered, "8.8.8.8") is PeerClass.OWN
+    assert refusal(covered, "8.8.8.8") is Refused.OWN
     named = PeerPolicy(under_portal=True, own=own, allow=rules("8.8.8.8:5000"))
     assert refusal(named, "8.8.8.8", 5000) is None
-    assert refusal(named, "8.8.8.8", 5001) is PeerClass.OWN
+    assert refusal(named, "8.8.8.8", 5001) is Refused.OWN
     denied = PeerPolicy(under_portal=True, own=own, deny=rules("8.8.8.8"))
-    assert refusal(denied, "8.8.8.8") is PeerClass.DENIED
+    assert refusal(denied, "8.8.8.8") is Refused.DENIED
 
 
 def test_the_hosts_loopback_is_a_special_range_and_not_an_own_address() -> None:
     own = frozenset({ip_address("127.0.0.1"), ip_address("::1")})
-    for allow, kind in (((), PeerClass.LOOPBACK), (rules("127.0.0.0/8", "::1"), None)):
+    for allow, kind in (((), AddressClass.LOOPBACK), (rules("127.0.0.0/8", "::1"), None)):
         policy = PeerPolicy(under_portal=False, own=own, allow=allow)
         assert [refusal(policy, text) for text in ("127.0.0.1", "::1")] == [kind, kind]
 
@@ -267,7 +273,7 @@ def test_verdicts_follow_the_hosts_addresses() -> None:
     policy = PeerPolicy(under_portal=False)
     assert refusal(policy, "8.8.8.8") is None
     policy.replace_own(frozenset({ip_address("8.8.8.8")}))
-    assert refusal(policy, "8.8.8.8") is PeerClass.OWN
+    assert refusal(policy, "8.8.8.8") is Refused.OWN
 
 
 @given(st.ip_addresses(v=4))
