@@ -6,7 +6,7 @@ LOCK = --quiet --no-header --no-emit-index-url --python-version 3.11 --generate-
 demo: setup
 	@.venv/bin/postern demo $(ARGS)
 
-# What needs no machine of its own runs on two processes; the others change or time it, one after another.
+# Two processes: what needs no machine of its own test by test, the others file by file, as they share what they start.
 PYTEST = .venv/bin/python -m pytest
 ANYWHERE = tests/unit tests/property tests/fuzz tests/e2e/test_chart_render.py $(wildcard tests/interop/test_recorded_*.py)
 
@@ -14,7 +14,7 @@ test: setup
 ifeq ($(strip $(ARGS)),)
 	@failed=0; set -x; \
 	$(PYTEST) -m "not long" -n 2 --dist worksteal $(ANYWHERE) || failed=$$?; \
-	$(PYTEST) -m "not long" $(ANYWHERE:%=--ignore %) || failed=$$?; exit $$failed
+	$(PYTEST) -m "not long" -n 2 --dist loadfile $(ANYWHERE:%=--ignore %) || failed=$$?; exit $$failed
 else
 	$(PYTEST) -m "not long" $(ARGS)
 endif
@@ -23,7 +23,7 @@ test-long: setup
 ifeq ($(strip $(ARGS)),)
 	@failed=0; set -x; \
 	$(PYTEST) -m long -n 2 tests/kernels || failed=$$?; \
-	$(PYTEST) -m long --ignore tests/kernels || failed=$$?; exit $$failed
+	$(PYTEST) -m long -n 2 --dist loadgroup --ignore tests/kernels || failed=$$?; exit $$failed
 else
 	$(PYTEST) -m long $(ARGS)
 endif

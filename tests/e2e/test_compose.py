@@ -24,7 +24,7 @@ from tests.documented import claimed
 from tests.e2e.engine import Engine, EngineError, Workshop, run
 
 # The first test builds all images: some minutes on a small machine.
-pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.xdist_group("engine"), pytest.mark.root, pytest.mark.long, pytest.mark.timeout(1500)]
 
 BEGIN: Final = ["docker", "compose", "--file", "compose/docker-compose.yml"]
 ROOT: Final = Path(__file__).resolve().parents[2]

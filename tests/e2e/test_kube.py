@@ -38,7 +38,13 @@ from tests.e2e.turn_newcomer import newcomers
 from tests.unit.relay.playbook import error_code
 
 # The first test builds images and starts the node.
-pytestmark = [pytest.mark.root, pytest.mark.kube, pytest.mark.long, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.xdist_group("engine"),
+    pytest.mark.root,
+    pytest.mark.kube,
+    pytest.mark.long,
+    pytest.mark.timeout(1500),
+]
 
 IMAGES: Final = ("relay", "gateway", "portal")
 MOST: Final = 0.9

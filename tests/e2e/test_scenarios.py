@@ -25,7 +25,7 @@ from lab.transfer import download, upload
 from tests.e2e.evidence import Wire, captured, parts_of, prove
 from tests.e2e.stage import is_within, reaches
 
-pytestmark = [pytest.mark.root, pytest.mark.long]
+pytestmark = [pytest.mark.xdist_group("lab"), pytest.mark.root, pytest.mark.long]
 
 DIRECT: Final = "PeerToPeer"
 SETTLE_SECONDS: Final = 10.0
