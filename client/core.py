@@ -28,6 +28,7 @@ from connectivity.wireguard import KeyPair
 log = logging.getLogger("client")
 
 REMEMBERED_GATEWAYS: Final = 100
+ASKED_AFTER_RESET: Final = 16  # resources at once, what a portal takes of a client in a second; others ask by packets
 
 
 class ClientDrop(StrEnum):
@@ -89,10 +90,14 @@ class ClientRole:
             return Forward(gateway_id, rests_on=(("gateway", gateway_id), ("resource", resource_id)))
         pending = self._pending.setdefault(resource_id, PendingFlow())
         pending.push(packets.run, packets.tos)
+        self._ask(resource_id, pending, now)
+        return HOLD
+
+    def _ask(self, resource_id: str, pending: PendingFlow, now: Instant) -> None:
+        """Ask the portal for a flow, unless that was done a moment ago."""
         if pending.wants_intent(now):
             payload = {"resource_id": resource_id, "connected_gateway_ids": sorted(self._used_gateways)}
             self._tunnel.act(SendToPortal("create_flow", payload))
-        return HOLD
 
     def judge_inbound(self, peer_id: str, packets: PacketRun, _now: Instant) -> Verdict:
         """A gateway may send from its own addresses and from the resources that are reached through it."""
@@ -244,6 +249,22 @@ class ClientRole:
     def peer_failed(self, peer_id: str) -> None:
         """As if it had said goodbye."""
         self.forget_peer(peer_id)
+
+    def reset(self, now: Instant) -> None:
+        """Forget the gateways, and ask at once for what was in use: something may come from there before we send.
+
+        What waits for a gateway waits on, and is asked for anew, too: no answer will come for the old key.
+        """
+        states = {connection.peer_id: connection.state for connection in self._tunnel.node.connections()}
+        in_use = sorted(self._gateways.items(), key=lambda item: states.get(item[0]) != "connected")
+        wanted = [resource_id for _, gateway in in_use for resource_id in sorted(gateway.resource_ids)]
+        for gateway_id in list(self._gateways):
+            self.forget_peer(gateway_id)
+        self._used_gateways.clear()
+        for pending in self._pending.values():
+            pending.forget_intent()
+        for resource_id in [*dict.fromkeys([*self._pending, *wanted])][:ASKED_AFTER_RESET]:
+            self._ask(resource_id, self._pending.setdefault(resource_id, PendingFlow()), now)
 
     # Time and output -----------------------------------------------------------------------------------------------
 

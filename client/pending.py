@@ -30,6 +30,10 @@ class PendingFlow:
         self._asked_at = now
         return True
 
+    def forget_intent(self) -> None:
+        """Nobody is going to answer: ask again."""
+        self._asked_at = None
+
     def push(self, run: Run, tos: int) -> None:
         """Keep the packets; an identical one is kept once and a repeated TCP SYN replaces its first copy."""
         for segment in run.segments():

@@ -99,6 +99,9 @@ class TunnelRole(Protocol):
     def peer_failed(self, peer_id: str) -> None:
         """The connection to a peer was lost without a word."""
 
+    def reset(self, now: Instant) -> None:
+        """All connections are about to go, for we begin anew with another key: forget what rests on them."""
+
     def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
         """Run what is due."""
 

@@ -5,11 +5,13 @@ carried out here for all that follows, run by run.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
 from connectivity import p2p
 from connectivity.clock import Instant, WallTime, earliest
+from connectivity.endpoint import IPAddress
 from connectivity.errors import chain
 from connectivity.flow_table import translate
 from connectivity.ip import icmp, packet
@@ -43,6 +45,7 @@ from connectivity.role import (
 )
 from connectivity.run import Received, Transmit
 from connectivity.verdict import Answer, Drop, Forward, Hold, Reflect, Verdict
+from connectivity.wireguard import KeyPair
 
 __all__ = [
     "PEERS_IPV4",
@@ -245,6 +248,18 @@ class TunnelCore:
         """The next thing to do for the core: an ``Action``, or one of the role's own."""
         actions = self._tunnel.actions
         return actions.popleft() if actions else None
+
+    def reset(self, keys: KeyPair, now: Instant) -> None:
+        """Begin anew with other keys, from other sockets. Peers are not told, and the portal knows no old key."""
+        tunnel = self._tunnel
+        tunnel.actions = deque(action for action in tunnel.actions if not isinstance(action, SendToPortal))
+        self._role.reset(now)  # what connections there were is still to be seen
+        tunnel.node.reset(keys, now)
+        tunnel.flows.clear()
+
+    def relay_addresses(self) -> list[IPAddress]:
+        """Where the relays are that are known now."""
+        return self._tunnel.node.relay_addresses()
 
     def close(self, now: Instant) -> None:
         """Say goodbye on every connection; the transmits that are left are the last ones."""

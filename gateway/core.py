@@ -207,6 +207,9 @@ class GatewayRole:
             self._release_addresses(client)
             self._forget_flows(client)
 
+    def reset(self, _now: Instant) -> None:
+        """Clients' authorizations outlive their connections, and ours are the portal's to say anew."""
+
     def peer_failed(self, peer_id: str) -> None:
         """The client's authorizations outlive its connection."""
 

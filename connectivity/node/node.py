@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Final
 
 from connectivity.clock import Instant, WallTime, earliest
-from connectivity.endpoint import Endpoint
+from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.ice import IceCredentials
 from connectivity.node.connection import Connection, Parameters, State, Surroundings
 from connectivity.node.connections import ConnectionTable
@@ -96,6 +96,10 @@ class Node:
         self._relays.update(remove, add, now)
         self._migrate()
         self._settle()
+
+    def relay_addresses(self) -> list[IPAddress]:
+        """Where the relays are that are known now."""
+        return [address.ip for address in self._relays.addresses()]
 
     def upsert(
         self,

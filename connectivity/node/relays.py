@@ -103,6 +103,10 @@ class RelaySet:
                 fresh._allocate(server, "Asking a known relay from other sockets", now)
         return fresh
 
+    def addresses(self) -> list[Endpoint]:
+        """Where those on the list are."""
+        return [address for server in self._servers.values() for address in server.addresses]
+
     def get(self, relay_id: str | None) -> Allocation | None:
         """The allocation of this relay, if it is held, be it on its way out."""
         if relay_id is None:

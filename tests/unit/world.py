@@ -204,6 +204,16 @@ class World:
                 self._drain_relay()
         self.now = until
 
+    def reset(self, name: str = "client", *, addresses: tuple[str, str] | None = None) -> None:
+        """An end begins anew, somewhere else perhaps; the portal takes its new key."""
+        end = self.ends[name]
+        end.addresses = addresses or end.addresses
+        end.keys = KeyPair.generate(self.random.randbytes)
+        end.core.reset(end.keys, self.now)
+        if name == "client":
+            self.client_keys = end.keys
+        self.to(name, "init", self.client_init(name) if end.is_client else self.gateway_init(name=name))
+
     def path(self, core: TunnelCore) -> str | None:
         """The path of the only connection; None without one."""
         rows = core.connections()
