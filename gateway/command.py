@@ -5,7 +5,7 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint
@@ -18,6 +18,7 @@ from connectivity.phoenix.login import PortalLogin, gateway_login, user_agent
 from connectivity.settings import SettingsReader
 from connectivity.wireguard import KeyPair
 from gateway.core import GatewayCore, GatewayRole
+from gateway.extension import GatewayExtension, ResolvingCore
 from gateway.masquerade import Forward, Masquerade
 
 log = logging.getLogger("gateway")
@@ -92,7 +93,13 @@ async def _serve(settings: GatewaySettings) -> None:
         configured.set()
 
     role = Role(
-        "gateway", make_core, make_login, GatewayRole.peer_field, MAX_PARTITION_SECONDS, on_configured=handle_configured
+        "gateway",
+        make_core,
+        make_login,
+        GatewayRole.peer_field,
+        MAX_PARTITION_SECONDS,
+        on_configured=handle_configured,
+        make_extension=lambda host: GatewayExtension(host, cast(ResolvingCore, host.core)),
     )
     # Ready from the portal's first word on: tunnels outlive its absence.
     health = await serve(settings.health_address, dict, ready=configured.is_set)

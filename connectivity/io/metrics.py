@@ -51,6 +51,7 @@ PACKETS: Final = "system.network.packets"
 ERRORS: Final = "system.network.errors"
 DROPPED: Final = "network.packet.dropped"
 QUEUES: Final = "system.queue.length"
+EVENTS: Final = "postern.events"  # Firezone's programs have no such counter
 
 _RECEIVE: Final = {"network.io.direction": "receive"}
 _TRANSMIT: Final = {"network.io.direction": "transmit"}
@@ -67,12 +68,13 @@ class MetricsSettings:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Whose counters are exported: sockets by IP version, the device, and the core."""
+    """Whose counters are exported: sockets by IP version, the device, the core, and what the role adds to it."""
 
     sockets: Mapping[int, UdpSocket]
     tun: Tun
     statistics: Callable[[], Statistics]
     refusals: Refusals = field(default_factory=Refusals)
+    extension: Callable[[], Mapping[str, Mapping[str, int]]] = dict  # by part and name
 
 
 class Point(NamedTuple):
@@ -151,6 +153,7 @@ class Metrics:
         meter.create_observable_counter(PACKETS, [self._observe(PACKETS)], "{packet}", "Packets sent and received")
         meter.create_observable_counter(ERRORS, [self._observe(ERRORS)], "{error}", "What the system refused")
         meter.create_observable_counter(DROPPED, [self._observe(DROPPED)], "{packet}", "Packets that went no further")
+        meter.create_observable_counter(EVENTS, [self._observe(EVENTS)], "{event}", "What became of names and queries")
         meter.create_observable_gauge(QUEUES, [self._observe(QUEUES)], "{item}", "What waits")
         return provider
 
@@ -175,6 +178,9 @@ def read(sources: Sources) -> list[Point]:
         points.append(Point(DROPPED, statistics.drops.get(reason, 0), _drop_attributes(reason)))
     for name, count in statistics.flow_drops.items():
         points.append(Point(DROPPED, count, {"error.type": _error_type(name), "system.buffer.pool.name": "flow-table"}))
+    for part, counted in sources.extension().items():
+        for event, count in counted.items():
+            points.append(Point(EVENTS, count, {"postern.part": part, "postern.event": event}))
     return points
 
 
@@ -194,6 +200,7 @@ def counters(sources: Sources) -> dict[str, Any]:
         "errors": dict(sources.refusals.counts),
         "candidates_refused": refused,
         "handshakes_refused": handshakes,
+        **sources.extension(),
     }
 
 

@@ -131,7 +131,7 @@ async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
     )
     try:
         with Tun.create(DEVICE, offloads=settings.tun_offloads) as tun:
-            sources = Sources(sockets, tun, core.statistics)
+            sources = Sources(sockets, tun, core.statistics, extension=lambda: service.extension.counters())
             service = _Service(settings, role, core, sources, login)
             driver = TunnelDriver(core, sockets, tun, service.act, sources.refusals)
             service.extend(driver)

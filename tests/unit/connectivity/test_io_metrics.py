@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any, cast
@@ -121,6 +122,21 @@ def test_each_counter_comes_out_as_its_series() -> None:
     }
     assert {key: values[key] for key in expected} == expected
     assert sum(value for key, value in values.items() if key not in expected) == 0
+
+
+def test_what_a_role_adds_is_counted_by_part_and_name() -> None:
+    host = Host()
+    counted = {"resolver": {"resolved": 3, "timed_out": 0}, "site_dns": {"failed": 2}}
+    sources = replace(host.sources(), extension=lambda: counted)
+    reader = InMemoryMetricReader()
+    Metrics(sources).provide(reader, {"service.name": "x"})
+    values = {key: value for key, value in collected(reader).items() if key[0] == "postern.events"}
+    assert values == {
+        ("postern.events", frozenset({("postern.part", "resolver"), ("postern.event", "resolved")})): 3,
+        ("postern.events", frozenset({("postern.part", "resolver"), ("postern.event", "timed_out")})): 0,
+        ("postern.events", frozenset({("postern.part", "site_dns"), ("postern.event", "failed")})): 2,
+    }
+    assert {part: counters(sources)[part] for part in counted} == counted
 
 
 def test_series_are_the_same_from_the_first_export_to_the_last_and_counters_are_cumulative() -> None:
