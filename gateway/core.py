@@ -14,30 +14,29 @@ from connectivity.clock import SECOND, Instant, WallTime
 from connectivity.endpoint import IPAddress
 from connectivity.ip import icmp, packet
 from connectivity.ip.flow import Flow, PacketRun
+from connectivity.ip.packet import Packet
 from connectivity.node import Node
 from connectivity.portal import values
 from connectivity.portal.values import Interface, Json, MessageError, listing, mapping, text
 from connectivity.tunnel import RoleTunnel, SendToPortal, TunnelCore, is_echo, is_icmp_error
-from connectivity.verdict import Answer, Drop, Forward, Verdict
+from connectivity.verdict import HOLD, Answer, Drop, Forward, Verdict
 from connectivity.wireguard import KeyPair
-from gateway.peers import ClientPeer, Judgement, parse_resource
+from gateway.names import Names
+from gateway.peers import ClientPeer, Shared
+from gateway.reasons import GatewayDrop
+from gateway.resources import Resource, parse_resource
 
 log = logging.getLogger("gateway")
 
 EXPIRY_INTERVAL: Final = SECOND
 
 
-class GatewayDrop(StrEnum):
-    """Why a packet of a client or of the host goes no further."""
-
-    SPOOFED = "spoofed"  # a client sends from an address that is not its own
-    FILTERED = "filtered"  # a client sends to what it may not reach
-    UNAUTHORIZED = "unauthorized"  # a peer sends that no client with an authorization is
-    NO_CLIENT = "no_client"  # the host sends to an address that no client has
-    FILTERED_REPLY = "filtered_reply"  # the host sends a client what is of no resource of its
-
-
-_REFUSALS: Final = {Judgement.SPOOFED: GatewayDrop.SPOOFED, Judgement.FILTERED: GatewayDrop.FILTERED}
+# What a client is told about its own packets; of what else is dropped, it hears nothing.
+_ANSWERS: Final[dict[StrEnum, Callable[[Packet], bytes | None]]] = {
+    GatewayDrop.SPOOFED: icmp.prohibited,
+    GatewayDrop.FILTERED: icmp.prohibited,
+    GatewayDrop.NAME_UNREACHABLE: icmp.unreachable,
+}
 
 
 class GatewayCore(TunnelCore):
@@ -47,6 +46,10 @@ class GatewayCore(TunnelCore):
         tunnel = RoleTunnel(Node(keys=keys, controlling=False, rng=rng))
         self.role = GatewayRole(tunnel, now)
         super().__init__(tunnel, self.role)
+
+    def handle_resolution(self, domain: str, addresses: tuple[IPAddress, ...] | None, now: Instant) -> None:
+        """The answer to a ``ResolveDomain``: all addresses of the name, or None if it could not be had."""
+        self.role.names.handle_resolution(domain, addresses, now)
 
 
 class GatewayRole:
@@ -60,41 +63,53 @@ class GatewayRole:
     def __init__(self, tunnel: RoleTunnel, now: Instant) -> None:
         self._tunnel = tunnel
         self._clients: dict[str, ClientPeer] = {}
+        self._shared = Shared(passes=lambda client_id, flow: tunnel.flows.get((client_id, flow.key)) is not None)
+        self.names = Names(tunnel, self._clients.get)
         self._by_address: dict[IPAddress, ClientPeer] = {}
         self._expiry_due = now + EXPIRY_INTERVAL
 
     # Traffic -------------------------------------------------------------------------------------------------------
 
-    def judge_outbound(self, packets: PacketRun, _now: Instant) -> Verdict:
+    def judge_outbound(self, packets: PacketRun, now: Instant) -> Verdict:
         """To the client that has the address, if it is from a resource of its or about one of its flows."""
         flow = Flow.from_key(packets.flow)
         client, interface = self._by_address.get(flow.destination), self._tunnel.interface
         if client is None or interface is None:
             return Drop(GatewayDrop.NO_CLIENT)
         if is_icmp_error(packets):
-            judgement = client.judge_error(icmp.read_error(packet.parse(packets.run.data)), interface)
+            error = icmp.read_error(packet.parse(packets.run.data))
+            translated = client.translated_error(error)
+            if isinstance(translated, bytes):
+                self._tunnel.send(client.client_id, translated, packets.tos, now)
+                return HOLD
+            verdict = translated or client.judge_error(error, interface)
         else:
-            judgement = client.judge_incoming(flow, interface, is_echo=is_echo(packets))
-        if judgement is not Judgement.PASS:
-            log.debug("Filtered a packet", extra={"fields": {"cid": client.client_id, "protocol": flow.protocol}})
-            return Drop(GatewayDrop.FILTERED_REPLY)
-        return Forward(client.client_id, rests_on=(("client", client.client_id),))
+            verdict = client.judge_incoming(flow, interface, is_echo=is_echo(packets))
+        if isinstance(verdict, Drop):
+            fields = {"cid": client.client_id, "protocol": flow.protocol, "reason": verdict.reason}
+            log.debug("Filtered a packet", extra={"fields": fields})
+        return verdict
 
-    def judge_inbound(self, peer_id: str, packets: PacketRun, _now: Instant) -> Verdict:
+    def judge_inbound(self, peer_id: str, packets: PacketRun, now: Instant) -> Verdict:
         """What a client may not send is answered with ICMP."""
         client, interface = self._clients.get(peer_id), self._tunnel.interface
         if client is None or interface is None:
             return Drop(GatewayDrop.UNAUTHORIZED)
-        judgement = client.judge_outgoing(Flow.from_key(packets.flow), interface, is_echo=is_echo(packets))
-        if judgement is Judgement.PASS:
-            return Forward(peer_id, rests_on=(("client", peer_id),))
-        log.debug("Refused a packet", extra={"fields": {"cid": peer_id, "verdict": judgement.name.lower()}})
-        answers = (icmp.prohibited(packet.parse(segment)) for segment in packets.run.segments())
-        return Answer(tuple(answer for answer in answers if answer is not None), _REFUSALS[judgement])
+        verdict = client.judge_outgoing(Flow.from_key(packets.flow), interface, now, is_echo=is_echo(packets))
+        if isinstance(verdict, Forward):
+            return verdict
+        log.debug("Refused a packet", extra={"fields": {"cid": peer_id, "reason": verdict.reason}})
+        answer = _ANSWERS.get(verdict.reason)
+        if answer is None:
+            return verdict
+        answers = (answer(packet.parse(segment)) for segment in packets.run.segments())
+        return Answer(tuple(built for built in answers if built is not None), verdict.reason)
 
-    def handle_control(self, peer_id: str, event: p2p.AssignedIps | p2p.DomainStatus, _now: Instant) -> None:
-        """No names yet."""
-        log.debug("Ignoring control message", extra={"fields": {"cid": peer_id, "type": type(event).__name__}})
+    def handle_control(self, peer_id: str, event: p2p.AssignedIps | p2p.DomainStatus, now: Instant) -> None:
+        """A client sets up a name; what only gateways say means nothing here."""
+        client = self._clients.get(peer_id)
+        if client is not None and isinstance(event, p2p.AssignedIps):
+            self.names.handle_assigned(client, event, now)
 
     # Portal --------------------------------------------------------------------------------------------------------
 
@@ -111,10 +126,7 @@ class GatewayRole:
             case "reject_access":
                 self._handle_reject_access(message, now)
             case "resource_updated":
-                resource = parse_resource(message)
-                for client in self._clients.values():
-                    if client.update(resource):
-                        self._forget_flows(client)
+                self._handle_resource_updated(parse_resource(message))
             case _:
                 raise MessageError(f"unknown event {event!r}")
 
@@ -135,8 +147,7 @@ class GatewayRole:
                 if resource_id in allowed:
                     client.extend(resource_id, allowed[resource_id])
                 else:
-                    client.revoke(resource_id)
-                    self._forget_flows(client)
+                    self._revoke(client, resource_id, now)
             self._dismiss_if_empty(client, now)
         self._tunnel.configure(())
 
@@ -163,19 +174,23 @@ class GatewayRole:
             now=now,
             wall_now=wall_now,
         )
-        client = self._clients.setdefault(client_id, ClientPeer(client_id, addresses))
+        client = self._clients.get(client_id)
+        if client is None:
+            client = self._clients[client_id] = ClientPeer(client_id, addresses, self._shared, now)
         if client.take_key(public_key):
+            self._tunnel.flows.forget(client.tag)
             log.info("Client has a new key and asks for its resources again", extra={"fields": {"cid": client_id}})
         if client.addresses != addresses:
             self._release_addresses(client)
+            self._tunnel.flows.forget(client.tag)
             client.addresses = addresses
         for address in (addresses.ipv4, addresses.ipv6):
             holder = self._by_address.get(address, client)
             if holder is not client:
-                self._forget_flows(holder)
+                self._tunnel.flows.forget(holder.tag)
             self._by_address[address] = client
-        client.grant(resource, expires_at)
-        self._forget_flows(client)
+        client.grant(resource, expires_at, now)
+        self._tunnel.flows.forget(client.grant_tag(resource.resource_id))
         fields = {"cid": client_id, "rid": resource.resource_id, "expires_at": expires_at}
         log.info("Allowing access to resource", extra={"fields": fields})
         self._tunnel.act(SendToPortal("flow_authorized", {"ref": reference}))
@@ -193,10 +208,18 @@ class GatewayRole:
     def _handle_reject_access(self, message: Json, now: Instant) -> None:
         client_id, resource_id = text(message, "client_id"), text(message, "resource_id")
         client = self._clients.get(client_id)
-        if client is not None and client.revoke(resource_id):
+        if client is not None and self._revoke(client, resource_id, now):
             log.info("Access revoked", extra={"fields": {"cid": client_id, "rid": resource_id}})
-            self._forget_flows(client)
             self._dismiss_if_empty(client, now)
+
+    def _handle_resource_updated(self, resource: Resource) -> None:
+        for client in self._clients.values():
+            held = client.resource(resource.resource_id)
+            if client.update(resource):
+                self._tunnel.flows.forget(client.grant_tag(resource.resource_id))
+            elif held is not None:
+                fields = {"cid": client.client_id, "rid": resource.resource_id}
+                log.warning("An update cannot make a resource of another kind", extra={"fields": fields})
 
     # Clients that are gone -----------------------------------------------------------------------------------------
 
@@ -205,7 +228,8 @@ class GatewayRole:
         client = self._clients.pop(peer_id, None)
         if client is not None:
             self._release_addresses(client)
-            self._forget_flows(client)
+            self._tunnel.flows.forget(client.tag)
+            client.close()
 
     def reset(self, _now: Instant) -> None:
         """Clients' authorizations outlive their connections, and ours are the portal's to say anew."""
@@ -221,18 +245,23 @@ class GatewayRole:
         return 0
 
     def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
-        """Authorizations are looked at once a second."""
-        if now >= self._expiry_due:
-            self._expiry_due = now + EXPIRY_INTERVAL
-            for client in list(self._clients.values()):
-                for resource_id in client.expire(wall_now):
-                    log.info("Access expired", extra={"fields": {"cid": client.client_id, "rid": resource_id}})
-                    self._forget_flows(client)
-                self._dismiss_if_empty(client, now)
+        """Authorizations, sessions and look-ups are looked at once a second."""
+        if now < self._expiry_due:
+            return
+        self._expiry_due = now + EXPIRY_INTERVAL
+        self.names.handle_timeout(now)
+        for client in list(self._clients.values()):
+            for resource_id in client.expire(wall_now, now):
+                log.info("Access expired", extra={"fields": {"cid": client.client_id, "rid": resource_id}})
+                self._tunnel.flows.forget(client.grant_tag(resource_id))
+            if not client.nat.is_idle:
+                for session in client.nat.sweep(now):
+                    self._tunnel.flows.forget(session)
+            self._dismiss_if_empty(client, now)
 
     def poll_timeout(self) -> Instant | None:
         """The next deadline."""
-        return self._expiry_due if self._clients else None
+        return self._expiry_due if self._clients or len(self.names) else None
 
     # Private -------------------------------------------------------------------------------------------------------
 
@@ -241,8 +270,11 @@ class GatewayRole:
             self._tunnel.dismiss(client.client_id, now)
             self.forget_peer(client.client_id)
 
-    def _forget_flows(self, client: ClientPeer) -> None:
-        self._tunnel.flows.forget(("client", client.client_id))
+    def _revoke(self, client: ClientPeer, resource_id: str, now: Instant) -> bool:
+        """Take one authorization away, with all that flows by it; False if there was none."""
+        revoked = client.revoke(resource_id, now)
+        self._tunnel.flows.forget(client.grant_tag(resource_id))
+        return revoked
 
     def _release_addresses(self, client: ClientPeer) -> None:
         for address in (client.addresses.ipv4, client.addresses.ipv6):

@@ -1,17 +1,14 @@
 """What a resource lets through: protocols and port ranges.
 
 An empty filter list allows everything. A non-empty one is an allow-list, and then every protocol but TCP, UDP and ICMP
-is refused. Networks of several resources can overlap: an address gets the union over *all* resources that include it
-(``connectivity.ranges`` says which do).
+is refused. Networks of several resources can overlap: an address gets the union over *all* resources that include it.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from connectivity.endpoint import IPAddress
-from connectivity.portal.values import Json, MessageError, Network, text
-from connectivity.ranges import covers
+from connectivity.portal.values import Json, MessageError, text
 
 TCP: Final = 6
 UDP: Final = 17
@@ -87,12 +84,6 @@ def union(several: Iterable[Filters]) -> Filters:
         ports += filters.ports
         icmp = icmp or filters.icmp
     return Filters(everything=False, ports=tuple(ports), icmp=icmp)
-
-
-def effective(address: IPAddress, rules: Sequence[tuple[Network, Filters]]) -> Filters | None:
-    """The filters for an address; None where no rule covers it."""
-    covering = [filters for network, filters in rules if covers(network, address)]
-    return union(covering) if covering else None
 
 
 def _port(entry: Json, name: str, default: int) -> int:

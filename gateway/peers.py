@@ -1,51 +1,44 @@
-"""Clients as the gateway knows them: addresses, authorized resources, and the decision for a flow.
+"""Clients as the gateway knows them: addresses, authorized resources, names, and the decision for a flow.
 
 This state survives the loss of a connection; only goodbye, the loss of the last resource or shutdown removes it.
+
+What the client sends to a network is judged by the filters of all resources that include the address, what it sends to
+a name's proxy address by those of the name's resource alone, and goes through its NAT. Verdicts rest on the client, on
+the grants that allow them, and on the session.
 """
 
-from dataclasses import dataclass
-from enum import Enum, auto
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Final
 
-from connectivity.clock import SECOND, WallTime
+from connectivity.budget import Budget
+from connectivity.clock import SECOND, Instant, WallTime
+from connectivity.endpoint import IPAddress
+from connectivity.ip import icmp
 from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6
 from connectivity.ip.flow import Flow
 from connectivity.ip.icmp import IcmpError
-from connectivity.portal.values import Interface, Json, MessageError, Network, listing, network, text
-from gateway.filters import TCP, UDP, Filters, effective, parse_filters
+from connectivity.portal.values import Interface
+from connectivity.ranges import is_proxy
+from connectivity.verdict import Drop, Forward, Translation
+from gateway.filters import TCP, UDP, union
+from gateway.nat import Binding, Capacity, Key, NatTable, is_translatable, peer_port
+from gateway.reasons import GatewayDrop
+from gateway.resolutions import LOOKUPS
+from gateway.resources import CidrResource, DnsResource, Resource, is_same_target, with_filters
+from gateway.translations import NameCapacity, Translations
 
 SITE_DNS_PORT: Final = 53535
 _ICMP: Final = frozenset({PROTOCOL_ICMP, PROTOCOL_ICMPV6})
 
 
-class Judgement(Enum):
-    """Whether a client may have a flow."""
-
-    PASS = auto()
-    FILTERED = auto()
-    SPOOFED = auto()
-
-
 @dataclass(frozen=True, slots=True)
-class Resource:
-    """A CIDR resource as sent to gateways."""
+class Shared:
+    """What all clients of a gateway have in common."""
 
-    resource_id: str
-    network: Network
-    filters: Filters
-
-
-def parse_resource(payload: Json) -> Resource:
-    """Read a resource.
-
-    Raises:
-        MessageError: bad fields, or a kind that this gateway does not serve.
-    """
-    kind = text(payload, "type")
-    if kind != "cidr":
-        raise MessageError(f"resources of type {kind!r} are not served")
-    filters = parse_filters(listing(payload, "filters"))
-    return Resource(text(payload, "id"), network(payload, "address"), filters)
+    sessions: Capacity = field(default_factory=Capacity)
+    names: NameCapacity = field(default_factory=NameCapacity)
+    passes: Callable[[str, Flow], bool] = lambda _client_id, _flow: False  # whether a flow of a client is remembered
 
 
 @dataclass(slots=True)
@@ -57,12 +50,18 @@ class _Grant:
 class ClientPeer:
     """One client."""
 
-    def __init__(self, client_id: str, addresses: Interface) -> None:
+    def __init__(self, client_id: str, addresses: Interface, shared: Shared, now: Instant) -> None:
         self.client_id = client_id
         self.addresses = addresses
+        self.nat = NatTable(shared.sessions)
+        self.names = Translations(shared.names)
+        self.lookups = Budget(LOOKUPS, now)
+        self._passes = shared.passes
         self._public_key = b""
         self._grants: dict[str, _Grant] = {}
-        self._rules: list[tuple[Network, Filters]] = []
+        self._behind_names: dict[IPAddress, list[Resource]] = {}  # of hosts that are granted as networks as well
+
+    # Grants --------------------------------------------------------------------------------------------------------
 
     @property
     def is_empty(self) -> bool:
@@ -72,6 +71,11 @@ class ClientPeer:
     def resource_ids(self) -> list[str]:
         """The resources granted now."""
         return list(self._grants)
+
+    def resource(self, resource_id: str) -> Resource | None:
+        """A resource that is granted now."""
+        grant = self._grants.get(resource_id)
+        return None if grant is None else grant.resource
 
     def take_key(self, public_key: bytes) -> bool:
         """Take over a WireGuard key; True if that ended authorizations, which were the portal's word about another key.
@@ -85,8 +89,11 @@ class ClientPeer:
         self._compile()
         return True
 
-    def grant(self, resource: Resource, expires_at: int | None) -> None:
+    def grant(self, resource: Resource, expires_at: int | None, now: Instant) -> None:
         """Authorize, or take over new filters and a new expiry."""
+        held = self.resource(resource.resource_id)
+        if held is not None and not is_same_target(held, resource):
+            self._end(resource.resource_id, now)
         self._grants[resource.resource_id] = _Grant(resource, expires_at)
         self._compile()
 
@@ -99,22 +106,24 @@ class ClientPeer:
         return True
 
     def update(self, resource: Resource) -> bool:
-        """Take over the filters of a granted resource; its network stays."""
+        """Take over the filters of a granted resource, and nothing else; False if it is none, or of another kind."""
         grant = self._grants.get(resource.resource_id)
-        if grant is None:
+        updated = None if grant is None else with_filters(grant.resource, resource)
+        if grant is None or updated is None:
             return False
-        grant.resource = Resource(resource.resource_id, grant.resource.network, resource.filters)
+        grant.resource = updated
         self._compile()
         return True
 
-    def revoke(self, resource_id: str) -> bool:
-        """Take one authorization away; False if there was none."""
+    def revoke(self, resource_id: str, now: Instant) -> bool:
+        """Take one authorization away, and what rests on it; False if there was none."""
         if self._grants.pop(resource_id, None) is None:
             return False
+        self._end(resource_id, now)
         self._compile()
         return True
 
-    def expire(self, wall_now: WallTime) -> list[str]:
+    def expire(self, wall_now: WallTime, now: Instant) -> list[str]:
         """Take away what has run out; returns those ids."""
         seconds = wall_now // SECOND
         expired = [
@@ -123,46 +132,191 @@ class ClientPeer:
             if grant.expires_at is not None and grant.expires_at <= seconds
         ]
         for resource_id in expired:
-            self.revoke(resource_id)
+            self.revoke(resource_id, now)
         return expired
 
-    def judge_outgoing(self, flow: Flow, own: Interface, *, is_echo: bool) -> Judgement:
+    # Names ---------------------------------------------------------------------------------------------------------
+
+    def assign(self, resource_id: str, domain: str, proxies: Iterable[IPAddress], real: Iterable[IPAddress]) -> bool:
+        """Let proxy addresses stand for a name; whether that is news."""
+        changed = self.names.assign(resource_id, domain, proxies, real)
+        if changed:
+            self._compile()
+        return changed
+
+    def reset_names(self) -> None:
+        """Forget all proxy addresses and sessions."""
+        self.names.clear()
+        self.nat.clear()
+        self._compile()
+
+    def close(self) -> None:
+        """Give back what is shared with other clients."""
+        self.names.clear()
+        self.nat.clear()
+
+    # Flows ---------------------------------------------------------------------------------------------------------
+
+    def judge_outgoing(self, flow: Flow, own: Interface, now: Instant, *, is_echo: bool) -> Forward | Drop:
         """A flow from the client: its source must be the client, its destination a resource or the gateway itself."""
         if flow.source not in {self.addresses.ipv4, self.addresses.ipv6}:
-            return Judgement.SPOOFED
+            return Drop(GatewayDrop.SPOOFED)
+        if is_proxy(flow.destination):
+            return self._judge_name(flow, now, is_echo=is_echo)
         if flow.destination in {own.ipv4, own.ipv6}:
-            return self._judge_own(flow.protocol, flow.destination_port, is_echo=is_echo)
-        return self._judge(effective(flow.destination, self._rules), flow.protocol, flow.destination_port)
+            served = _is_served(flow.protocol, flow.destination_port, is_echo=is_echo)
+            return self._forward() if served else Drop(GatewayDrop.FILTERED)
+        granting = self._granting(flow.destination, flow.protocol, flow.destination_port)
+        if not granting:
+            return Drop(GatewayDrop.FILTERED)
+        if is_translatable(flow.protocol, is_echo=is_echo):
+            key = Key(flow.protocol, flow.source_port, flow.destination)
+            if self.nat.outside(key) is not None or self.nat.inside(key) is not None:  # a session with a name has it
+                return self._translate(key, flow, flow.destination, granting[0], now)
+            self.nat.release(key)
+        return self._forward(None, *map(self.grant_tag, granting))
 
-    def judge_incoming(self, flow: Flow, own: Interface, *, is_echo: bool) -> Judgement:
+    def judge_incoming(self, flow: Flow, own: Interface, *, is_echo: bool) -> Forward | Drop:
         """A flow to the client: an answer of a resource or of the gateway itself.
 
         Whether it answers anything is the kernel's to know, which sees both ways (``gateway.rules``).
         """
         if flow.source in {own.ipv4, own.ipv6}:
-            return self._judge_own(flow.protocol, flow.source_port, is_echo=is_echo)
-        return self._judge(effective(flow.source, self._rules), flow.protocol, flow.source_port)
+            served = _is_served(flow.protocol, flow.source_port, is_echo=is_echo)
+            return self._forward() if served else Drop(GatewayDrop.FILTERED_REPLY)
+        if is_translatable(flow.protocol, is_echo=is_echo):
+            key = Key(flow.protocol, flow.destination_port, flow.source)
+            binding = self.nat.outside(key)
+            if binding is not None:
+                return self._judge_translated(binding, flow)
+            if self.nat.is_expired(key):
+                return Drop(GatewayDrop.NAT_EXPIRED)
+        granting = self._granting(flow.source, flow.protocol, flow.source_port)
+        if not granting:
+            return Drop(GatewayDrop.FILTERED_REPLY)
+        return self._forward(None, *map(self.grant_tag, granting))
 
-    def judge_error(self, error: IcmpError | None, own: Interface) -> Judgement:
-        """An ICMP error to the client, whoever sent it: it must be about a flow that the client may have."""
-        if error is None:
-            return Judgement.FILTERED
-        quoted = Flow(
-            error.source.version,
-            error.protocol,
-            error.source,
-            error.destination,
-            error.source_port,
-            error.destination_port,
+    def judge_error(self, error: IcmpError | None, own: Interface) -> Forward | Drop:
+        """An ICMP error to the client, whoever sent it: it must be about a flow that the client may have.
+
+        One about a session with a name is ``translated_error``'s.
+        """
+        if error is None or error.source not in {self.addresses.ipv4, self.addresses.ipv6}:
+            return Drop(GatewayDrop.FILTERED_REPLY)
+        is_echo = error.protocol in _ICMP  # no other ICMP can be quoted
+        if error.destination in {own.ipv4, own.ipv6}:
+            served = _is_served(error.protocol, error.destination_port, is_echo=is_echo)
+            return self._forward() if served else Drop(GatewayDrop.FILTERED_REPLY)
+        if not self._granting(error.destination, error.protocol, error.destination_port):
+            return Drop(GatewayDrop.FILTERED_REPLY)
+        return self._forward()
+
+    def translated_error(self, error: IcmpError | None) -> bytes | Drop | None:
+        """An ICMP error about a session as the client knows that; None if it is about no session."""
+        if error is None or error.source not in {self.addresses.ipv4, self.addresses.ipv6}:
+            return None
+        key = Key(error.protocol, error.source_port, error.destination)
+        binding = self.nat.outside(key)
+        if binding is not None and peer_port(error.protocol, error.destination_port) in binding.sessions:
+            inside = binding.inside
+            return icmp.translate_error(
+                error, inside.address, error.source, quoted_destination=inside.address, quoted_source_port=inside.port
+            )
+        is_late = binding is not None or self.nat.is_expired(key)
+        return Drop(GatewayDrop.NAT_EXPIRED) if is_late else None
+
+    def grant_tag(self, resource_id: str) -> tuple[str, str, str]:
+        """What verdicts rest on that a grant allows."""
+        return "grant", self.client_id, resource_id
+
+    @property
+    def tag(self) -> tuple[str, str]:
+        """What all verdicts about the client's flows rest on."""
+        return "client", self.client_id
+
+    # Private -------------------------------------------------------------------------------------------------------
+
+    def _judge_name(self, flow: Flow, now: Instant, *, is_echo: bool) -> Forward | Drop:
+        """A flow to a proxy address. An open binding keeps its resource and its real address."""
+        target = self.names.get(flow.destination)
+        inside = Key(flow.protocol, flow.source_port, flow.destination)
+        translatable = is_translatable(flow.protocol, is_echo=is_echo)
+        binding = self.nat.inside(inside) if translatable else None
+        real: IPAddress | None
+        if binding is not None:
+            resource_id, real = binding.resource_id, binding.outside.address
+        elif target is not None:
+            resource_id, real = target.resource_id, target.real
+        else:
+            return Drop(GatewayDrop.FILTERED)
+        resource = self.resource(resource_id)
+        if resource is None or not resource.filters.allow(flow.protocol, flow.destination_port):
+            return Drop(GatewayDrop.FILTERED)
+        if not translatable:
+            return Drop(GatewayDrop.UNTRANSLATABLE)
+        if real is None:
+            return Drop(GatewayDrop.NAME_UNREACHABLE)
+        return self._translate(inside, flow, real, resource_id, now)
+
+    def _judge_translated(self, binding: Binding, flow: Flow) -> Forward | Drop:
+        """A flow to the client whose outside key is bound."""
+        session = binding.sessions.get(peer_port(flow.protocol, flow.source_port))
+        if session is None:
+            return Drop(GatewayDrop.NAT_EXPIRED)
+        address = binding.inside.address
+        granting = self._granting(address, flow.protocol, flow.source_port, behind=binding.resource_id)
+        if not granting:
+            return Drop(GatewayDrop.FILTERED_REPLY)
+        return self._forward(session.inbound, session, *map(self.grant_tag, granting))
+
+    def _translate(self, inside: Key, flow: Flow, real: IPAddress, resource_id: str, now: Instant) -> Forward | Drop:
+        def is_taken(port: int) -> bool:
+            peer = port if flow.protocol in _ICMP else flow.destination_port
+            return self._passes(
+                self.client_id, flow._replace(destination=real, source_port=port, destination_port=peer)
+            )
+
+        session = self.nat.open(
+            inside, peer_port(flow.protocol, flow.destination_port), real, resource_id, now, is_taken=is_taken
         )
-        return self.judge_outgoing(quoted, own, is_echo=error.protocol in _ICMP)  # no other ICMP can be quoted
+        if isinstance(session, GatewayDrop):
+            return Drop(session)
+        return self._forward(session.outbound, session, self.grant_tag(resource_id))
 
-    def _judge_own(self, protocol: int, port: int, *, is_echo: bool) -> Judgement:
-        """The gateway's host serves clients nothing but echo and the site's DNS."""
-        return Judgement.PASS if is_echo or (protocol in (TCP, UDP) and port == SITE_DNS_PORT) else Judgement.FILTERED
+    def _forward(self, translation: Translation | None = None, *rests_on: object) -> Forward:
+        return Forward(self.client_id, translation, (self.tag, *rests_on))
 
-    def _judge(self, filters: Filters | None, protocol: int, port: int) -> Judgement:
-        return Judgement.PASS if filters is not None and filters.allow(protocol, port) else Judgement.FILTERED
+    def _granting(self, address: IPAddress, protocol: int, port: int, *, behind: str | None = None) -> list[str]:
+        """The resources by which an address may be spoken with on a port: those that include it, or the name's."""
+        if behind is not None and is_proxy(address):
+            resource = self.resource(behind)
+            resources = [] if resource is None else [resource]
+        else:
+            resources = [grant.resource for grant in self._grants.values() if grant.resource.includes(address)]
+            if resources:
+                resources += self._behind_names.get(address, ())
+        allowed = union(resource.filters for resource in resources).allow(protocol, port)
+        return [resource.resource_id for resource in resources] if allowed else []
+
+    def _end(self, resource_id: str, now: Instant) -> None:
+        self.names.forget_resource(resource_id)
+        self.nat.end_resource(resource_id, now)
 
     def _compile(self) -> None:
-        self._rules = [(grant.resource.network, grant.resource.filters) for grant in self._grants.values()]
+        """Hosts that are granted as a network of their own and stand behind a name as well have the filters of both."""
+        resources = [grant.resource for grant in self._grants.values()]
+        hosts = {
+            resource.network.network_address
+            for resource in resources
+            if isinstance(resource, CidrResource) and resource.network.prefixlen == resource.network.max_prefixlen
+        }
+        self._behind_names = {}
+        for resource in resources if hosts else ():
+            if isinstance(resource, DnsResource):
+                for address in self.names.real_addresses(resource.resource_id) & hosts:
+                    self._behind_names.setdefault(address, []).append(resource)
+
+
+def _is_served(protocol: int, port: int, *, is_echo: bool) -> bool:
+    """The gateway's host serves clients nothing but echo and the site's DNS."""
+    return is_echo or (protocol in (TCP, UDP) and port == SITE_DNS_PORT)

@@ -17,6 +17,7 @@ from connectivity.endpoint import Endpoint
 from connectivity.io.udp_counters import UdpCounters
 from connectivity.settings import HelpRequested
 from connectivity.stun import ErrorCode
+from gateway.reasons import GatewayDrop
 from relay.core import DropReason
 from relay.driver.metrics import Sources, collect
 from relay.driver.offload import Offload
@@ -127,6 +128,12 @@ def test_every_metric_is_in_the_operators_page() -> None:
     sources = Sources(Offload(None, ""), UdpCounters(), StreamCounters(), 0)
     names = [metric.name for metric in collect(RelayUnderTest().server.statistics(), sources)]
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_every_reason_for_a_drop_of_a_gateway_is_in_the_operators_page() -> None:
+    text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    table = text[text.index("| reason in `flow_drops` |") :]
+    assert [reason for reason in GatewayDrop if f"`{reason}`" not in table[: table.index("\n\n")]] == []
 
 
 def test_every_reason_for_a_drop_is_in_the_operators_page_and_at_metrics_from_the_start() -> None:

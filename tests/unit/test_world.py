@@ -8,7 +8,7 @@ from client.core import ClientDrop
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.run import Run
 from connectivity.tunnel import ConfigureTun, TunnelDrop
-from gateway.core import GatewayDrop
+from gateway.reasons import GatewayDrop
 from tests.unit.world import CLIENT_TUNNEL, GATEWAY_TUNNEL, World
 
 RESOURCE_HOST = "10.20.0.5"
