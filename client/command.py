@@ -14,7 +14,8 @@ from connectivity.errors import FatalError, chain
 from connectivity.io import descriptors, logs, status_view
 from connectivity.io.identity import load_or_create
 from connectivity.io.portal import read_system_info
-from connectivity.io.service import Role, TunnelSettings, read_tunnel_settings, run_tunnel
+from connectivity.io.service import Role, run_tunnel
+from connectivity.io.tunnel_settings import TunnelSettings, read_tunnel_settings
 from connectivity.phoenix.login import PortalLogin, client_login, user_agent
 from connectivity.settings import SettingsError, SettingsReader, one_of, text_value
 from connectivity.wireguard import KeyPair
@@ -45,15 +46,17 @@ def read_settings(arguments: list[str]) -> ClientSettings:
     )
     check = reader.switch(None, "--check", "only look at the settings")
     reader.optional("LOG_DIR", "--log-dir", text_value, "")
-    tunnel = read_tunnel_settings(reader, token="", default_api_url=DEFAULT_API_URL, raise_limits_by_default=False)
+    tunnel = read_tunnel_settings(
+        reader, "client", token="", default_api_url=DEFAULT_API_URL, raise_limits_by_default=False
+    )
     token = _finish(reader, path)
     return ClientSettings(replace(tunnel, token=token), partition, check)
 
 
 def run(arguments: list[str]) -> int:
     """Run the client until a signal, or ask one that runs."""
-    if arguments[:1] == ["status"]:
-        return status_view.run("client", arguments[1:])
+    if arguments[:1] and arguments[0] in status_view.COMMANDS:
+        return status_view.run("client", arguments)
     settings = read_settings(arguments)
     logs.configure(settings.tunnel.log_filter, settings.tunnel.log_format)
     if settings.check:

@@ -6,7 +6,7 @@ through it, so that the next packet asks again and may find another gateway.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Final
@@ -21,6 +21,7 @@ from connectivity.node import Node
 from connectivity.portal import values
 from connectivity.portal.values import Interface, Json, MessageError, mapping, text
 from connectivity.ranges import covers
+from connectivity.status import ResourceStatus, RoleStatus
 from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6, RoleTunnel, SendToPortal, TunnelCore
 from connectivity.verdict import HOLD, Drop, Forward, Verdict
 from connectivity.wireguard import KeyPair
@@ -273,6 +274,11 @@ class ClientRole:
         """How many packets wait for a gateway."""
         return sum(len(flow) for flow in self._pending.values())
 
+    def status(self) -> RoleStatus:
+        """The resources, each with the gateway that its packets go to."""
+        gateways = self._resource_gateways()
+        return RoleStatus(resources=tuple(self._resource(each, gateways) for each in self._resources.all()))
+
     def handle_timeout(self, _now: Instant, _wall_now: WallTime) -> None:
         """Nothing here is due by itself: intents are repeated as packets come."""
 
@@ -281,6 +287,11 @@ class ClientRole:
         return None
 
     # Private -------------------------------------------------------------------------------------------------------
+
+    def _resource(self, resource: CidrResource, gateways: Mapping[str, str]) -> ResourceStatus:
+        gateway_id = gateways.get(resource.resource_id)
+        state = "unknown" if gateway_id is None else "online"
+        return ResourceStatus(resource.resource_id, resource.name, "cidr", str(resource.network), state, gateway_id)
 
     def _resource_gateways(self) -> dict[str, str]:
         return {rid: gateway_id for gateway_id, gateway in self._gateways.items() for rid in gateway.resource_ids}

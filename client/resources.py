@@ -72,6 +72,10 @@ class ResourceTable:
         """All ids."""
         return list(self._resources)
 
+    def all(self) -> list[CidrResource]:
+        """All of them, in the order in which they came."""
+        return list(self._resources.values())
+
     def put(self, resource: CidrResource) -> None:
         """Add or replace one."""
         self._resources[resource.resource_id] = resource

@@ -16,6 +16,7 @@ from connectivity.ip.flow import PacketRun
 from connectivity.node import Node, UnknownConnectionError
 from connectivity.portal.values import Interface, Network
 from connectivity.ranges import excluded
+from connectivity.status import RoleStatus
 from connectivity.verdict import Verdict
 
 log = logging.getLogger("connectivity.tunnel")
@@ -107,6 +108,9 @@ class TunnelRole(Protocol):
 
     def poll_timeout(self) -> Instant | None:
         """The next deadline."""
+
+    def status(self) -> RoleStatus:
+        """What people ask about, beside the connections."""
 
 
 class RoleTunnel:

@@ -35,6 +35,7 @@ KNOWN_POSTERN_NAMES: Final = frozenset(
         "POSTERN_PUBLIC_ADDRESSES",
         "POSTERN_RELAY_CONFIG",
         "POSTERN_STATUS_ADDR",
+        "POSTERN_STATUS_SOCKET",
         "POSTERN_TRUSTED_PROXIES",
         "POSTERN_TUN_OFFLOADS",
         "POSTERN_UDP_OFFLOADS",
@@ -245,6 +246,11 @@ def local_socket(text: str) -> LocalSocket:
     if not path.is_absolute():
         raise ValueError("expected an absolute path, or off")
     return LocalSocket(path, is_demanded=True)
+
+
+def status_socket(service: str) -> LocalSocket:
+    """Where a client or gateway answers the people of its host, unless told otherwise."""
+    return LocalSocket(SOCKET_FOLDER / f"{service}.sock")
 
 
 def token_argument(text: str) -> str:

@@ -44,6 +44,7 @@ from connectivity.role import (
     TunnelRole,
 )
 from connectivity.run import Received, Transmit
+from connectivity.status import RoleStatus
 from connectivity.verdict import Answer, Drop, Forward, Hold, Reflect, Verdict
 from connectivity.wireguard import KeyPair
 
@@ -270,6 +271,10 @@ class TunnelCore:
     def connections(self) -> list[ConnectionStatus]:
         """What to show."""
         return self._tunnel.node.connections()
+
+    def status(self) -> RoleStatus:
+        """What the role has to show beside its connections."""
+        return self._role.status()
 
     def statistics(self) -> Statistics:
         """What to count."""

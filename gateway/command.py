@@ -12,8 +12,9 @@ from connectivity.endpoint import Endpoint
 from connectivity.io import descriptors, logs, status_view
 from connectivity.io.identity import load_or_create
 from connectivity.io.portal import read_system_info
-from connectivity.io.service import DEVICE, Role, TunnelSettings, read_tunnel_settings, run_tunnel
+from connectivity.io.service import DEVICE, Role, run_tunnel
 from connectivity.io.status import serve
+from connectivity.io.tunnel_settings import TunnelSettings, read_tunnel_settings
 from connectivity.phoenix.login import PortalLogin, gateway_login, user_agent
 from connectivity.settings import SettingsReader
 from connectivity.wireguard import KeyPair
@@ -53,15 +54,17 @@ def read_settings(arguments: list[str]) -> GatewaySettings:
     )
     reader.switch(None, "--no-check", "accepted; privileges show when they are needed")
     reader.switch("FIREZONE_VALIDATE_CHECKSUMS", "--validate-checksums", "accepted; checksums are always validated")
-    tunnel = read_tunnel_settings(reader, token=token, default_api_url=DEFAULT_API_URL, raise_limits_by_default=True)
+    tunnel = read_tunnel_settings(
+        reader, "gateway", token=token, default_api_url=DEFAULT_API_URL, raise_limits_by_default=True
+    )
     reader.finish()
     return GatewaySettings(tunnel, health, forward, tuple(reader.warnings))
 
 
 def run(arguments: list[str]) -> int:
     """Run the gateway until a signal, or ask one that runs."""
-    if arguments[:1] == ["status"]:
-        return status_view.run("gateway", arguments[1:])
+    if arguments[:1] and arguments[0] in status_view.COMMANDS:
+        return status_view.run("gateway", arguments)
     settings = read_settings(arguments)
     logs.configure(settings.tunnel.log_filter, settings.tunnel.log_format)
     for warning in settings.warnings:

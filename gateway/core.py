@@ -18,6 +18,7 @@ from connectivity.ip.packet import Packet
 from connectivity.node import Node
 from connectivity.portal import values
 from connectivity.portal.values import Interface, Json, MessageError, listing, mapping, text
+from connectivity.status import RoleStatus
 from connectivity.tunnel import RoleTunnel, SendToPortal, TunnelCore, is_echo, is_icmp_error
 from connectivity.verdict import HOLD, Answer, Drop, Forward, Verdict
 from connectivity.wireguard import KeyPair
@@ -243,6 +244,10 @@ class GatewayRole:
     def waiting_packets(self) -> int:
         """A gateway keeps nothing for later."""
         return 0
+
+    def status(self) -> RoleStatus:
+        """The clients, also those without a connection just now."""
+        return RoleStatus(clients=tuple(client.status() for client in self._clients.values()))
 
     def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
         """Authorizations, sessions and look-ups are looked at once a second."""

@@ -20,12 +20,13 @@ from connectivity.ip.flow import Flow
 from connectivity.ip.icmp import IcmpError
 from connectivity.portal.values import Interface
 from connectivity.ranges import is_proxy
+from connectivity.status import ClientStatus, GrantStatus
 from connectivity.verdict import Drop, Forward, Translation
 from gateway.filters import TCP, UDP, union
 from gateway.nat import Binding, Capacity, Key, NatTable, is_translatable, peer_port
 from gateway.reasons import GatewayDrop
 from gateway.resolutions import LOOKUPS
-from gateway.resources import CidrResource, DnsResource, Resource, is_same_target, with_filters
+from gateway.resources import CidrResource, DnsResource, Resource, is_same_target, shown, with_filters
 from gateway.translations import NameCapacity, Translations
 
 SITE_DNS_PORT: Final = 53535
@@ -76,6 +77,11 @@ class ClientPeer:
         """A resource that is granted now."""
         grant = self._grants.get(resource_id)
         return None if grant is None else grant.resource
+
+    def status(self) -> ClientStatus:
+        """What it may reach, and until when."""
+        grants = (GrantStatus(name, *shown(grant.resource), grant.expires_at) for name, grant in self._grants.items())
+        return ClientStatus(self.client_id, (self.addresses.ipv4, self.addresses.ipv6), tuple(grants))
 
     def take_key(self, public_key: bytes) -> bool:
         """Take over a WireGuard key; True if that ended authorizations, which were the portal's word about another key.

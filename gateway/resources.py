@@ -55,6 +55,17 @@ class InternetResource:
 Resource: TypeAlias = CidrResource | DnsResource | InternetResource
 
 
+def shown(resource: Resource) -> tuple[str, str]:
+    """Kind and address, as people read them."""
+    match resource:
+        case CidrResource():
+            return "cidr", str(resource.network)
+        case DnsResource():
+            return "dns", resource.pattern
+        case InternetResource():
+            return "internet", ""
+
+
 def parse_resource(payload: Json) -> Resource:
     """Read a resource.
 

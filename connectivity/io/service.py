@@ -9,95 +9,35 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import time
-import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
+from aiohttp import web
+
 from connectivity.clock import Instant
-from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError, chain
-from connectivity.io import extension, host, logs
-from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, raise_limits
+from connectivity.io import extension, host, status_document
+from connectivity.io.buffers import raise_limits
 from connectivity.io.extension import Extension, ExtensionHost, NoExtension
-from connectivity.io.metrics import MetricsSettings, Sources, counters, exporting, read_metrics_settings
-from connectivity.io.portal import PortalLink
+from connectivity.io.local_socket import LocalServer
+from connectivity.io.metrics import Sources, counters, exporting
+from connectivity.io.portal import Disconnected, PortalLink
 from connectivity.io.status import serve
+from connectivity.io.status_document import Identity, PortalState
+from connectivity.io.status_view import SOCKET_NAME
 from connectivity.io.tun import Tun
 from connectivity.io.tunnel import SOCKET_MARK, TunnelDriver, bind_sockets
+from connectivity.io.tunnel_settings import TunnelSettings
 from connectivity.phoenix.channel import Joined, MessageReceived
-from connectivity.phoenix.login import PortalLogin, parse_api_url
-from connectivity.settings import SettingsReader, integer, text_value, token_or_file
+from connectivity.phoenix.login import PortalLogin
 from connectivity.tunnel import ConfigureTun, ReconnectPortal, SendToPortal, TunnelCore
 from connectivity.wireguard import KeyPair
 
 log = logging.getLogger("connectivity.io")
 
 DEVICE: Final = "tun-firezone"
-_buffer_size: Final = integer(1, (1 << 31) - 1)  # a C int
-_UDP_OFFLOADS: Final = frozenset({"gso", "gro"})
-_TUN_OFFLOADS: Final = frozenset({"tso", "uso"})
-
-
-@dataclass(frozen=True, slots=True)
-class TunnelSettings:
-    """What client and gateway have in common."""
-
-    api_url: str
-    token: str = field(repr=False)
-    name: str
-    device_id: str
-    status_address: Endpoint | None
-    log_filter: str
-    log_format: str
-    raise_limits: bool
-    send_buffer_bytes: int
-    receive_buffer_bytes: int
-    udp_offloads: frozenset[str]
-    tun_offloads: frozenset[str]
-    metrics: MetricsSettings | None
-
-
-def read_tunnel_settings(
-    reader: SettingsReader, *, token: str | None, default_api_url: str, raise_limits_by_default: bool
-) -> TunnelSettings:
-    """Declare and read the common settings; ``token`` None takes it from ``FIREZONE_TOKEN``."""
-    if token is None:
-        token = reader.required("FIREZONE_TOKEN", None, token_or_file, "the token, or the path of a file that holds it")
-    api_url = reader.optional("FIREZONE_API_URL", "--api-url", parse_api_url, default_api_url, "URL of the portal")
-    name = reader.optional("FIREZONE_NAME", "--firezone-name", text_value, "", "display name; default the host's name")
-    device_id = reader.optional("FIREZONE_ID", "--firezone-id", text_value, "", "identity of this device")
-    keep = reader.switch("FIREZONE_NO_INC_BUF", "--no-inc-buf", "leave rmem_max and wmem_max as they are")
-    raised = reader.switch("FIREZONE_INC_BUF", "--inc-buf", "raise rmem_max and wmem_max", raise_limits_by_default)
-    status = reader.optional("POSTERN_STATUS_ADDR", "--status-addr", _endpoint, None, "address:port for /status (JSON)")
-    log_filter = reader.optional("RUST_LOG", "--log", _log_filter, "info", "such as info or debug,wire=trace")
-    log_format = reader.optional("LOG_FORMAT", "--log-format", logs.read_form, logs.HUMAN, "human, json, google-cloud")
-    reader.switch("FIREZONE_NO_TELEMETRY", "--no-telemetry", "accepted; there is no telemetry to turn off")
-    return TunnelSettings(
-        api_url=api_url,
-        token=token,
-        name=name or socket.gethostname() or str(uuid.uuid4()),
-        device_id=device_id,
-        status_address=status,
-        log_filter=log_filter,
-        log_format=log_format,
-        raise_limits=raised and not keep,
-        send_buffer_bytes=reader.optional(
-            "FIREZONE_UDP_SEND_BUFFER_SIZE", None, _buffer_size, SEND_BUFFER_BYTES, "bytes to ask for"
-        ),
-        receive_buffer_bytes=reader.optional(
-            "FIREZONE_UDP_RECV_BUFFER_SIZE", None, _buffer_size, RECEIVE_BUFFER_BYTES, "bytes to ask for"
-        ),
-        udp_offloads=reader.optional(
-            "POSTERN_UDP_OFFLOADS", None, _words(_UDP_OFFLOADS), _UDP_OFFLOADS, "all, none or some"
-        ),
-        tun_offloads=reader.optional(
-            "POSTERN_TUN_OFFLOADS", None, _words(_TUN_OFFLOADS), _TUN_OFFLOADS, "all, none or some"
-        ),
-        metrics=read_metrics_settings(reader),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +106,17 @@ class _Service:
             max_partition_seconds=role.max_partition_seconds,
             on_event=self._portal_event,
         )
-        self._configured = False
+        self._identity = Identity(
+            service=role.topic,
+            peer_field=role.peer_field,
+            name=settings.name,
+            device_id=dict(login.parameters)["external_id"],
+            portal_url=f"{login.scheme}://{login.host}:{login.port}",
+        )
+        self._portal = PortalState(since=time.monotonic_ns())
+        self._local = LocalServer(SOCKET_NAME, [web.get("/status", self._show_status)])
+        self._configuration: ConfigureTun | None = None  # what the device has
         self._host_changed = False
-        self._routes: tuple[Any, ...] = ()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def extend(self, driver: TunnelDriver) -> None:
@@ -184,10 +132,13 @@ class _Service:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         status = self._settings.status_address
-        shown = None if status is None else await serve(status, self._status, ready=lambda: self._configured)
+        shown = (
+            None if status is None else await serve(status, self._status, ready=lambda: self._configuration is not None)
+        )
         stopped = asyncio.ensure_future(stop.wait())
         link: asyncio.Future[None] | None = None
         try:
+            await self._local.start(self._settings.status_socket)
             await self.extension.start()
             link = asyncio.ensure_future(self._link.run())
             driver.start()
@@ -203,6 +154,7 @@ class _Service:
             await extension.close(self.extension)
             if link is not None:
                 await self._settle(link)
+            await self._local.close()
             if shown is not None:
                 await shown.close()
 
@@ -244,19 +196,19 @@ class _Service:
         self._host_changed = True
         try:
             host.configure(self._tun.name, action.interface.ipv4, action.interface.ipv6)
-            host.set_routes(self._tun.name, action.routes, self._routes, action.excluded)
+            held = () if self._configuration is None else self._configuration.routes
+            host.set_routes(self._tun.name, action.routes, held, action.excluded)
         except OSError as error:
             failure = FatalError(f"cannot configure {self._tun.name}")
             failure.__cause__ = error
             if not self._failed.done():
                 self._failed.set_exception(failure)
             return
-        self._routes = action.routes
         log.info(
-            "Tunnel ready" if not self._configured else "Tunnel updated",
+            "Tunnel ready" if self._configuration is None else "Tunnel updated",
             extra={"fields": {"ipv4": action.interface.ipv4, "ipv6": action.interface.ipv6}},
         )
-        self._configured = True
+        self._configuration = action
         if self._role.on_configured is not None:
             self._role.on_configured()
         self.extension.configured(action)
@@ -266,47 +218,22 @@ class _Service:
             case MessageReceived(name, payload):
                 self.driver.handle_portal(name, payload)
             case Joined():
-                log.debug("Joined the portal")
+                self._portal.changed(time.monotonic_ns(), joined=True)
+            case Disconnected(reason):  # the link has logged it, and data goes on without it
+                self._portal.changed(time.monotonic_ns(), joined=False, away_reason=reason)
             case _:
-                pass  # the link has logged why it is away, and data goes on without it
+                raise AssertionError(f"nobody handles {type(event).__name__}")
+
+    async def _show_status(self, _: web.Request) -> web.Response:
+        return web.json_response(self._status())
 
     def _status(self) -> dict[str, Any]:
-        rows = []
-        for connection in self._core.connections():
-            path = connection.socket
-            rows.append(
-                {
-                    self._role.peer_field: connection.peer_id,
-                    "state": connection.state,
-                    "path": None if path is None else path.kind.value,
-                    "local": None if path is None else str(path.source),
-                    "remote": None if path is None else str(path.destination),
-                }
-            )
-        return {
-            "ready": self._configured,
-            "portal": self._link.joined,
-            "connections": rows,
-            "counters": counters(self._sources),
-        }
-
-
-def _log_filter(text: str) -> str:
-    logs.parse_filter(text)
-    return text
-
-
-def _endpoint(text: str) -> Endpoint | None:
-    return Endpoint.parse(text)
-
-
-def _words(known: frozenset[str]) -> Callable[[str], frozenset[str]]:
-    def parse(text: str) -> frozenset[str]:
-        if text in {"all", "none"}:
-            return known if text == "all" else frozenset()
-        words = frozenset(text.split(","))
-        if not words <= known:
-            raise ValueError(f"expected all, none or a list of {', '.join(sorted(known))}")
-        return words
-
-    return parse
+        return status_document.build(
+            self._identity,
+            self._portal,
+            self._configuration,
+            self._core.connections(),
+            self._core.status(),
+            counters(self._sources) | dict(self.extension.counters()),
+            time.monotonic_ns(),
+        )

@@ -1,10 +1,13 @@
 """What client and gateway say about their connections, after traffic between the real cores."""
 
+from ipaddress import ip_address
+
 import pytest
 
 from connectivity.clock import MILLISECOND, SECOND, Duration
+from connectivity.status import ResourceStatus, RoleStatus
 from tests.unit.test_world import answer, connected, question
-from tests.unit.world import World
+from tests.unit.world import CLIENT_TUNNEL, SECOND_RESOURCE, World
 
 
 @pytest.mark.parametrize(("direct", "round_trip"), [(True, 10 * MILLISECOND), (False, 20 * MILLISECOND)])
@@ -46,3 +49,32 @@ def test_the_last_handshake_is_the_latest_of_all() -> None:
     later = world.client.connections()[0].handshake_at
     assert later is not None
     assert later > first
+
+
+def test_a_client_tells_which_gateway_each_resource_has_and_a_gateway_what_each_client_may_reach() -> None:
+    world = World()
+    world.start()
+    world.to_client("resource_created_or_updated", {**SECOND_RESOURCE, "gateway_groups": [{"id": "s-1", "name": "s"}]})
+    assert {row.resource_id: (row.state, row.gateway_id) for row in world.client.status().resources or ()} == {
+        "r-1": ("unknown", None),
+        "r-2": ("unknown", None),
+    }
+    assert world.gateway.status() == RoleStatus(clients=())
+    world.send_from_client(question())
+    world.advance(2 * SECOND)
+    shown = world.client.status()
+    assert shown.clients is None
+    assert shown.resources == (
+        ResourceStatus("r-1", "lan", "cidr", "10.20.0.0/24", "online", "g-1"),
+        ResourceStatus("r-2", "lab", "cidr", "10.30.0.0/24", "unknown", None),
+    )
+    addresses = tuple(map(ip_address, CLIENT_TUNNEL))
+    (client,) = world.gateway.status().clients or ()
+    assert (client.client_id, client.addresses) == ("c-1", addresses)
+    assert [(grant.resource_id, grant.kind, grant.address) for grant in client.grants] == [
+        ("r-1", "cidr", "10.20.0.0/24")
+    ]
+    world.client.close(world.now)
+    world.drain("client")
+    world.advance(SECOND)
+    assert world.gateway.status() == RoleStatus(clients=())

@@ -13,7 +13,8 @@ import client.command
 import gateway.command
 from connectivity.errors import FatalError
 from connectivity.io import buffers, service
-from connectivity.io.service import Role, TunnelSettings, run_tunnel
+from connectivity.io.service import Role, run_tunnel
+from connectivity.io.tunnel_settings import TunnelSettings
 
 LIMIT = 212_992  # what Linux allows unless told otherwise
 
@@ -42,7 +43,7 @@ def settings_of(role: str, monkeypatch: pytest.MonkeyPatch, **environment: str) 
     for name in list(os.environ):
         if name.startswith(("FIREZONE_", "POSTERN_")):
             monkeypatch.delenv(name)
-    for name, value in {"FIREZONE_TOKEN": "a-token", **environment}.items():
+    for name, value in {"FIREZONE_TOKEN": "a-token", "POSTERN_STATUS_SOCKET": "off", **environment}.items():
         monkeypatch.setenv(name, value)
     read: Callable[[list[str]], Any] = {
         "gateway": gateway.command.read_settings,

@@ -15,8 +15,11 @@ from connectivity.io.extension import ExtensionHost, Tasks
 from connectivity.io.service import Role, run_tunnel
 from connectivity.io.tun import Tun
 from connectivity.io.tunnel import SOCKET_MARK
+from connectivity.io.tunnel_settings import TunnelSettings
+from connectivity.phoenix.login import PortalLogin, gateway_login
 from connectivity.portal import values
 from connectivity.tunnel import ConfigureTun, SendToPortal
+from connectivity.wireguard import KeyPair
 from tests.unit.connectivity.test_io_buffers import settings_of
 from tests.unit.connectivity.test_io_tunnel import BusyTun, RecordingCore
 
@@ -145,13 +148,18 @@ def serve(
     monkeypatch.setattr(host, "configure", lambda *_: steps.append("addresses"))
     monkeypatch.setattr(host, "set_routes", lambda *_: None)
     monkeypatch.setattr(host, "remove_policy_routing", lambda: None)
-    unused = cast(Any, lambda *_: None)
-    role = Role("gateway", lambda *_: cast(Any, core), unused, "cid", None, make_extension=make_extension)
+    role = Role("gateway", lambda *_: cast(Any, core), login, "cid", None, make_extension=make_extension)
     try:
         asyncio.run(run_tunnel(settings_of("gateway", monkeypatch), role))
     except (FatalError, RuntimeError, AssertionError, OSError) as error:
         steps.append(str(error))
     return steps
+
+
+def login(settings: TunnelSettings, keys: KeyPair) -> PortalLogin:
+    return gateway_login(
+        settings.api_url, token="", device_id="d-1", name="", public_key=keys.public, user_agent="test"
+    )
 
 
 def the_end(host: ExtensionHost, _: object) -> None:

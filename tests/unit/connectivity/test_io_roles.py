@@ -8,7 +8,8 @@ import pytest
 
 import client.command
 import gateway.command
-from connectivity.io.service import Role, TunnelSettings
+from connectivity.io.service import Role
+from connectivity.io.tunnel_settings import TunnelSettings
 from connectivity.wireguard import KeyPair
 
 KEYS = KeyPair.from_private(bytes(range(32)))

@@ -1,0 +1,55 @@
+"""What a client or gateway tells people about itself, beside its connections: resources, grants, name servers.
+
+Plain values that a role's core fills when it is asked; nothing is kept for it. Names are as the portal sent them, to be
+escaped where a person reads them.
+"""
+
+from dataclasses import dataclass
+
+from connectivity.endpoint import IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceStatus:
+    """A resource of a client.
+
+    Attributes:
+        kind: ``cidr``, ``dns`` or ``internet``.
+        address: a network or a pattern; of the Internet resource none.
+        state: ``online`` with a gateway that was given, ``offline`` if the portal knew none that is, else ``unknown``.
+        gateway_id: the gateway that its packets go to.
+    """
+
+    resource_id: str
+    name: str
+    kind: str
+    address: str
+    state: str
+    gateway_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GrantStatus:
+    """What a client may reach through a gateway, until ``expires_at`` (unix seconds; None never)."""
+
+    resource_id: str
+    kind: str
+    address: str
+    expires_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStatus:
+    """A client of a gateway; it may have no connection just now."""
+
+    client_id: str
+    addresses: tuple[IPAddress, ...]
+    grants: tuple[GrantStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RoleStatus:
+    """All of it: a client has resources, a gateway clients."""
+
+    resources: tuple[ResourceStatus, ...] | None = None
+    clients: tuple[ClientStatus, ...] | None = None
