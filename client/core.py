@@ -22,7 +22,7 @@ from connectivity.portal import values
 from connectivity.portal.values import Interface, Json, MessageError, mapping, text
 from connectivity.ranges import covers
 from connectivity.status import ResourceStatus, RoleStatus
-from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6, RoleTunnel, SendToPortal, TunnelCore
+from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6, RoleTunnel, SendToPortal, TunnelCore, TunnelDrop
 from connectivity.verdict import HOLD, Drop, Forward, Verdict
 from connectivity.wireguard import KeyPair
 
@@ -36,6 +36,7 @@ class ClientDrop(StrEnum):
     """Why a packet of the host or of a gateway goes no further."""
 
     NO_RESOURCE = "no_resource"  # the host sends to what no resource is
+    UNREACHABLE = "unreachable"  # packets have waited for a gateway and there is none
     NO_GATEWAY = "no_gateway"  # the host sends to a tunnel address that no gateway in use has
     NOT_OF_GATEWAY = "not_of_gateway"  # a gateway sends from what it does not serve
 
@@ -90,7 +91,7 @@ class ClientRole:
         if gateway_id is not None and self._tunnel.node.has_connection(gateway_id):
             return Forward(gateway_id, rests_on=(("gateway", gateway_id), ("resource", resource_id)))
         pending = self._pending.setdefault(resource_id, PendingFlow())
-        pending.push(packets.run, packets.tos)
+        self._tunnel.drops[TunnelDrop.QUEUE_FULL] += pending.push(packets.run, packets.tos)
         self._ask(resource_id, pending, now)
         return HOLD
 
@@ -181,7 +182,7 @@ class ClientRole:
     def _remove_resource(self, resource_id: str, now: Instant) -> None:
         """Forget a resource."""
         self._resources.remove(resource_id)
-        self._pending.pop(resource_id, None)
+        self._discard(self._pending.pop(resource_id, None))
         self._withdraw(resource_id, now)
 
     def _withdraw(self, resource_id: str, now: Instant, *, keep: str | None = None) -> None:
@@ -237,8 +238,12 @@ class ClientRole:
             fields["violated"] = message["violated_properties"]
         log.info("The portal created no flow", extra={"fields": fields})
         pending = self._pending.get(resource_id)
-        if reason == "offline" and pending is not None:
-            pending.take()  # dropped; when it was asked stays known, or each further packet would ask
+        if reason == "offline":
+            self._discard(pending)  # when it was asked stays known, or each further packet would ask
+
+    def _discard(self, pending: PendingFlow | None) -> None:
+        if pending is not None:
+            self._tunnel.drops[ClientDrop.UNREACHABLE] += len(pending.take())
 
     # Gateways that are gone ----------------------------------------------------------------------------------------
 

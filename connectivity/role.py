@@ -58,6 +58,7 @@ class TunnelDrop(StrEnum):
 
     NO_CONNECTION = "no_connection"
     HOST_QUEUE_FULL = "host_queue_full"
+    QUEUE_FULL = "queue_full"  # newer packets wait for a peer
     CONTROL_UNREADABLE = "control_unreadable"
     STRAY_DATAGRAM = "stray_datagram"
 

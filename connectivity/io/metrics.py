@@ -55,7 +55,9 @@ EVENTS: Final = "postern.events"  # Firezone's programs have no such counter
 
 _RECEIVE: Final = {"network.io.direction": "receive"}
 _TRANSMIT: Final = {"network.io.direction": "transmit"}
-_UNSENT: Final = frozenset({DropReason.QUEUE_FULL, DropReason.EXPIRED_TUNNEL})
+_UNSENT: Final = frozenset(
+    {DropReason.QUEUE_FULL, DropReason.EXPIRED_TUNNEL, DropReason.NO_PATH, DropReason.NO_CHANNEL}
+)
 
 
 @dataclass(frozen=True, slots=True)

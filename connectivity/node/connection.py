@@ -1,7 +1,7 @@
 """One connection of a node: an ICE agent, a WireGuard tunnel and the path between them.
 
-States: *connecting* (ICE has nominated nothing yet, output waits in two rings) → *connected* ⇄ *idle* (no traffic for
-20 s, checks slow down) → *failed* (removed by the node at the end of the same wake-up).
+States: *connecting* (ICE has nominated nothing yet: packets wait in the tunnel, its messages here) → *connected* ⇄
+*idle* (no traffic for 20 s, checks slow down) → *failed* (removed by the node at the end of the same wake-up).
 
 Decapsulation looks only at receiver indices and keys; the source address of a data packet moves nothing. Only a
 nomination moves the path.
@@ -25,10 +25,10 @@ from connectivity.node.path import PathKind, PeerSocket
 from connectivity.node.relays import RelaySet
 from connectivity.node.signalling import Signalling
 from connectivity.node.statistics import ConnectionStatus
-from connectivity.run import Run, Transmit, owned
+from connectivity.run import Run, Transmit
 from connectivity.turn.channel_data import HEADER_BYTES, frame
 from connectivity.turn.channels import COOL_DOWN_NS, LIFETIME_NS
-from connectivity.wireguard import KeyPair, RateLimiter, Tunnel, Workspace, format_key
+from connectivity.wireguard import DropReason, KeyPair, Outgoing, RateLimiter, Tunnel, Workspace, format_key
 
 log = logging.getLogger("connectivity.node")
 
@@ -36,7 +36,7 @@ CANDIDATE_TIMEOUT: Final = 10 * SECOND
 DISCONNECT_GRACE: Final = 2 * SECOND
 IDLE_AFTER: Final = 20 * SECOND  # must exceed the active ICE time-out
 SESSION_DEBOUNCE: Final = 20 * SECOND  # must exceed the rekey attempt time, so that the last one has ended
-_BUFFERED_PACKETS: Final = 128
+_BUFFERED_MESSAGES: Final = 128  # of a tunnel without a path; handshakes that are lost are repeated
 _CANDIDATE_WINDOW: Final = LIFETIME_NS + COOL_DOWN_NS  # after that a relay's channel numbers can be used again
 _CANDIDATE_LIMIT: Final = 256
 
@@ -122,8 +122,7 @@ class Connection:
         self._disconnected_at: Instant | None = None
         self._initiated_at: Instant | None = None
         self._established = False
-        self._waiting_packets: deque[tuple[bytes, int]] = deque(maxlen=_BUFFERED_PACKETS)
-        self._waiting_messages: deque[bytes] = deque(maxlen=_BUFFERED_PACKETS)
+        self._waiting_messages: deque[Outgoing] = deque(maxlen=_BUFFERED_MESSAGES)
         self._signalling = Signalling(connection_id)
         self._candidates_since = now
         self._candidate_count = 0
@@ -188,7 +187,7 @@ class Connection:
     @property
     def waiting_packets(self) -> int:
         """How many packets wait for a path or a session."""
-        return len(self._waiting_packets) + self.tunnel.waiting_packets
+        return self.tunnel.waiting_packets
 
     # Traffic -------------------------------------------------------------------------------------------------------
 
@@ -197,13 +196,15 @@ class Connection:
         socket = self.socket
         if socket is None:
             if self._controlling:  # the responder must not start sessions, its packets would only grow stale
-                self._waiting_packets.extend((bytes(packet), tos) for packet in run.segments())
+                self.tunnel.keep(run, tos)
+            else:
+                self.tunnel.drops[DropReason.NO_PATH] += run.segment_count
             return None
         if self.state is State.IDLE:
             self._wake(now)
         self._last_activity = now
         headroom = HEADER_BYTES if socket.relay_id is not None else 0
-        sealed = self.tunnel.seal(run, now, headroom=headroom)
+        sealed = self.tunnel.seal(run, now, headroom=headroom, tos=tos)
         if sealed is None:
             return None
         return self._addressed(socket, sealed, tos & 3, now)
@@ -282,11 +283,11 @@ class Connection:
 
     def drain_tunnel(self, now: Instant) -> None:
         """Send what the tunnel wants sent, or keep it until there is a path."""
-        while (message := self.tunnel.poll_transmit()) is not None:
+        while (outgoing := self.tunnel.poll_transmit()) is not None:
             if self.socket is None:
-                self._waiting_messages.append(message)
+                self._waiting_messages.append(outgoing)
             else:
-                self._send_message(self.socket, message, now)
+                self._send_message(self.socket, outgoing.message, now, outgoing.tos)
 
     def drain_signalling(self) -> None:
         """Emit the candidates that the peer has to be told of, and those that it must forget."""
@@ -315,14 +316,12 @@ class Connection:
             self._last_activity = now
         if first:
             while self._waiting_messages:
-                self._send_message(socket, self._waiting_messages.popleft(), now)
+                message, tos = self._waiting_messages.popleft()
+                self._send_message(socket, message, now, tos)
         if self._controlling:
             self.start_session(now, wall_now)
-        while first and self._waiting_packets:
-            packet, tos = self._waiting_packets.popleft()
-            transmit = self.seal(Run.single(packet), tos, now)
-            if transmit is not None:
-                self._transmit(owned(transmit))
+        if first:
+            self.tunnel.send_waiting(now)
 
     def _classify(self, source: Endpoint, destination: Endpoint) -> PeerSocket:
         relay_id = self._relays.owner_of(source)
@@ -345,13 +344,14 @@ class Connection:
         allocation = self._relays.get(socket.relay_id)
         channel = None if allocation is None else allocation.send_channel(socket.destination, now)
         if channel is None:
+            self.tunnel.drops[DropReason.NO_CHANNEL] += run.segment_count
             return None
         number, server = channel
         return Transmit(None, server, frame(run, number), tos)
 
-    def _send_message(self, socket: PeerSocket, message: bytes, now: Instant) -> None:
+    def _send_message(self, socket: PeerSocket, message: bytes, now: Instant, tos: int = 0) -> None:
         headroom = bytes(HEADER_BYTES if socket.is_relayed else 0)
-        transmit = self._addressed(socket, Run.single(bytearray(headroom + message)), 0, now)
+        transmit = self._addressed(socket, Run.single(bytearray(headroom + message)), tos & 3, now)
         if transmit is not None:
             self._transmit(transmit)
 

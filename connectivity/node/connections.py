@@ -97,6 +97,7 @@ class ConnectionTable:
         del self._by_index[connection.index]
         self._deadlines.pop(connection, None)
         self._touched.pop(connection, None)
+        connection.tunnel.discard()
         self._past_drops.update(connection.tunnel.drops)
         self._past_refused.update(connection.agent.refused)
         self._senders = {source: held for source, held in self._senders.items() if held is not connection}

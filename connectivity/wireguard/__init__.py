@@ -17,7 +17,7 @@ from connectivity.wireguard.messages import (
     message_type,
     receiver_index,
 )
-from connectivity.wireguard.tunnel import Tunnel, peek_initiator
+from connectivity.wireguard.tunnel import Outgoing, Tunnel, peek_initiator
 from connectivity.wireguard.workspace import Workspace
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "HandshakeError",
     "HandshakeReason",
     "KeyPair",
+    "Outgoing",
     "RateLimiter",
     "Tunnel",
     "Workspace",

@@ -40,3 +40,5 @@ class DropReason(Enum):
     TOO_OLD = "too_old"
     QUEUE_FULL = "queue_full"
     EXPIRED_TUNNEL = "expired_tunnel"
+    NO_PATH = "no_path"
+    NO_CHANNEL = "no_channel"

@@ -18,11 +18,12 @@ The drain law: after every call that takes ``now`` but ``seal`` and ``open`` of 
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from connectivity.clock import Duration, Instant, WallTime
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.fields import OwnedLog
+from connectivity.packet_queue import PacketQueue
 from connectivity.run import Run
 from connectivity.wireguard.errors import DropReason, HandshakeError, HandshakeReason
 from connectivity.wireguard.handshake import Established, Handshakes, read_initiator
@@ -40,10 +41,16 @@ from connectivity.wireguard.timers import MAX_JITTER, REKEY_ATTEMPT_TIME, Action
 from connectivity.wireguard.workspace import Workspace
 
 SESSION_COUNT: Final = 8
-QUEUE_LIMIT: Final = 256  # packets waiting for a session; later ones are dropped
 _KEEP_ALIVE: Final = Run(memoryview(b""), 0)
 
 _log = logging.getLogger("connectivity.wireguard")
+
+
+class Outgoing(NamedTuple):
+    """A message to send, and the TOS byte of the packet in it; 0 for messages of our own."""
+
+    message: bytes
+    tos: int = 0
 
 
 class Tunnel:
@@ -83,8 +90,8 @@ class Tunnel:
         self._workspace = Workspace() if workspace is None else workspace
         self._sessions: list[Session | None] = [None] * SESSION_COUNT
         self._current: Session | None = None
-        self._outgoing: deque[bytes] = deque()
-        self._queue: deque[bytes] = deque()
+        self._outgoing: deque[Outgoing] = deque()
+        self._waiting = PacketQueue()
         self.expired = False
         self.drops: Counter[DropReason] = Counter()
         self.sent_bytes = 0  # of IP packets, on this connection
@@ -103,21 +110,30 @@ class Tunnel:
 
     @property
     def waiting_packets(self) -> int:
-        """How many packets are in the queue."""
-        return len(self._queue)
+        """How many packets wait for a path or a session."""
+        return len(self._waiting)
 
-    def seal(self, run: Run, now: Instant, *, headroom: int = 0) -> Run | None:
+    def keep(self, run: Run, tos: int) -> None:
+        """Let packets wait: there is no path yet, and so no session either."""
+        if self.expired:
+            self.drops[DropReason.EXPIRED_TUNNEL] += run.segment_count
+        else:
+            self.drops[DropReason.QUEUE_FULL] += self._waiting.push(run, tos)
+
+    def seal(self, run: Run, now: Instant, *, headroom: int = 0, tos: int = 0) -> Run | None:
         """Data messages of a run of IP packets, each behind ``headroom`` unspecified bytes.
 
-        Without a usable session the packets are copied into the queue and a handshake becomes due: ``poll_timeout`` is
-        then ``now`` at the latest, and ``handle_timeout`` starts it.
+        Without a usable session the packets wait and a handshake becomes due: ``poll_timeout`` is then ``now`` at the
+        latest, and ``handle_timeout`` starts it.
 
         Returns:
             A run borrowed until the next call, or None.
         """
         session = self._current
         if session is None or now >= session.send_until:
-            self._enqueue(run, now)
+            self.keep(run, tos)
+            if not self.expired:
+                self._timers.want_initiation(now)
             return None
         self._timers.note_data_sent(now)
         self.sent_bytes += len(run.data)
@@ -176,7 +192,7 @@ class Tunnel:
                 reply = self._limiter.admit(message, source_ip, now, known=known)
                 if reply is not None:
                     self._log.debug("Sending cookie reply under load")
-                    self._outgoing.append(reply)
+                    self._outgoing.append(Outgoing(reply))
                     return False
                 if kind == INITIATION:
                     self._respond(message, now)
@@ -189,8 +205,12 @@ class Tunnel:
             case _:
                 raise HandshakeError(HandshakeReason.MALFORMED)
 
-    def poll_transmit(self) -> bytes | None:
-        """The next message to send: handshakes, keep-alives and packets from the queue, sealed."""
+    def discard(self) -> None:
+        """The connection is gone; what waits is dropped."""
+        self.drops[DropReason.EXPIRED_TUNNEL] += len(self._waiting.take())
+
+    def poll_transmit(self) -> Outgoing | None:
+        """The next message to send: handshakes, keep-alives and packets that have waited, sealed."""
         return self._outgoing.popleft() if self._outgoing else None
 
     def poll_timeout(self) -> Instant | None:
@@ -219,12 +239,12 @@ class Tunnel:
 
     def _send_initiation(self, now: Instant, wall_now: WallTime) -> None:
         self._log.debug("Sending handshake initiation")
-        self._outgoing.append(self._handshakes.initiate(now, wall_now))
+        self._outgoing.append(Outgoing(self._handshakes.initiate(now, wall_now)))
         self._timers.note_initiation_sent(now)
 
     def _respond(self, message: bytes, now: Instant) -> None:
         response, established = self._handshakes.respond(message, now)
-        self._outgoing.append(response)
+        self._outgoing.append(Outgoing(response))
         self._store(established, is_initiator=False, now=now)
 
     def _finish(self, message: bytes, now: Instant) -> None:
@@ -259,19 +279,22 @@ class Tunnel:
             self._current = session
         if confirm:
             self._send_keep_alive(now)
-        usable = self._current
-        if usable is None or now >= usable.send_until or not self._queue:
+        self.send_waiting(now)
+
+    def send_waiting(self, now: Instant) -> None:
+        """Seal what waits, if there is a session for it."""
+        session = self._current
+        if session is None or now >= session.send_until or not self._waiting:
             return
         self._timers.note_data_sent(now)
-        while self._queue:
-            packet = self._queue.popleft()
+        for packet, tos in self._waiting.take():
             self.sent_bytes += len(packet)
-            self._outgoing.append(bytes(usable.seal(Run.single(packet)).data))
+            self._outgoing.append(Outgoing(bytes(session.seal(Run.single(packet)).data), tos))
 
     def _send_keep_alive(self, now: Instant) -> None:
         session = self._current
         if session is not None and now < session.send_until:
-            self._outgoing.append(bytes(session.seal(_KEEP_ALIVE).data))
+            self._outgoing.append(Outgoing(bytes(session.seal(_KEEP_ALIVE).data)))
             self._timers.note_sent()
 
     def _session_of(self, run: Run, now: Instant, headroom: int) -> Session | None:
@@ -300,24 +323,12 @@ class Tunnel:
                 if session.is_initiator:
                     self._timers.plan_initiation(now)
 
-    def _enqueue(self, run: Run, now: Instant) -> None:
-        if self.expired:
-            self.drops[DropReason.EXPIRED_TUNNEL] += run.segment_count
-            return
-        for packet in run.segments():
-            if len(self._queue) < QUEUE_LIMIT:
-                self._queue.append(bytes(packet))
-            else:
-                self.drops[DropReason.QUEUE_FULL] += 1
-        self._timers.want_initiation(now)
-
     def _expire(self) -> None:
         self._log.debug("Tunnel expired")
         self.expired = True
-        self.drops[DropReason.EXPIRED_TUNNEL] += len(self._queue)
+        self.discard()
         self._sessions = [None] * SESSION_COUNT
         self._current = None
-        self._queue.clear()
         self._outgoing.clear()
 
     def _jitter(self) -> Duration:

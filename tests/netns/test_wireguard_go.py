@@ -92,8 +92,8 @@ class Peer:
         self.pump(lambda: len(self.packets) == count)
 
     def drain(self) -> None:
-        while (message := self.tunnel.poll_transmit()) is not None:
-            self.socket.sendto(message, self.destination)
+        while (outgoing := self.tunnel.poll_transmit()) is not None:
+            self.socket.sendto(outgoing.message, self.destination)
 
     def receive(self) -> None:
         while True:

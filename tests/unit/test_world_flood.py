@@ -31,9 +31,9 @@ def initiation(public_key: bytes, seed: int = 9) -> bytes:
         now=0,
     )
     tunnel.initiate(0, 0)
-    message = tunnel.poll_transmit()
-    assert message is not None
-    return message
+    outgoing = tunnel.poll_transmit()
+    assert outgoing is not None
+    return outgoing.message
 
 
 def flooded(world: World, name: str, duration: int) -> int:

@@ -120,7 +120,7 @@ def test_errors_name_unknown_keys_as_decimals_and_unknown_connections_by_their_2
     errors: list[Exception] = []
     opened: list[Opened] = []
     remote, local = Endpoint(ip_address("192.0.2.1"), 1), Endpoint(ip_address("192.0.2.2"), 2)
-    for datagram in (initiation, data, response):
+    for datagram in (initiation.message, data, response):
         node.open(Received(local, remote, Run.single(bytearray(datagram))), 0, 0, opened.append, errors)
     assert not opened
     assert [chain(error) for error in errors] == [

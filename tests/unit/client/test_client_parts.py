@@ -11,25 +11,10 @@ from client.resources import CidrResource, ResourceTable, parse_resources
 from client.token import take_token
 from connectivity.errors import FatalError
 from connectivity.portal.values import MessageError
-from connectivity.run import Run
 
 
 def resource(resource_id: str, network: str) -> CidrResource:
     return CidrResource(resource_id, resource_id, ip_network(network), ("s",))
-
-
-def syn(sequence: int, options: bytes = b"", port: int = 80) -> bytes:
-    ip = bytes((0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0)) + bytes((10, 0, 0, 1, 10, 0, 0, 2))
-    return (
-        ip
-        + (5000).to_bytes(2, "big")
-        + port.to_bytes(2, "big")
-        + sequence.to_bytes(4, "big")
-        + bytes(5)
-        + b"\x02"
-        + bytes(6)
-        + options
-    )
 
 
 def test_the_longest_prefix_wins_then_the_connected_one_then_the_higher_id() -> None:
@@ -83,23 +68,6 @@ def test_an_intent_is_repeated_only_after_its_interval() -> None:
     assert pending.wants_intent(0)
     assert not pending.wants_intent(INTENT_INTERVAL - 1)
     assert pending.wants_intent(INTENT_INTERVAL)
-
-
-def test_equal_packets_are_kept_once_and_a_repeated_syn_replaces_the_first() -> None:
-    pending = PendingFlow()
-    for packet in (syn(1), syn(1), syn(1, b"later"), syn(2), syn(1, port=81)):
-        pending.push(Run.single(packet), 0)
-    assert [packet for packet, _ in pending.take()] == [syn(1, b"later"), syn(2), syn(1, port=81)]
-    assert pending.take() == []
-
-
-def test_only_the_newest_packets_are_kept() -> None:
-    pending = PendingFlow()
-    for number in range(200):
-        pending.push(Run.single(syn(number)), 0)
-    kept = pending.take()
-    assert len(kept) == 128
-    assert kept[-1][0] == syn(199)
 
 
 def test_the_variable_wins_and_is_taken_out_of_the_environment(tmp_path: Path) -> None:

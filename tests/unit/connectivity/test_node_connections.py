@@ -31,6 +31,9 @@ class Scripted:
         self.asked += 1
         return self.deadline
 
+    def discard(self) -> None:
+        self.waiting_packets = 0
+
     def accepts(self, _: Message) -> bool:
         self.offered += 1
         return self.accepted

@@ -4,12 +4,13 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import cast
 
+from client.core import ClientDrop
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.ice.policy import CandidateRefusal
 from connectivity.node.connection import Connection
 from connectivity.node.connections import ConnectionTable
 from connectivity.wireguard import DropReason
-from tests.unit.test_world import question
+from tests.unit.test_world import answer, question
 from tests.unit.world import World
 
 
@@ -53,9 +54,42 @@ class Fake:
 
     def __init__(self, connection_id: str, index: int, waiting_packets: int) -> None:
         self.connection_id, self.index, self.waiting_packets = connection_id, index, waiting_packets
-        self.tunnel = SimpleNamespace(drops=Counter())
+        self.tunnel = SimpleNamespace(drops=Counter(), discard=lambda: None)
         self.agent = SimpleNamespace(refused=Counter())
 
 
 def connection(connection_id: str, index: int, waiting_packets: int) -> Connection:
     return cast(Connection, Fake(connection_id, index, waiting_packets))
+
+
+def test_the_first_packet_keeps_its_tos_while_it_waits_for_a_gateway_a_path_and_a_session() -> None:
+    world = World()
+    world.start()
+    world.send_from_client(question(b"first", tos=0b10))
+    outer = set()
+    for _ in range(1_000):
+        world.advance(MILLISECOND)
+        outer |= {tos for *_, tos in world._wire}
+    assert world.host_received["gateway"] == [question(b"first", tos=0b10)]
+    assert outer == {0, 0b10}
+
+
+def test_a_gateway_without_a_path_to_its_client_drops_and_counts() -> None:
+    world = World()
+    world.start()
+    world.send_from_client(question())
+    world.send_from_gateway(answer())
+    assert world.gateway.statistics().drops[DropReason.NO_PATH] == 1
+
+
+def test_what_waits_for_a_gateway_in_vain_is_counted() -> None:
+    world = World()
+    world.start()
+    world.online = []
+    world.send_from_client(question(b"first"))
+    assert world.client.statistics().flow_drops[ClientDrop.UNREACHABLE] == 1
+    world.online = ["gateway"]
+    world.advance(2 * SECOND)
+    world.send_from_client(question(b"second"))
+    world.advance(2 * SECOND)
+    assert world.host_received["gateway"] == [question(b"second")]

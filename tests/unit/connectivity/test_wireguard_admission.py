@@ -120,7 +120,7 @@ def flood(pair: Pair) -> None:
         now=pair.now,
     )
     stranger.initiate(pair.now, pair.wall_now)
-    message = stranger.poll_transmit()
-    assert message is not None
+    outgoing = stranger.poll_transmit()
+    assert outgoing is not None
     for _ in range(LIMIT):
-        assert pair.b.limiter.admit(message, ADDRESS_B, pair.now) is None
+        assert pair.b.limiter.admit(outgoing.message, ADDRESS_B, pair.now) is None

@@ -3,6 +3,7 @@
 import pytest
 
 from connectivity.clock import SECOND
+from connectivity.packet_queue import MAX_WAITING
 from connectivity.run import Run
 from connectivity.wireguard import (
     INITIATION,
@@ -16,7 +17,6 @@ from connectivity.wireguard import (
     receiver_index,
 )
 from connectivity.wireguard.messages import sender_index
-from connectivity.wireguard.tunnel import QUEUE_LIMIT
 from tests.unit.connectivity.wireguard_pair import PRESHARED_KEY, Pair, Side, stream
 
 KEEP_ALIVE_BYTES = 32
@@ -83,14 +83,29 @@ def test_the_gateway_role_may_initiate_too() -> None:
     assert pair.a.received == [b"from the responder side"]
 
 
-def test_the_queue_holds_256_packets() -> None:
+def test_the_newest_256_packets_wait_each_once_and_with_its_tos() -> None:
     pair = Pair()
-    run = Run(memoryview(bytes(range(100)) * 3), 1)
-    assert pair.a.tunnel.seal(run, pair.now) is None
-    assert pair.a.tunnel.drops[DropReason.QUEUE_FULL] == 300 - QUEUE_LIMIT
+    packets = [number.to_bytes(2, "big") for number in range(300)]
+    assert pair.a.tunnel.seal(Run(memoryview(b"".join(packets)), 2), pair.now, tos=0b10) is None
+    assert pair.a.tunnel.seal(Run.single(packets[-1]), pair.now, tos=0b10) is None
+    assert (pair.a.tunnel.waiting_packets, pair.a.tunnel.drops[DropReason.QUEUE_FULL]) == (MAX_WAITING, 44)
     pair.wake(pair.a)
-    pair.settle()
-    assert b"".join(pair.b.received) == bytes(run.data[:QUEUE_LIMIT])
+    for outgoing in iter(pair.a.tunnel.poll_transmit, None):
+        pair.deliver(outgoing.message, pair.b)
+    for outgoing in iter(pair.b.tunnel.poll_transmit, None):
+        pair.deliver(outgoing.message, pair.a)
+    keep_alive, *waited = iter(pair.a.tunnel.poll_transmit, None)
+    assert (keep_alive.tos, {outgoing.tos for outgoing in waited}) == (0, {0b10})
+    for outgoing in waited:
+        pair.deliver(outgoing.message, pair.b)
+    assert pair.b.received == packets[-MAX_WAITING:]
+
+
+def test_what_waits_when_the_connection_goes_is_counted() -> None:
+    pair = Pair()
+    pair.a.tunnel.keep(Run(memoryview(b"abc"), 1), 0)
+    pair.a.tunnel.discard()
+    assert (pair.a.tunnel.waiting_packets, pair.a.tunnel.drops[DropReason.EXPIRED_TUNNEL]) == (0, 3)
 
 
 def test_packets_flow_both_ways_in_runs() -> None:
@@ -293,10 +308,10 @@ def test_an_initiation_of_another_peer_is_refused() -> None:
         now=pair.now,
     )
     other.initiate(pair.now, pair.wall_now)
-    message = other.poll_transmit()
-    assert message is not None
+    outgoing = other.poll_transmit()
+    assert outgoing is not None
     with pytest.raises(HandshakeError) as refused:
-        pair.deliver(message, pair.b)
+        pair.deliver(outgoing.message, pair.b)
     assert refused.value.reason is HandshakeReason.WRONG_PEER
 
 

@@ -49,8 +49,8 @@ class Side:
     def drain(self) -> list[bytes]:
         """All messages that wait to be sent."""
         messages = []
-        while (message := self.tunnel.poll_transmit()) is not None:
-            messages.append(message)
+        while (outgoing := self.tunnel.poll_transmit()) is not None:
+            messages.append(outgoing.message)
         return messages
 
 
