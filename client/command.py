@@ -11,13 +11,13 @@ from client.core import ClientCore, ClientRole
 from client.token import DEFAULT_PATH, take_token
 from connectivity.clock import Instant
 from connectivity.errors import FatalError, chain
-from connectivity.io import descriptors, logs, status_view
+from connectivity.io import descriptors, status_view
 from connectivity.io.identity import load_or_create
 from connectivity.io.portal import read_system_info
 from connectivity.io.service import Role, run_tunnel
-from connectivity.io.tunnel_settings import TunnelSettings, read_tunnel_settings
+from connectivity.io.tunnel_settings import TunnelSettings, configure_logs, read_tunnel_settings
 from connectivity.phoenix.login import PortalLogin, client_login, user_agent
-from connectivity.settings import SettingsError, SettingsReader, one_of, text_value
+from connectivity.settings import SettingsError, SettingsReader, one_of
 from connectivity.wireguard import KeyPair
 
 DEFAULT_API_URL: Final = "wss://api.firezone.dev/"
@@ -45,7 +45,6 @@ def read_settings(arguments: list[str]) -> ClientSettings:
         "MAX_PARTITION_TIME", "--max-partition-time", _duration, None, "give up after this time without the portal"
     )
     check = reader.switch(None, "--check", "only look at the settings")
-    reader.optional("LOG_DIR", "--log-dir", text_value, "")
     tunnel = read_tunnel_settings(
         reader, "client", token="", default_api_url=DEFAULT_API_URL, raise_limits_by_default=False
     )
@@ -58,7 +57,7 @@ def run(arguments: list[str]) -> int:
     if arguments[:1] and arguments[0] in status_view.COMMANDS:
         return status_view.run("client", arguments)
     settings = read_settings(arguments)
-    logs.configure(settings.tunnel.log_filter, settings.tunnel.log_format)
+    configure_logs(settings.tunnel, "client")
     if settings.check:
         return 0
     descriptors.raise_limit()

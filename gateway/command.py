@@ -9,12 +9,12 @@ from typing import Final, cast
 
 from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint
-from connectivity.io import descriptors, logs, status_view
+from connectivity.io import descriptors, status_view
 from connectivity.io.identity import load_or_create
 from connectivity.io.portal import read_system_info
 from connectivity.io.service import DEVICE, Role, run_tunnel
 from connectivity.io.status import serve
-from connectivity.io.tunnel_settings import TunnelSettings, read_tunnel_settings
+from connectivity.io.tunnel_settings import TunnelSettings, configure_logs, read_tunnel_settings
 from connectivity.phoenix.login import PortalLogin, gateway_login, user_agent
 from connectivity.settings import SettingsReader
 from connectivity.wireguard import KeyPair
@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
     if arguments[:1] and arguments[0] in status_view.COMMANDS:
         return status_view.run("gateway", arguments)
     settings = read_settings(arguments)
-    logs.configure(settings.tunnel.log_filter, settings.tunnel.log_format)
+    configure_logs(settings.tunnel, "gateway")
     for warning in settings.warnings:
         log.warning(warning)
     descriptors.raise_limit()

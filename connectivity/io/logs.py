@@ -22,6 +22,8 @@ from functools import lru_cache
 from typing import Final, TextIO
 
 from connectivity.endpoint import Endpoint
+from connectivity.errors import chain
+from connectivity.io.log_file import LogFile
 from connectivity.io.repetition import Repetition
 from connectivity.printable import printable
 from connectivity.settings import one_of
@@ -42,16 +44,17 @@ _NAMES: Final = {logging.CRITICAL: "ERROR", logging.WARNING: "WARN", TRACE: "TRA
 _SEVERITIES: Final = {"WARN": "WARNING", "TRACE": "DEBUG"}  # those that Google Cloud spells otherwise
 # Targets that the filter in use names.
 _filtered: list[str] = []
+_in_use: list[str] = []
 _NOISY: Final = ("aiohttp", "asyncio", "pyroute2", "opentelemetry")
 
 
-def configure(directives: str, form: str = HUMAN) -> None:
-    """Install the format and the filter on the root logger.
+def configure(directives: str, form: str = HUMAN, file: LogFile | None = None) -> None:
+    """Install the format and the filter on the root logger; each line goes to ``file``, too, always as JSON.
 
     Raises:
         ValueError: a directive that is neither a level nor ``target=level``.
     """
-    handler = _Handler(sys.stderr)
+    handler = _Handler(sys.stderr, file=file)
     handler.setFormatter(_Formatter() if form == HUMAN else _JsonFormatter())
     logging.addLevelName(TRACE, "TRACE")
     # No line shows where it was written and by which thread; finding out would take a third of the time of writing.
@@ -68,6 +71,7 @@ def set_filter(directives: str) -> None:
         ValueError: as above; then the one before stays.
     """
     default, targets = parse_filter(directives)
+    _in_use[:] = [directives]
     for name in _filtered:
         logging.getLogger(name).setLevel(logging.NOTSET)
     _filtered[:] = targets
@@ -76,6 +80,11 @@ def set_filter(directives: str) -> None:
         logging.getLogger(name).setLevel(max(default, logging.WARNING))
     for name, level in targets.items():
         logging.getLogger(name).setLevel(level)
+
+
+def filter_in_use() -> str:
+    """As it was given last."""
+    return "".join(_in_use)
 
 
 def parse_filter(directives: str) -> tuple[int, dict[str, int]]:
@@ -96,8 +105,12 @@ def parse_filter(directives: str) -> tuple[int, dict[str, int]]:
 class _Handler(logging.StreamHandler[TextIO]):
     """Writes each line in one piece, and repeated ones once; standard error flushes by itself at its end."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stream: TextIO, clock: Callable[[], float] = time.monotonic, file: LogFile | None = None
+    ) -> None:
         super().__init__(stream)
+        self._file = file
+        self._filed = _JsonFormatter()
         self._clock = clock
         self._repetition = Repetition()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -121,6 +134,8 @@ class _Handler(logging.StreamHandler[TextIO]):
                 self._write(told)
         finally:
             self.release()
+        if self._file is not None:
+            self._file.close()
         super().close()
 
     def _arm(self, now: float) -> None:
@@ -150,6 +165,16 @@ class _Handler(logging.StreamHandler[TextIO]):
             self.stream.write(self.format(record) + "\n")
         except Exception:  # noqa: BLE001 - as in the base class: logging never ends what it tells of
             self.handleError(record)
+        if self._file is not None:
+            error = self._file.write(self._filed.format(record))
+            if error is not None:
+                self._tell_of_file(self._file, error)
+
+    def _tell_of_file(self, file: LogFile, error: OSError) -> None:
+        """Where the lines still go: here."""
+        told = logging.LogRecord(__name__, logging.WARNING, "", 0, "Going on without the log file", None, None)
+        told.fields = {"path": file.path, "error": chain(error)}
+        self.stream.write(self.format(told) + "\n")
 
 
 class _JsonFormatter(logging.Formatter):

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from connectivity.clock import Instant
 from connectivity.errors import FatalError, chain
-from connectivity.io import extension, host, status_document
+from connectivity.io import extension, host, logs, status_document, wire_log
 from connectivity.io.buffers import raise_limits
 from connectivity.io.extension import Extension, ExtensionHost, NoExtension
 from connectivity.io.local_socket import LocalServer
@@ -114,7 +114,7 @@ class _Service:
             portal_url=f"{login.scheme}://{login.host}:{login.port}",
         )
         self._portal = PortalState(since=time.monotonic_ns())
-        self._local = LocalServer(SOCKET_NAME, [web.get("/status", self._show_status)])
+        self._local = LocalServer(SOCKET_NAME, [web.get("/status", self._show_status)], self._set_filter)
         self._configuration: ConfigureTun | None = None  # what the device has
         self._host_changed = False
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -122,6 +122,7 @@ class _Service:
     def extend(self, driver: TunnelDriver) -> None:
         """Take the driver, and make what the role adds to it."""
         self.driver = driver
+        driver.trace(wire_log.active())
         make = self._role.make_extension
         given = ExtensionHost(self._core, driver.call, driver.fail, SOCKET_MARK, self._tun.name)
         self.extension = NoExtension() if make is None else make(given)
@@ -131,6 +132,7 @@ class _Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, lambda: self._set_filter(wire_log.toggled(logs.filter_in_use())))
         status = self._settings.status_address
         shown = (
             None if status is None else await serve(status, self._status, ready=lambda: self._configuration is not None)
@@ -174,6 +176,7 @@ class _Service:
     def act(self, action: object) -> None:
         match action:
             case SendToPortal(event, payload):
+                wire_log.told_portal(event)
                 self._link.send(event, payload)
             case ReconnectPortal():
                 self._link.reconnect()
@@ -216,6 +219,7 @@ class _Service:
     def _portal_event(self, event: object) -> None:
         match event:
             case MessageReceived(name, payload):
+                wire_log.portal_said(name)
                 self.driver.handle_portal(name, payload)
             case Joined():
                 self._portal.changed(time.monotonic_ns(), joined=True)
@@ -224,10 +228,22 @@ class _Service:
             case _:
                 raise AssertionError(f"nobody handles {type(event).__name__}")
 
+    def _set_filter(self, directives: str) -> None:
+        """Another log filter from now on.
+
+        Raises:
+            ValueError: it is none.
+        """
+        logs.set_filter(directives)
+        self.driver.trace(wire_log.active())
+        log.info("Log filter changed", extra={"fields": {"filter": directives}})
+
     async def _show_status(self, _: web.Request) -> web.Response:
         return web.json_response(self._status())
 
     def _status(self) -> dict[str, Any]:
+        if self._portal.joined and not self._link.joined:  # we left it ourselves
+            self._portal.changed(time.monotonic_ns(), joined=False)
         return status_document.build(
             self._identity,
             self._portal,

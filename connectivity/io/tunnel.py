@@ -22,6 +22,8 @@ from connectivity.io.guard import Guard, Timer
 from connectivity.io.refusals import Refusals
 from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
+from connectivity.io.wire_log import WireLog
+from connectivity.ip.flow import PacketRun
 from connectivity.portal.values import MessageError
 from connectivity.run import Transmit
 from connectivity.tunnel import TunnelCore
@@ -98,6 +100,7 @@ class TunnelDriver:
         self._reading_tun = False
         self._is_stopped = False
         self._firewall_hint_given = False
+        self._wire: WireLog | None = None
 
     @property
     def failed(self) -> asyncio.Future[None]:
@@ -164,6 +167,10 @@ class TunnelDriver:
             function(*arguments)
             self._drain()
 
+    def trace(self, wire: WireLog | None) -> None:
+        """Log all that passes from now on, or nothing of it."""
+        self._wire = wire
+
     def fail(self, error: Exception) -> None:
         """Stop, and give this reason to whoever waits for ``failed``."""
         self._guard.fail(error)
@@ -186,9 +193,12 @@ class TunnelDriver:
     def _socket_readable(self, socket: UdpSocket) -> None:
         errors: list[Exception] = []
         now, wall_now = time.monotonic_ns(), time.time_ns()
-        core, tun = self._core, self._tun
+        core, tun, wire = self._core, self._tun, self._wire
+        sink = tun.write if wire is None else self._traced_write
         for received in socket.receive(_RECEIVES_PER_TURN):
-            core.handle_datagrams(received, now, wall_now, tun.write, errors)
+            if wire is not None:
+                wire.received(received)
+            core.handle_datagrams(received, now, wall_now, sink, errors)
         errors += socket.take_errors()
         errors += tun.take_errors()
         self._drain(now)
@@ -201,6 +211,8 @@ class TunnelDriver:
         waiting = False
         with self._guard:
             for packets in self._tun.read(_PACKETS_PER_TURN):
+                if self._wire is not None:
+                    self._wire.from_host(packets)
                 transmit = self._core.handle_packets(packets, now, errors)
                 if transmit is not None:
                     self._send(transmit)
@@ -243,7 +255,14 @@ class TunnelDriver:
     def _write_to_host(self) -> None:
         """Write what the core itself has for the host."""
         while (packet := self._core.poll_host_packet()) is not None:
+            if self._wire is not None:
+                self._wire.own_to_host(packet)
             self._tun.write_packet(packet)
+
+    def _traced_write(self, packets: PacketRun) -> None:
+        if self._wire is not None:
+            self._wire.to_host(packets)
+        self._tun.write(packets)
 
     def _send_control(self) -> bool:
         """Send what the core itself wants sent; whether there was anything."""
@@ -263,6 +282,8 @@ class TunnelDriver:
         if socket is None:
             log.debug("No socket for this family", extra={"fields": {"destination": str(transmit.destination)}})
             return
+        if self._wire is not None:
+            self._wire.sent(transmit)
         error = socket.send(transmit)
         if error is not None:
             self._report([error])

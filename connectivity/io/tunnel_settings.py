@@ -4,11 +4,13 @@ import socket
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from connectivity.endpoint import Endpoint
 from connectivity.io import logs
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
+from connectivity.io.log_file import LogFile
 from connectivity.io.metrics import MetricsSettings, read_metrics_settings
 from connectivity.io.status_view import read_status_socket
 from connectivity.phoenix.login import parse_api_url
@@ -31,6 +33,7 @@ class TunnelSettings:
     status_socket: LocalSocket
     log_filter: str
     log_format: str
+    log_folder: Path | None
     raise_limits: bool
     send_buffer_bytes: int
     receive_buffer_bytes: int
@@ -63,6 +66,9 @@ def read_tunnel_settings(
         status_socket=read_status_socket(reader, service),
         log_filter=log_filter,
         log_format=log_format,
+        log_folder=reader.optional(
+            "LOG_DIR", "--log-dir", _folder, None, "folder for log files, beside standard error"
+        ),
         raise_limits=raised and not keep,
         send_buffer_bytes=reader.optional(
             "FIREZONE_UDP_SEND_BUFFER_SIZE", None, _buffer_size, SEND_BUFFER_BYTES, "bytes to ask for"
@@ -80,9 +86,21 @@ def read_tunnel_settings(
     )
 
 
+def configure_logs(settings: TunnelSettings, service: str) -> None:
+    """Log as the settings say from now on."""
+    file = None if settings.log_folder is None else LogFile(settings.log_folder, f"postern-{service}")
+    logs.configure(settings.log_filter, settings.log_format, file)
+
+
 def _log_filter(text: str) -> str:
     logs.parse_filter(text)
     return text
+
+
+def _folder(text: str) -> Path | None:
+    if not Path(text).is_absolute():
+        raise ValueError("expected an absolute path")
+    return Path(text)
 
 
 def _endpoint(text: str) -> Endpoint | None:

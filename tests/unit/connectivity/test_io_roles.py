@@ -37,7 +37,7 @@ def test_login_names_component_and_version(
     monkeypatch.setenv("FIREZONE_ID", "this-device")
     monkeypatch.setenv("HEALTH_CHECK_ADDR", "127.0.0.1:0")
     monkeypatch.setattr(command, "run_tunnel", run_tunnel)
-    monkeypatch.setattr(command.logs, "configure", lambda *_: None)
+    monkeypatch.setattr(command, "configure_logs", lambda *_: None)
     assert command.run([]) == 0
     ((settings, role),) = started
     login = role.make_login(settings, KEYS)
