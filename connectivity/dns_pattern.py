@@ -55,6 +55,16 @@ def is_pattern(text: str) -> bool:
     return all(text.removesuffix(".").split("."))
 
 
+def literal_suffix(pattern: str) -> str:
+    """The labels at its end that have no wildcard: every name that matches ends in them (or is them)."""
+    literal: list[str] = []
+    for label in reversed(_parts(pattern)):
+        if "*" in label or "?" in label:
+            break
+        literal.insert(0, label)
+    return ".".join(literal)
+
+
 @lru_cache(maxsize=_REMEMBERED_PATTERNS)
 def _parts(pattern: str) -> tuple[str, ...]:
     """Its labels, as names have them on the wire. A run of stars within a label is one."""

@@ -148,12 +148,18 @@ class RoleTunnel:
         """Ask the driver for something; actions other than ``Action`` are the role's extension's."""
         self.actions.append(action)
 
-    def configure(self, routes: Iterable[Network]) -> None:
+    def configure(
+        self,
+        routes: Iterable[Network],
+        *,
+        sentinels: tuple[tuple[IPAddress, Endpoint], ...] = (),
+        search_domain: str | None = None,
+    ) -> None:
         """Ask for the device configuration if it differs from the last one."""
         if self.interface is None:
             return
         networks = (*routes, PEERS_IPV4, PEERS_IPV6)
-        configuration = ConfigureTun(self.interface, networks, excluded(networks))
+        configuration = ConfigureTun(self.interface, networks, excluded(networks), sentinels, search_domain)
         if configuration != self._configured:
             self._configured = configuration
             for stale in [action for action in self.actions if isinstance(action, ConfigureTun)]:

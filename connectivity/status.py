@@ -16,7 +16,7 @@ class ResourceStatus:
     Attributes:
         kind: ``cidr``, ``dns`` or ``internet``.
         address: a network or a pattern; of the Internet resource none.
-        state: ``online`` with a gateway that was given, ``offline`` if the portal knew none that is, else ``unknown``.
+        state: ``online`` if a gateway of its sites is connected, ``offline`` if the portal knew none, else ``unknown``.
         gateway_id: the gateway that its packets go to.
     """
 

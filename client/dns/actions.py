@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
+from connectivity.clock import SECOND, Duration
 from connectivity.endpoint import Endpoint
+
+QUERY_TIMEOUT: Final[Duration] = 5 * SECOND  # what the driver gives a server; who asked asks again about then
 
 
 class Transport(Enum):

@@ -155,6 +155,13 @@ def read_error(packet: Packet) -> IcmpError | None:
     )
 
 
+def is_prohibition(error: IcmpError) -> bool:
+    """Whether somebody on the way does not let such packets through: "administratively prohibited"."""
+    if error.source.version == 4:
+        return (error.icmp_type, error.code) == (V4_UNREACHABLE, V4_ADMINISTRATIVELY_PROHIBITED)
+    return (error.icmp_type, error.code) == (V6_UNREACHABLE, V6_ADMINISTRATIVELY_PROHIBITED)
+
+
 def translate_error(
     error: IcmpError,
     source: IPAddress,

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from client.core import ClientDrop
+from client.drops import ClientDrop
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.run import Run
 from connectivity.tunnel import ConfigureTun, TunnelDrop

@@ -4,7 +4,6 @@ from ipaddress import ip_address
 
 import pytest
 
-from client.pending import PendingFlow
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.node import NodeError, UnknownConnectionError
@@ -83,7 +82,7 @@ def test_reuse_rolls_the_session_over_but_not_twice_in_twenty_seconds() -> None:
     assert initiations(world, "client") == 1
 
     def authorize_again() -> None:
-        world.client.role._pending["r-1"] = PendingFlow()  # type: ignore[attr-defined]  # the core is a client
+        world.client.role._requests.ask("r-1", world.now)  # type: ignore[attr-defined]  # the core is a client
         world.to_client("flow_created", world.flow(client, gateway))
         world.advance(SECOND)
 

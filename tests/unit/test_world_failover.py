@@ -2,7 +2,7 @@
 
 import pytest
 
-from client.pending import PendingFlow
+from client.drops import ClientDrop
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.run import Run
 from connectivity.tunnel import ConfigureTun
@@ -33,7 +33,7 @@ def test_a_gateway_that_dies_without_a_word_is_replaced_after_ice_gave_up() -> N
 
 def test_a_resource_that_moves_to_another_gateway_leaves_none_behind() -> None:
     world = connected(gateways=2)
-    world.client.role._pending["r-1"] = PendingFlow()  # type: ignore[attr-defined]  # the core is a client
+    world.client.role._requests.ask("r-1", world.now)  # type: ignore[attr-defined]  # the core is a client
     world.to("gateway-2", "authorize_flow", world.authorization("c-1/r-1", name="gateway-2"))
     world.advance(SECOND)
     assert [row.peer_id for row in world.client.connections()] == ["g-2"]
@@ -51,7 +51,7 @@ def test_losing_the_last_resource_of_a_gateway_says_goodbye(event: str) -> None:
         case "deleted":
             world.to_client("resource_deleted", "r-1")
         case "other kind":
-            world.to_client("resource_created_or_updated", resource | {"type": "dns", "address": "app.internal"})
+            world.to_client("resource_created_or_updated", resource | {"type": "internet"})
         case _:
             world.to_client("resource_created_or_updated", resource | {"address": "10.21.0.0/24"})
     world.advance(20 * MILLISECOND)
@@ -73,20 +73,46 @@ def test_a_gateway_that_serves_another_resource_too_stays() -> None:
     assert len(world.client.connections()) == len(world.gateway.connections()) == 1
 
 
-def test_a_site_that_is_offline_is_asked_for_every_two_seconds_only() -> None:
+def test_what_waits_for_a_site_that_is_offline_has_the_portal_asked_again_soon_and_then_less_often() -> None:
     world = World()
     world.start()
     world.online = []
-    for number in range(50):
-        world.send_from_client(question(b"%d" % number))
+    asked: list[int] = []
+    started = world.now
+    for number in range(150):
+        before = len(world.sent("create_flow"))
+        if number % 10 == 0:
+            world.send_from_client(question(b"%d" % number))
         world.advance(100 * MILLISECOND)
-    assert len(world.sent("create_flow")) == 3  # at 0, 2 and 4 s
+        asked += [(world.now - started) // (100 * MILLISECOND)] * (len(world.sent("create_flow")) - before)
+    # At once, after 0.1, 0.2, 0.4, 0.8, 1.6 and 2 s; then what waited is dropped, and packets ask every 2 s.
+    assert asked == [1, 1, 3, 7, 15, 31, 51, 81, 101, 121, 141]
+
+
+def test_a_gateway_that_comes_back_gets_what_waited() -> None:
+    world = World()
+    world.start()
+    world.online = []
+    world.send_from_client(question(b"first"))
+    world.advance(500 * MILLISECOND)
     world.online = ["gateway"]
     world.advance(SECOND)
+    assert world.host_received["gateway"] == [question(b"first")]
+    assert len(world.sent("create_flow")) == 4  # at 0, 0.1, 0.3 and 0.7 s
+
+
+def test_after_the_portal_has_been_asked_for_long_what_waits_is_dropped() -> None:
+    world = World()
+    world.start()
+    world.online = []
+    world.send_from_client(question(b"first"))
+    world.advance(10 * SECOND)
+    assert world.client.statistics().waiting_packets == 0
+    assert world.client.statistics().flow_drops[ClientDrop.UNREACHABLE] == 1
+    world.online = ["gateway"]
     world.send_from_client(question(b"at last"))
     world.advance(SECOND)
-    kept = [question(b"%d" % number) for number in range(41, 50)]  # since the last answer
-    assert world.host_received["gateway"] == [*kept, question(b"at last")]
+    assert world.host_received["gateway"] == [question(b"at last")]
 
 
 def test_without_a_relay_the_portal_is_asked_for_one_and_the_packets_wait() -> None:

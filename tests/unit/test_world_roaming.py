@@ -2,7 +2,7 @@
 
 import pytest
 
-from client.core import ASKED_AFTER_RESET
+from client.role import ASKED_AFTER_RESET
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.wireguard import DropReason
 from tests.unit.test_world import answer, connected, question, udp

@@ -65,8 +65,8 @@ def test_a_client_tells_which_gateway_each_resource_has_and_a_gateway_what_each_
     shown = world.client.status()
     assert shown.clients is None
     assert shown.resources == (
-        ResourceStatus("r-1", "lan", "cidr", "10.20.0.0/24", "online", "g-1"),
         ResourceStatus("r-2", "lab", "cidr", "10.30.0.0/24", "unknown", None),
+        ResourceStatus("r-1", "lan", "cidr", "10.20.0.0/24", "online", "g-1"),
     )
     addresses = tuple(map(ip_address, CLIENT_TUNNEL))
     (client,) = world.gateway.status().clients or ()

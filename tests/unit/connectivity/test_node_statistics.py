@@ -4,7 +4,7 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import cast
 
-from client.core import ClientDrop
+from client.drops import ClientDrop
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.ice.policy import CandidateRefusal
 from connectivity.node.connection import Connection
@@ -87,6 +87,8 @@ def test_what_waits_for_a_gateway_in_vain_is_counted() -> None:
     world.start()
     world.online = []
     world.send_from_client(question(b"first"))
+    assert world.client.statistics().flow_drops[ClientDrop.UNREACHABLE] == 0
+    world.advance(10 * SECOND)
     assert world.client.statistics().flow_drops[ClientDrop.UNREACHABLE] == 1
     world.online = ["gateway"]
     world.advance(2 * SECOND)
