@@ -1,25 +1,26 @@
-"""Compiles and loads XDP programs, ``relay_xdp.c`` above all: the only importer of bcc, and lazily.
+"""Loads XDP programs, ``relay_xdp.c`` above all, by a process of their own that compiles them (``ebpf.compiler``).
 
-bcc comes from the distribution and writes its compiler's words and the verifier's log to standard error. Both are held
-back and only told if something fails, as the reason. While it compiles (about a second) nothing else of this process
-should write to standard error.
+What that process writes to standard error, its compiler's words and the verifier's log, is only told if something
+fails, as the reason.
 """
 
-import importlib
+import json
 import logging
 import os
 import re
+import socket
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
 from ebpf import bpf_syscall, layout
+from ebpf.compiler import BccMissingError, import_bcc
 from ebpf.headers import VARIABLE, find_headers
 from ebpf.outcomes import OUTCOME_COUNT, Direction
 from ebpf.settings import OffloadError
@@ -28,7 +29,10 @@ PROGRAM_NAME: Final = "postern_relay"  # at most 15 characters: the kernel keeps
 _DIRECTORY: Final = Path(__file__).resolve().parent
 INCLUDE: Final = _DIRECTORY / "include"
 _SOURCE: Final = _DIRECTORY / "relay_xdp.c"
+_COMPILER: Final = _DIRECTORY / "compiler.py"
 _INTERESTING: Final = re.compile(r"error|invalid|not allowed|denied|too complex|unknown|exceeded|R\d+ ", re.IGNORECASE)
+_COMPILE_SECONDS: Final = 60.0  # a slow machine takes ten
+_ANSWER_BYTES: Final = 65_536
 _MAPS: Final = ("flows_v4", "flows_v6", "bindings", "buckets", "config", "next_hops", "outcome_stats")
 
 _log = logging.getLogger("ebpf.loader")
@@ -51,18 +55,19 @@ class BuildOptions:
 
 
 class LoadedProgram:
-    """The program and its maps, loaded and not attached. Closing frees both."""
+    """The program and its maps, loaded and not attached, as descriptors. Closing frees both."""
 
-    def __init__(self, module: Any, fd: int, maps: Mapping[str, int]) -> None:
-        self._module = module
+    def __init__(self, fd: int, maps: Mapping[str, int]) -> None:
         self.fd = fd
         self.maps = maps
+        self._is_open = True
 
     def close(self) -> None:
         """Free program and maps; once is enough."""
-        if self._module is not None:
-            self._module.cleanup()
-            self._module = None
+        if self._is_open:
+            self._is_open = False
+            for descriptor in (self.fd, *self.maps.values()):
+                os.close(descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -90,49 +95,58 @@ def load_source(source: Path, name: str, flags: Sequence[str], maps: Sequence[st
     Raises:
         OffloadError: as ``load``.
     """
-    bcc = _import_bcc()
     headers = find_headers()
     started = time.monotonic()
-    previous = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = str(headers)
-    module = None
-    with _held_back_stderr() as noise:
-        try:
-            module = bcc.BPF(src_file=os.fsencode(source), cflags=list(flags))
-            function = module.load_func(name.encode(), bcc.BPF.XDP)
-        except Exception as error:  # bcc raises the bare class for everything
-            if module is not None:
-                module.cleanup()
-            raise OffloadError(f"cannot load the relay's program ({_reason(noise)})") from error
-        finally:
-            if previous is None:
-                del os.environ[VARIABLE]
-            else:
-                os.environ[VARIABLE] = previous
-    descriptors = {each: int(bcc.lib.bpf_table_fd(module.module, each.encode())) for each in maps}
+    request = {"source": str(source), "name": name, "flags": list(flags), "maps": list(maps)}
+    with tempfile.TemporaryFile() as noise:
+        answer, descriptors = _compile(request, headers, noise)
+        if "missing" in answer:
+            raise OffloadError(answer["missing"])
+        if not descriptors:
+            refusal = OffloadError(f"cannot load the relay's program ({_reason(noise)})")
+            raise refusal from OffloadError(answer.get("refused", "the compiler ended without a word"))
     milliseconds = round((time.monotonic() - started) * 1000)
     _log.debug("program loaded", extra={"fields": {"headers": str(headers), "milliseconds": milliseconds}})
-    return LoadedProgram(module, function.fd, descriptors)
+    return LoadedProgram(descriptors[0], dict(zip(maps, descriptors[1:], strict=True)))
 
 
 def bcc_problem() -> str:
-    """Why bcc cannot be used, or nothing."""
+    """Why bcc cannot be used, or nothing. Imports it into this process."""
     try:
-        _import_bcc()
-    except OffloadError as error:
-        return f"{error}: {error.__cause__}"
+        import_bcc()
+    except BccMissingError as error:
+        return str(error)
     return ""
 
 
-def _import_bcc() -> Any:
-    try:
-        return importlib.import_module("bcc")
-    except (ImportError, OSError) as error:
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise OffloadError(
-            f"bcc cannot be imported by Python {version} (install python3-bpfcc; a virtual environment needs "
-            "--system-site-packages)"
-        ) from error
+def _compile(request: Mapping[str, Any], headers: Path, noise: IO[bytes]) -> tuple[dict[str, str], list[int]]:
+    """What the compiling process answers, and the descriptors that come with it: program, then maps.
+
+    Raises:
+        OffloadError: it takes too long.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = subprocess.Popen(
+            [sys.executable, "-P", str(_COMPILER), json.dumps(request), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, VARIABLE: str(headers)},
+            stdin=subprocess.DEVNULL,
+            stdout=noise,
+            stderr=noise,
+        )
+        with child:
+            theirs.close()
+            ours.settimeout(_COMPILE_SECONDS)
+            try:
+                data, descriptors, _, _ = socket.recv_fds(ours, _ANSWER_BYTES, 1 + len(request["maps"]))
+            except TimeoutError:
+                raise OffloadError(f"the compiler did not end within {_COMPILE_SECONDS:.0f} s") from None
+            finally:
+                child.kill()  # it has nothing more to do, and frees its memory at once
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    return json.loads(data) if data else {}, descriptors
 
 
 def _check_geometry(program: LoadedProgram, options: BuildOptions) -> None:
@@ -161,17 +175,3 @@ def _reason(noise: IO[bytes]) -> str:
     telling = [line for line in lines if _INTERESTING.search(line) and not line.startswith(";")]
     chosen = (telling or lines)[-3:]
     return " | ".join(chosen)[-600:] or "no reason given"
-
-
-@contextmanager
-def _held_back_stderr() -> Iterator[IO[bytes]]:
-    """Sends descriptor 2, which bcc's C++ half writes to, into a file."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as noise:
-        os.dup2(noise.fileno(), 2)
-        try:
-            yield noise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)

@@ -1,4 +1,4 @@
-# The part of the distribution's bcc that ebpf/loader.py uses.
+# The part of the distribution's bcc that ebpf/compiler.py uses.
 
 from collections.abc import Sequence
 from ctypes import CDLL, c_void_p

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -23,11 +24,24 @@ def test_importing_the_package_does_not_import_bcc() -> None:
     assert done.stdout == "False\n"
 
 
-def test_loading_without_bcc_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bcc", None)
-    with pytest.raises(OffloadError, match="python3-bpfcc"):
+def test_loading_without_bcc_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "bcc.py").write_text("raise ImportError('not here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(loader, "find_headers", lambda: tmp_path)
+    with pytest.raises(OffloadError, match=r"python3-bpfcc.*not here"):
         loader.load(loader.BuildOptions(16, 9))
+    monkeypatch.setitem(sys.modules, "bcc", None)
     assert "python3-bpfcc" in doctor.explain()[0]
+
+
+def test_a_compiler_that_says_nothing_is_told_with_what_it_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "bcc.py").write_text("import os; os.write(2, b'fatal error: no memory\\n'); os._exit(1)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(loader, "find_headers", lambda: tmp_path)
+    with pytest.raises(OffloadError, match="no memory"):
+        loader.load(loader.BuildOptions(16, 9))
 
 
 def test_only_named_flags_reach_the_compiler() -> None:
