@@ -4,6 +4,7 @@ Importing this needs neither bcc nor privileges; making a ``RelayOffload`` does.
 """
 
 from ebpf.doctor import explain
+from ebpf.host import find_interfaces
 from ebpf.layout import MAX_LISTEN_PORTS, Counter
 from ebpf.offload import Counters, FlowCounters, RelayOffload, View
 from ebpf.outcomes import Direction, Outcome
@@ -22,4 +23,5 @@ __all__ = [
     "RelayOffload",
     "View",
     "explain",
+    "find_interfaces",
 ]

@@ -13,7 +13,9 @@ from relay.driver.offload import OffloadStatus
 
 
 class Health:
-    """Alive as long as it answers; ready once traffic is served and the portal, if any, let us in, until it drains."""
+    """Alive as long as it answers; ready once traffic is served, by the offload too if there is to be one, and the
+    portal, if any, let us in; until it drains.
+    """
 
     def __init__(
         self, link: PortalLink | None, *, offload: Callable[[], OffloadStatus], metrics: Callable[[], list[Metric]]
@@ -52,7 +54,7 @@ class Health:
     async def _readyz(self, _request: web.Request) -> web.Response:
         status = self._offload()
         is_joined = self._link is None or self._link.joined
-        is_ready = self.serving and is_joined and not self.draining
+        is_ready = self.serving and is_joined and not (self.draining or status.is_loading)
         body = {
             "ready": is_ready,
             "draining": self.draining,

@@ -11,7 +11,7 @@ import asyncio
 import importlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
@@ -23,7 +23,7 @@ from relay.core.configuration import STUN_PORT
 from relay.core.quotas import Numbers
 
 if TYPE_CHECKING:
-    from ebpf import Counters, FlowCounters, RelayOffload, View
+    from ebpf import Counters, FlowCounters, OffloadSettings, RelayOffload, View
 
 OFF: Final = "off"
 _LOOKS: Final = 2  # one that finds an interface back, and one that tests it
@@ -39,6 +39,7 @@ class OffloadStatus:
     mode: str
     reason: str
     egress: dict[str, str]
+    is_loading: bool = False
 
     def document(self) -> dict[str, Any]:
         """As JSON shows it."""
@@ -63,11 +64,23 @@ class Fill:
     refused: int
 
 
-class Offload:
-    """The loaded program, or the reason why there is none."""
+@dataclass(slots=True)
+class _Waiting:
+    """What the program is to be told once it is loaded; as much as the core has of it."""
 
-    def __init__(self, program: "RelayOffload | None", reason: str, listen_ports: Sequence[int] = (STUN_PORT,)) -> None:
-        self._program = program
+    settings: "OffloadSettings"
+    channels: dict[tuple[Endpoint, int], InstallChannel] = field(default_factory=dict)
+    buckets: dict[int, SetBucket] = field(default_factory=dict)
+
+
+class Offload:
+    """The loaded program, one that is being loaded while user space relays, or the reason why there is none."""
+
+    def __init__(
+        self, reason: str, settings: "OffloadSettings | None" = None, listen_ports: Sequence[int] = (STUN_PORT,)
+    ) -> None:
+        self._program: RelayOffload | None = None
+        self._waiting = None if settings is None else _Waiting(settings)
         self._reason = reason
         self._listen_ports = frozenset(listen_ports)
         self._owners: dict[tuple[Endpoint, int], set[FiveTuple]] = {}
@@ -76,26 +89,28 @@ class Offload:
         self._share: Callable[[Numbers | None], None] = lambda _: None
 
     @classmethod
-    def load(cls, wish: OffloadWish | None, public: Mapping[int, IPAddress], listen_ports: Sequence[int]) -> "Offload":
-        """Compile, load and attach; takes seconds.
+    def prepare(
+        cls, wish: OffloadWish | None, public: Mapping[int, IPAddress], listen_ports: Sequence[int]
+    ) -> "Offload":
+        """See what there is to load.
 
         Raises:
-            FatalError: offload was demanded and does not work, or an interface does not exist.
+            FatalError: offload was demanded and cannot be had, or an interface does not exist.
         """
         if wish is None:
-            return cls(None, "not asked for")
+            return cls("not asked for")
         try:
             ebpf = _ebpf()
         except ImportError as error:
             if wish.mode != "auto":
                 raise FatalError("cannot offload") from error
             _log.warning("Offload is off", extra={"fields": {"reason": chain(error)}})
-            return cls(None, chain(error))
+            return cls(chain(error))
         served = tuple(dict.fromkeys(listen_ports))
         if len(served) > ebpf.MAX_LISTEN_PORTS:
             served, left = served[: ebpf.MAX_LISTEN_PORTS], served[ebpf.MAX_LISTEN_PORTS :]
             _log.warning("Too many listen ports to offload", extra={"fields": {"left": ",".join(map(str, left))}})
-        offload_settings = ebpf.OffloadSettings(
+        settings = ebpf.OffloadSettings(
             interfaces=wish.interfaces,
             mode=wish.mode,
             listen_ports=served,
@@ -104,35 +119,72 @@ class Offload:
             generic_from_peer=wish.generic_from_peer,
         )
         try:
-            program = ebpf.RelayOffload(offload_settings)  # says in the log what became of it
+            ebpf.find_interfaces(wish.interfaces)
         except ebpf.OffloadError as error:
             raise FatalError("cannot offload") from error
-        if program.mode == OFF:
+        return cls("being loaded", settings, served)
+
+    async def load(self) -> None:
+        """Compile, load and attach in another thread, which takes seconds; then tell the program what there is by now.
+
+        Raises:
+            FatalError: offload was demanded and does not work.
+        """
+        if self._waiting is None:
+            return
+        ebpf = _ebpf()
+        try:
+            program = await asyncio.to_thread(ebpf.RelayOffload, self._waiting.settings)  # logs what became of it
+        except ebpf.OffloadError as error:
+            raise FatalError("cannot offload") from error
+        self.adopt(program)
+
+    def adopt(self, program: "RelayOffload") -> None:
+        """Have this program forward from now on what the core has told; one that is off, or that nobody waits for any
+        more, is closed.
+        """
+        waiting, self._waiting = self._waiting, None
+        if waiting is None or program.mode == OFF:
+            self._reason = program.reason
             program.close()
-            return cls(None, program.reason)
-        return cls(program, program.reason, served)
+            return
+        self._program, self._reason = program, program.reason
+        self._share(program.bucket_memory)
+        for bucket in waiting.buckets.values():
+            self.set_bucket(bucket)
+        for key, channel in waiting.channels.items():
+            if len(self._owners.get(key, ())) == 1:
+                self._install(channel)
 
     def share_buckets(self, share: Callable[[Numbers | None], None]) -> None:
-        """Tell where the program's token buckets are, and when they have gone."""
+        """Tell where the program's token buckets are, now or when they come, and when they have gone."""
+        self._share = share
         if self._program is not None:
-            self._share = share
             share(self._program.bucket_memory)
 
     def set_bucket(self, bucket: SetBucket) -> None:
         """A user, or the whole relay, may move so much."""
+        if self._waiting is not None:
+            self._waiting.buckets[bucket.bucket] = bucket
         self._attempt(lambda program: program.set_bucket(bucket.bucket, bucket.bytes_per_second))
 
     def install(self, channel: InstallChannel) -> None:
         """A channel relays, or relays for longer."""
-        client, server = channel.five_tuple.client, channel.five_tuple.server
-        if self._program is None or server.port not in self._listen_ports:
+        has_use = self._program is not None or self._waiting is not None
+        if not has_use or channel.five_tuple.server.port not in self._listen_ports:
             return
-        key = (client, channel.channel)
+        key = (channel.five_tuple.client, channel.channel)
         owners = self._owners.setdefault(key, set())
         owners.add(channel.five_tuple)
-        if len(owners) > 1:
+        if self._waiting is not None:
+            self._waiting.channels[key] = channel
+        elif len(owners) > 1:
             self._attempt(lambda program: program.remove(*key))
-            return
+        else:
+            self._install(channel)
+
+    def _install(self, channel: InstallChannel) -> None:
+        client, server = channel.five_tuple.client, channel.five_tuple.server
         flow = _ebpf().ChannelFlow(
             client=client,
             channel=channel.channel,
@@ -150,14 +202,14 @@ class Offload:
 
     def remove(self, channel: RemoveChannel) -> FlowCount:
         """A channel relays no longer. What the kernel relayed for it is told, because it is forgotten with this."""
-        if self._program is None:
-            return FlowCount()
         key = (channel.five_tuple.client, channel.channel)
         owners = self._owners.get(key, set())
         owners.discard(channel.five_tuple)
         if owners:
             return FlowCount()
         self._owners.pop(key, None)
+        if self._waiting is not None:
+            self._waiting.channels.pop(key, None)
         return _flow_count(self._attempt(lambda program: program.remove(*key)))
 
     def flow_counters(self, five_tuple: FiveTuple, channel: int) -> FlowCount:
@@ -193,7 +245,7 @@ class Offload:
     def status(self) -> OffloadStatus:
         """What health and metrics show."""
         if self._program is None:
-            return OffloadStatus(OFF, self._reason, {})
+            return OffloadStatus(OFF, self._reason, {}, is_loading=self._waiting is not None)
         return OffloadStatus(self._program.mode, self._program.reason, dict(self._program.egress_states()))
 
     def counters(self) -> "Counters | None":
@@ -205,6 +257,7 @@ class Offload:
 
     def close(self) -> None:
         """Detach and unload; the counters stay."""
+        self._waiting = None
         program, self._program = self._program, None
         if program is None:
             return

@@ -1,8 +1,8 @@
 """How a relay starts and ends.
 
-Order of start: sockets, health, offload, then traffic, then the portal if there is one. What fails before traffic is
-fatal and in one line; what fails after it costs at most what it was for: the portal may be away, an offload may go, a
-socket may refuse.
+Order of start: sockets, health, then traffic and the portal if there is one; beside them the offload is loaded, and a
+relay is ready when that is decided. What fails before traffic is fatal and in one line, and so is an offload that was
+demanded; what else fails costs at most what it was for: the portal may be away, an offload may go, a socket may refuse.
 
 Order of end, on SIGTERM: leave the portal, so that it names other relays to clients; refuse new allocations; end when
 the last one is gone or the time for it has passed. SIGINT, or a second SIGTERM, ends at once.
@@ -73,9 +73,8 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
         stack.push_async_callback(admin.close)
         await admin.start(settings.admin_socket)
         listen_ports = [endpoint.port for endpoint in configuration.listen]
-        service.offload = Offload.load(configuration.offload, configuration.public, listen_ports)
+        service.offload = Offload.prepare(configuration.offload, configuration.public, listen_ports)
         service.offload.share_buckets(server.share_buckets)
-        await advising.say_of_filters()
         stack.enter_context(telemetry.exporting(settings.telemetry))
         service.tracing = telemetry.tracing
         _spare_the_collector()
@@ -152,6 +151,8 @@ async def _drain(
 
 
 async def _maintain(service: RelayService, telemetry: Telemetry, advising: Advising) -> None:
+    await service.offload.load()
+    await advising.say_of_filters()
     while True:
         await asyncio.sleep(_MAINTENANCE_SECONDS)
         await service.maintain()

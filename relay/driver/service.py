@@ -78,7 +78,7 @@ class RelayService:
         self._direct = Direct(server.data_path, self.sockets)
         self._requests = RequestQueue(server)
         self._answering: asyncio.Handle | None = None
-        self.offload = Offload(None, "not loaded yet")
+        self.offload = Offload("not prepared yet")
         self.tracing: Tracing | None = None
         self._guard = Guard(loop)
         self._answers: list[ToClient] = []

@@ -125,7 +125,7 @@ def test_every_setting_is_in_the_operators_page_and_nothing_else(monkeypatch: py
 
 def test_every_metric_is_in_the_operators_page() -> None:
     text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
-    sources = Sources(Offload(None, ""), UdpCounters(), StreamCounters(), 0)
+    sources = Sources(Offload(""), UdpCounters(), StreamCounters(), 0)
     names = [metric.name for metric in collect(RelayUnderTest().server.statistics(), sources)]
     assert [name for name in names if f"`{name}`" not in text] == []
 
@@ -142,6 +142,6 @@ def test_every_reason_for_a_drop_is_in_the_operators_page_and_at_metrics_from_th
     reasons = {reason.value for reason in DropReason}
     rows = [line.split("|")[1] for line in table.splitlines()[2:]]
     assert set(re.findall(r"`(\w+)`", "".join(rows))) == reasons
-    sources = Sources(Offload(None, ""), UdpCounters(), StreamCounters(), 0)
+    sources = Sources(Offload(""), UdpCounters(), StreamCounters(), 0)
     (drops,) = [m for m in collect(RelayUnderTest().server.statistics(), sources) if m.name == "drops_total"]
     assert {labels["reason"] for labels, count in drops.rows if not count} == reasons

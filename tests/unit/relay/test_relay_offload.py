@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -29,7 +30,7 @@ from relay.core import FiveTuple, InstallChannel, RemoveChannel, SetBucket, quot
 from relay.core.quotas import Numbers
 from relay.driver import offload as module
 from relay.driver.metrics import Sources, collect, render
-from relay.driver.offload import Fill, FlowCount, Offload
+from relay.driver.offload import Fill, FlowCount, Offload, OffloadStatus
 from relay.driver.streams import StreamCounters
 from tests.unit.relay.playbook import PEER4, SERVER4, Client, RelayUnderTest, channel_message
 
@@ -107,7 +108,13 @@ def kernel() -> ListOffload:
 
 @pytest.fixture
 def offload(kernel: ListOffload) -> Offload:
-    return Offload(kernel, "")  # type: ignore[arg-type] # the methods it uses
+    return loaded(kernel)
+
+
+def loaded(kernel: ListOffload, *, listen_ports: tuple[int, ...] = (3478,)) -> Offload:
+    offload = Offload("being loaded", OffloadSettings(interfaces=("eth0",)), listen_ports)
+    offload.adopt(kernel)  # type: ignore[arg-type] # the methods it uses
+    return offload
 
 
 def installed(channel: int = 0x4000, server: Endpoint = SERVER4, expires_at: int = 5) -> InstallChannel:
@@ -162,7 +169,7 @@ def test_buckets_come_before_the_channels_that_name_them(offload: Offload, kerne
 
 def test_token_buckets_are_shared_until_the_program_goes(offload: Offload, kernel: ListOffload) -> None:
     given: list[Numbers | None] = []
-    Offload(None, "none").share_buckets(given.append)
+    Offload("none").share_buckets(given.append)
     assert given == []
     offload.share_buckets(given.append)
     assert given == [kernel.bucket_memory]
@@ -181,7 +188,7 @@ def test_both_paths_have_the_same_idea_of_a_bucket() -> None:
 
 
 def test_each_listen_port_that_the_program_knows_is_offloaded(kernel: ListOffload) -> None:
-    offload = Offload(kernel, "", [3478, 80])  # type: ignore[arg-type] # the methods it uses
+    offload = loaded(kernel, listen_ports=(3478, 80))
     http, other = (Endpoint(SERVER4.ip, port) for port in (80, 3479))
     offload.install(installed(server=other))
     assert not kernel.flows
@@ -224,27 +231,71 @@ def test_it_follows_the_host_until_there_is_nothing_to_see(offload: Offload, ker
     assert "interface is gone" in offload.status().reason
 
 
+def test_what_came_while_it_was_loaded_is_offloaded_then(kernel: ListOffload) -> None:
+    offload = Offload("being loaded", OffloadSettings(interfaces=("eth0",)))
+    given: list[Numbers | None] = []
+    offload.share_buckets(given.append)
+    assert offload.status().is_loading
+    offload.set_bucket(SetBucket(3, 500))
+    offload.set_bucket(SetBucket(3, 1000))
+    offload.install(installed(expires_at=5))
+    offload.install(installed(expires_at=9))
+    offload.install(installed(0x4001))
+    assert offload.remove(RemoveChannel(FiveTuple(CLIENT, SERVER4), 0x4001)) == FlowCount()
+    offload.install(installed(0x4002))
+    offload.install(installed(0x4002, OTHER_SERVER))
+    offload.adopt(kernel)  # type: ignore[arg-type] # the methods it uses
+    assert {channel: flow.expires_at for (_, channel), flow in kernel.flows.items()} == {0x4000: 9}
+    assert kernel.buckets == {3: 1000}
+    assert given == [kernel.bucket_memory]
+    assert not offload.status().is_loading
+    offload.remove(RemoveChannel(FiveTuple(CLIENT, OTHER_SERVER), 0x4002))
+    offload.install(installed(0x4002))
+    assert set(kernel.flows) == {(CLIENT, 0x4000), (CLIENT, 0x4002)}
+
+
+def test_a_program_that_comes_too_late_is_closed(kernel: ListOffload) -> None:
+    offload = Offload("being loaded", OffloadSettings(interfaces=("eth0",)))
+    offload.install(installed())
+    offload.close()
+    offload.adopt(kernel)  # type: ignore[arg-type] # the methods it uses
+    assert kernel.closed
+    assert not kernel.flows
+
+
 def test_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[OffloadSettings] = []
 
     def make(settings: OffloadSettings) -> ListOffload:
         made.append(settings)
-        if settings.interfaces == ("nosuch0",):
-            raise OffloadError("no such network interface: nosuch0")
+        if settings.mode == "native":
+            raise OffloadError("native mode is refused")
         return ListOffload("off", "no headers") if settings.interfaces == ("lo",) else ListOffload()
+
+    def find(names: tuple[str, ...]) -> None:
+        if names == ("nosuch0",):
+            raise OffloadError("no such network interface: nosuch0")
+
+    def load(wish: OffloadWish | None, listen_ports: Sequence[int] = (3478, 80, 3478)) -> OffloadStatus:
+        offload = Offload.prepare(wish, public, listen_ports)
+        asyncio.run(offload.load())
+        return offload.status()
 
     ebpf = module._ebpf()
     monkeypatch.setattr(ebpf, "RelayOffload", make)
-    public, ports = {4: ip_address("192.0.2.10")}, [3478, 80, 3478]
-    assert Offload.load(None, public, ports).status().reason == "not asked for"
+    monkeypatch.setattr(ebpf, "find_interfaces", find)
+    public = {4: ip_address("192.0.2.10")}
+    assert load(None).reason == "not asked for"
     assert not made
-    assert Offload.load(WISH, public, ports).status().egress == {"eth0": "verified"}
+    assert load(WISH).egress == {"eth0": "verified"}
     assert (made[0].public, made[0].mode, made[0].listen_ports) == ((public[4],), "auto", (3478, 80))
-    assert Offload.load(OffloadWish(("lo",), "auto", (), False), public, ports).status().reason == "no headers"
-    Offload.load(WISH, public, range(1, 12))
+    assert load(OffloadWish(("lo",), "auto", (), False)).reason == "no headers"
+    load(WISH, range(1, 12))
     assert made[-1].listen_ports == tuple(range(1, 9)), "no more than it has room for"
     with pytest.raises(FatalError):
-        Offload.load(OffloadWish(("nosuch0",), "auto", (), False), public, ports)
+        load(OffloadWish(("eth0",), "native", (), False))
+    with pytest.raises(FatalError):
+        Offload.prepare(OffloadWish(("nosuch0",), "auto", (), False), public, [3478])
 
 
 def test_metrics_add_both_paths_up(offload: Offload) -> None:
