@@ -295,6 +295,7 @@ def test_a_relay_that_only_prefers_to_offload_serves_without_bpf(stack: Stack) -
     env = {**BASE["relay"], "FIREZONE_TOKEN": stack.tokens.relay, "POSTERN_EBPF_INTERFACES": "eth0"}
     relay = stack.lab.spawn("relay", stack.lab.relay, [*WITHOUT_BPF, *POSTERN, "relay"], env)
     wait_until(lambda: "Joined the portal" in relay.log_text(), "the relay has joined", [relay])
+    wait_until(lambda: "offload is off" in relay.log_text(), "the offload is decided", [relay])
     assert stack.xdp_mode() == "off"
     warnings = [line for line in relay.log_text().splitlines() if " WARN " in line]
     assert len(warnings) == 1
