@@ -76,7 +76,7 @@ def run(arguments: list[str]) -> int:
             user_agent=user_agent("headless-client", read_system_info()),
         )
 
-    role = Role("client", make_core, make_login, ClientRole.peer_field, settings.max_partition_seconds)
+    role = Role("client", make_core, make_login, ClientRole.peer_field, settings.max_partition_seconds, roams=True)
     asyncio.run(run_tunnel(settings.tunnel, role))
     return 0
 

@@ -37,6 +37,7 @@ import aiohttp
 from yarl import URL
 
 from connectivity.clock import SECOND, Duration, Instant
+from connectivity.endpoint import IPAddress
 from connectivity.errors import chain
 from connectivity.io.portal_resolver import PortalResolver
 from connectivity.io.udp_options import set_mark
@@ -132,7 +133,13 @@ class PortalLink:
             return
         self._login = login or self._login
         self._channel.clear_queue()
+        self._channel.handle_disconnected()  # what is sent from now on belongs to the next connection
+        self.joined = False
         self._interrupt.set()
+
+    def addresses(self) -> list[IPAddress]:
+        """Where the portal is, by what its name resolved to last."""
+        return self._resolver.known(self._login.host)
 
     async def close(self) -> None:
         """Close the WebSocket in good form, within a second, and end ``run`` and ``events``."""

@@ -9,10 +9,12 @@ import logging
 import socket
 import threading
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Any, Final, TypeAlias
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from connectivity.endpoint import IPAddress
 from connectivity.errors import chain
 
 RESOLVE_SECONDS: Final = 3.0  # before the addresses known from before are used
@@ -58,6 +60,10 @@ class PortalResolver(AbstractResolver):
         if not known:
             raise OSError(f"no address known for {host}")
         return known
+
+    def known(self, host: str) -> list[IPAddress]:
+        """What ``refresh`` found last."""
+        return [ip_address(result["host"].partition("%")[0]) for result in self._known.get(host, ())]
 
     async def close(self) -> None:
         """Nothing is open. The memory outlives the connectors."""

@@ -10,8 +10,10 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 from aiohttp import web
@@ -24,12 +26,14 @@ from connectivity.io.extension import Extension, ExtensionHost, NoExtension
 from connectivity.io.local_socket import LocalServer
 from connectivity.io.metrics import Sources, counters, exporting
 from connectivity.io.portal import Disconnected, PortalLink
+from connectivity.io.roam import Roaming
 from connectivity.io.status import serve
 from connectivity.io.status_document import Identity, PortalState
 from connectivity.io.status_view import SOCKET_NAME
 from connectivity.io.tun import Tun
 from connectivity.io.tunnel import SOCKET_MARK, TunnelDriver, bind_sockets
 from connectivity.io.tunnel_settings import TunnelSettings
+from connectivity.io.udp import UdpSocket
 from connectivity.phoenix.channel import Joined, MessageReceived
 from connectivity.phoenix.login import PortalLogin
 from connectivity.tunnel import ConfigureTun, ReconnectPortal, SendToPortal, TunnelCore
@@ -51,6 +55,7 @@ class Role:
     max_partition_seconds: float | None
     on_configured: Callable[[], None] | None = None
     make_extension: Callable[[ExtensionHost], Extension] | None = None
+    roams: bool = False  # begins anew where the network is another one, and on SIGHUP
 
 
 async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
@@ -64,11 +69,7 @@ async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
     keys = KeyPair.generate(os.urandom)
     core = role.make_core(keys, time.monotonic_ns())
     login = role.make_login(settings, keys)
-    sockets = bind_sockets(
-        offloads=settings.udp_offloads,
-        send_buffer_bytes=settings.send_buffer_bytes,
-        receive_buffer_bytes=settings.receive_buffer_bytes,
-    )
+    sockets = _bind(settings)
     try:
         with Tun.create(DEVICE, offloads=settings.tun_offloads) as tun:
             sources = Sources(sockets, tun, core.statistics, extension=lambda: service.extension.counters())
@@ -85,11 +86,21 @@ async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
             opened.close()
 
 
+def _bind(settings: TunnelSettings, previous: Mapping[int, UdpSocket] = MappingProxyType({})) -> dict[int, UdpSocket]:
+    return bind_sockets(
+        offloads=settings.udp_offloads,
+        send_buffer_bytes=settings.send_buffer_bytes,
+        receive_buffer_bytes=settings.receive_buffer_bytes,
+        previous=previous,
+    )
+
+
 class _Service:
     """One run of a role."""
 
     driver: TunnelDriver
     extension: Extension
+    roaming: Roaming | None = None
 
     def __init__(
         self, settings: TunnelSettings, role: Role, core: TunnelCore, sources: Sources, login: PortalLogin
@@ -126,6 +137,15 @@ class _Service:
         make = self._role.make_extension
         given = ExtensionHost(self._core, driver.call, driver.fail, SOCKET_MARK, self._tun.name)
         self.extension = NoExtension() if make is None else make(given)
+        if self._role.roams:
+            self.roaming = Roaming(
+                core=self._core,
+                driver=driver,
+                link=self._link,
+                extension=self.extension,
+                make_login=partial(self._role.make_login, self._settings),
+                bind=partial(_bind, self._settings, self._sources.sockets),
+            )
 
     async def run(self, driver: TunnelDriver) -> None:
         stop = asyncio.Event()
@@ -144,8 +164,12 @@ class _Service:
             await self.extension.start()
             link = asyncio.ensure_future(self._link.run())
             driver.start()
+            if self.roaming is not None:
+                self.roaming.start()
             watched: set[asyncio.Future[Any]] = {link, stopped, driver.failed, self._failed}
             done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            if self.roaming is not None:
+                await self.roaming.close()
             driver.stop()
             await driver.say_goodbye()
             for future in done:

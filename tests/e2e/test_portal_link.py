@@ -104,6 +104,26 @@ def test_reconnect_uses_the_new_key() -> None:
     asyncio.run(scenario())
 
 
+def test_what_is_said_after_reconnecting_is_said_under_the_new_key_only() -> None:
+    async def scenario() -> None:
+        portal = Portal()
+        async with portal.serve() as port, running(PortalLink(login(port), "gateway")) as (link, events):
+            await anext(events)
+            await anext(events)
+            link.send("create_flow", {"resource_id": "before"})
+            link.reconnect(login(port).with_public_key(bytes([9]) * 32))
+            assert not link.joined
+            link.send("create_flow", {"resource_id": "after"})
+            assert isinstance(await anext(events), Joined)
+            said = [await portal.received.get() for _ in range(3)]
+            assert [message["event"] for message in said] == ["phx_join", "phx_join", "create_flow"]
+            assert said[-1]["payload"] == {"resource_id": "after"}
+            assert [str(address) for address in link.addresses()] == ["127.0.0.1"]
+            await link.close()
+
+    asyncio.run(scenario())
+
+
 def test_pings_and_odd_frames_do_no_harm() -> None:
     async def scenario() -> None:
         portal = Portal(noise=True)

@@ -44,3 +44,4 @@ def test_login_names_component_and_version(
     assert any(word.startswith(component) for word in login.user_agent.split(" "))
     assert path in login.url
     assert (role.peer_field, role.max_partition_seconds) == (peer_field, patience)
+    assert role.roams is (command is client.command)  # a gateway's peers would have to find it again
