@@ -1,20 +1,24 @@
 """The connections of a node by everything that names one, and when each of them wants to wake up.
 
-A node may have hundreds of connections, each with a deadline of its own, so nothing here but a change of the relays
-looks at all of them: a connection that was called is *touched*, and only the deadlines of touched ones are read again.
+A node may have a thousand connections, each with a deadline of its own, so nothing here looks at all of them but a
+change of the relays, and an answer to a check from where none came before. A connection that was called is *touched*,
+and only the deadlines of touched ones are read again.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, TypeVar
 
 from connectivity.clock import Instant
+from connectivity.deadlines import DeadlineQueue
 from connectivity.endpoint import Endpoint
 from connectivity.ice.policy import CandidateRefusal
 from connectivity.node.connection import Connection
 from connectivity.node.statistics import Statistics
-from connectivity.stun import Message
+from connectivity.stun import Message, MessageClass, Username
 from connectivity.wireguard import DropReason
+
+K = TypeVar("K", bytes, str)
 
 _REMEMBERED_SENDERS: Final = 4096
 
@@ -26,8 +30,10 @@ class ConnectionTable:
         self._rng = rng
         self._by_id: dict[str, Connection] = {}
         self._by_index: dict[int, Connection] = {}
+        self._by_key: dict[bytes, dict[Connection, None]] = {}
+        self._by_username: dict[str, dict[Connection, None]] = {}  # what checks for it name
         self._senders: dict[Endpoint, Connection] = {}  # a guess whose checks come from where; never more than a guess
-        self._deadlines: dict[Connection, Instant] = {}
+        self._deadlines: DeadlineQueue[Connection] = DeadlineQueue()
         self._touched: dict[Connection, None] = {}
         self._past_drops: Counter[DropReason] = Counter()  # of connections that are gone
         self._past_refused: Counter[CandidateRefusal] = Counter()  # likewise
@@ -54,11 +60,10 @@ class ConnectionTable:
 
     def of_key(self, public_key: bytes) -> Connection | None:
         """The connection to the peer with this static key."""
-        for connection in self._by_id.values():
-            if connection.parameters[0] == public_key:
-                self._touched[connection] = None
-                return connection
-        return None
+        connection = next(iter(self._by_key.get(public_key, ())), None)
+        if connection is not None:
+            self._touched[connection] = None
+        return connection
 
     def accepting(self, message: Message, source: Endpoint) -> Connection | None:
         """The connection whose agent accepts a STUN message; the one that did last time is asked first."""
@@ -66,7 +71,7 @@ class ConnectionTable:
         if last is not None and last.agent.accepts(message):
             self._touched[last] = None
             return last
-        for connection in self._by_id.values():
+        for connection in self._named(message):
             if connection is not last and connection.agent.accepts(message):
                 if len(self._senders) >= _REMEMBERED_SENDERS:
                     self._senders.clear()
@@ -74,6 +79,13 @@ class ConnectionTable:
                 self._touched[connection] = None
                 return connection
         return None
+
+    def _named(self, message: Message) -> Iterable[Connection]:
+        """Whose a message may be: a check says whose it is, an answer to one does not."""
+        if message.message_class not in (MessageClass.REQUEST, MessageClass.INDICATION):
+            return self._by_id.values()
+        username = message.get(Username)
+        return () if username is None else self._by_username.get(username.value, ())
 
     def has_heard_from(self, source: Endpoint) -> bool:
         """Whether some agent has accepted a STUN message from there, signed by its peer."""
@@ -89,13 +101,17 @@ class ConnectionTable:
         """Put in a connection whose id and index are free."""
         self._by_id[connection.connection_id] = connection
         self._by_index[connection.index] = connection
+        self._by_key.setdefault(connection.parameters.public_key, {})[connection] = None
+        self._by_username.setdefault(_username(connection), {})[connection] = None
         self._touched[connection] = None
 
     def remove(self, connection: Connection) -> None:
         """Take one out, with everything that names it."""
         del self._by_id[connection.connection_id]
         del self._by_index[connection.index]
-        self._deadlines.pop(connection, None)
+        _take_out(self._by_key, connection.parameters.public_key, connection)
+        _take_out(self._by_username, _username(connection), connection)
+        self._deadlines.cancel(connection)
         self._touched.pop(connection, None)
         connection.tunnel.discard()
         self._past_drops.update(connection.tunnel.drops)
@@ -131,20 +147,32 @@ class ConnectionTable:
     def due(self, now: Instant) -> list[Connection]:
         """Those that want to wake up by now."""
         self._read_deadlines()
-        due = [connection for connection, deadline in self._deadlines.items() if deadline <= now]
+        due = list(self._deadlines.pop_due(now))
         self._touched = dict.fromkeys(due)
         return due
 
     def poll_timeout(self) -> Instant | None:
-        """The first deadline of all."""
+        """The first deadline of all, or one that has moved later since."""
         self._read_deadlines()
-        return min(self._deadlines.values(), default=None)
+        return self._deadlines.next_deadline()
 
     def _read_deadlines(self) -> None:
         for connection in self._touched:
             deadline = connection.poll_timeout()
             if deadline is None:
-                self._deadlines.pop(connection, None)
+                self._deadlines.cancel(connection)
             else:
-                self._deadlines[connection] = deadline
+                self._deadlines.schedule(connection, deadline)
         self._touched.clear()
+
+
+def _username(connection: Connection) -> str:
+    """What a peer's checks are for (RFC 8445 §7.2.2)."""
+    return f"{connection.parameters.local.username}:{connection.parameters.remote.username}"
+
+
+def _take_out(table: dict[K, dict[Connection, None]], name: K, connection: Connection) -> None:
+    held = table[name]
+    del held[connection]
+    if not held:
+        del table[name]

@@ -357,7 +357,7 @@ class Node:
         if self._relays.free_dead(now):
             self._relay_changes()
             self._migrate()
-        self._relays.leave_unused(self._connections.relays_in_use(), now)
+        self._relays.leave_unused(self._connections.relays_in_use, now)
         for connection in due:
             if connection.state is State.FAILED:
                 fields = {"cid": connection.connection_id, "reason": connection.failure}

@@ -184,14 +184,14 @@ class RelaySet:
                 self._silent[relay_id] = _Silent(server, since, delay, now + delay)
         return bool(dead)
 
-    def leave_unused(self, used: Collection[str | None], now: Instant) -> None:
-        """Give back the allocations on relays off the list that carry nothing any more; ``used`` are those in use."""
+    def leave_unused(self, used: Callable[[], Collection[str | None]], now: Instant) -> None:
+        """Give back the allocations on relays off the list that carry nothing any more; ``used`` tells those in use."""
         for relay_id, leaving in list(self._leaving.items()):
             while leaving.allocation.poll_event() is not None:
                 pass  # its candidates were withdrawn when it left the list
             if leaving.look_at is not None and now >= leaving.look_at:
                 leaving.look_at = now + _LOOK_NS
-                if relay_id in used:
+                if relay_id in used():
                     leaving.unused_since = None
                 elif leaving.unused_since is None:
                     leaving.unused_since = now

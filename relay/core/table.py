@@ -11,6 +11,7 @@ from collections import deque
 from typing import TypeAlias
 
 from connectivity.clock import Duration, Instant
+from connectivity.deadlines import DeadlineQueue
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.stun import AddressFamily
 from relay.core.allocation import CHANNEL_LIFETIME, PERMISSION_LIFETIME, Allocation, ChannelBinding
@@ -24,7 +25,6 @@ from relay.core.outputs import (
     Transport,
 )
 from relay.core.quotas import Accounts
-from relay.core.timers import DeadlineQueue
 
 # The allocation itself, or one of its permissions or channels.
 Subject: TypeAlias = Allocation | tuple[Allocation, IPAddress | ChannelBinding]

@@ -6,12 +6,15 @@ from random import Random
 from typing import Any, cast
 
 from connectivity.endpoint import Endpoint
-from connectivity.node.connection import Connection
+from connectivity.ice import IceCredentials
+from connectivity.node.connection import Connection, Parameters
 from connectivity.node.connections import ConnectionTable
-from connectivity.stun import Message, MessageClass, Method
+from connectivity.stun import Message, MessageClass, Method, Username
 
 SENDER = Endpoint(ip_address("192.0.2.1"), 4000)
-MESSAGE = Message(Method.BINDING, MessageClass.REQUEST, bytes(12), ())
+ICE = IceCredentials("ours", "password")
+MESSAGE = Message(Method.BINDING, MessageClass.REQUEST, bytes(12), (Username("ours:ours"),))
+ANSWER = Message(Method.BINDING, MessageClass.SUCCESS, bytes(12), ())
 
 
 class Scripted:
@@ -19,7 +22,7 @@ class Scripted:
 
     def __init__(self, index: int, deadline: int | None = None) -> None:
         self.connection_id, self.index, self.deadline = f"c-{index}", index, deadline
-        self.parameters = (bytes([index]) * 32,)
+        self.parameters = Parameters(bytes([index]) * 32, bytes(32), ICE, ICE)
         self.asked = self.offered = 0
         self.accepted = True
         self.waiting_packets = 0
@@ -85,6 +88,32 @@ def test_the_sender_of_a_check_is_a_guess_and_no_more() -> None:
     assert table.accepting(MESSAGE, SENDER) is first
     assert table.accepting(MESSAGE, SENDER) is first
     assert (first.offered, second.offered) == (3, 3)
+
+
+def test_a_check_is_offered_to_whom_it_names_only() -> None:
+    first, second = Scripted(1), Scripted(2)
+    second.parameters = second.parameters._replace(local=IceCredentials("other", "password"))
+    table = table_of(first, second)
+    other = Message(Method.BINDING, MessageClass.REQUEST, bytes(12), (Username("other:ours"),))
+    nobodys = Message(Method.BINDING, MessageClass.REQUEST, bytes(12), (Username("nobody:ours"),))
+    unnamed = Message(Method.BINDING, MessageClass.REQUEST, bytes(12), ())
+    assert table.accepting(other, SENDER) is second
+    assert table.accepting(nobodys, SENDER._replace(port=1)) is None
+    assert table.accepting(unnamed, SENDER._replace(port=2)) is None
+    assert (first.offered, second.offered) == (0, 1)
+    second.accepted = False
+    assert table.accepting(ANSWER, SENDER._replace(port=3)) is first
+
+
+def test_a_key_may_have_two_connections() -> None:
+    first, second = Scripted(1), Scripted(2)
+    second.parameters = first.parameters
+    table = table_of(first, second)
+    assert table.of_key(bytes([1]) * 32) is first
+    table.remove(first)
+    assert table.of_key(bytes([1]) * 32) is second
+    table.remove(second)
+    assert table.of_key(bytes([1]) * 32) is None
 
 
 def test_what_senders_are_remembered_is_bounded() -> None:

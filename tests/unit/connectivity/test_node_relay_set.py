@@ -37,7 +37,7 @@ class Waking:
             self.now = deadline
             self.relays.handle_timeout(self.now)
             self.relays.free_dead(self.now)
-            self.relays.leave_unused(self.used, self.now)
+            self.relays.leave_unused(lambda: self.used, self.now)
 
 
 def test_a_silent_relay_is_asked_again_less_and_less_often() -> None:

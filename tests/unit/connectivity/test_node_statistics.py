@@ -6,8 +6,9 @@ from typing import cast
 
 from client.drops import ClientDrop
 from connectivity.clock import MILLISECOND, SECOND
+from connectivity.ice import IceCredentials
 from connectivity.ice.policy import CandidateRefusal
-from connectivity.node.connection import Connection
+from connectivity.node.connection import Connection, Parameters
 from connectivity.node.connections import ConnectionTable
 from connectivity.wireguard import DropReason
 from tests.unit.test_world import answer, question
@@ -49,11 +50,15 @@ def test_drops_add_up_and_stay_when_a_connection_goes() -> None:
     assert before.drops == {DropReason.DUPLICATE: 10, DropReason.TOO_OLD: 1}  # a sample does not change
 
 
+ICE = IceCredentials("ours", "password")
+
+
 class Fake:
     """What the table looks at."""
 
     def __init__(self, connection_id: str, index: int, waiting_packets: int) -> None:
         self.connection_id, self.index, self.waiting_packets = connection_id, index, waiting_packets
+        self.parameters = Parameters(bytes(32), bytes(32), ICE, ICE)
         self.tunnel = SimpleNamespace(drops=Counter(), discard=lambda: None)
         self.agent = SimpleNamespace(refused=Counter())
 

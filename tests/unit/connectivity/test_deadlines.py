@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.core.timers import DeadlineQueue
+from connectivity.deadlines import DeadlineQueue
 
 
 @given(st.lists(st.tuples(st.sampled_from("scp"), st.integers(0, 9), st.integers(0, 50)), max_size=200))
