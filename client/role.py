@@ -33,7 +33,7 @@ from connectivity.ranges import PROXIES_IPV4, PROXIES_IPV6, SENTINELS_IPV4, SENT
 from connectivity.role import PEERS_IPV4, PEERS_IPV6, RoleTunnel, SendToPortal, TunnelDrop
 from connectivity.run import Run
 from connectivity.status import ResourceStatus, RoleStatus
-from connectivity.tunnel import is_icmp_error
+from connectivity.tunnel import quoted_error
 from connectivity.verdict import HOLD, Drop, Forward, Verdict
 
 log = logging.getLogger("client")
@@ -94,7 +94,10 @@ class ClientRole:
         return Forward(gateway.gateway_id, rests_on=rests_on)
 
     def judge_inbound(self, peer_id: str, packets: PacketRun, now: Instant) -> Verdict:
-        """A gateway may send from its own addresses and from the resources that are reached through it."""
+        """A gateway may send from its own addresses and from the resources that are reached through it.
+
+        So may routers on the way to a resource, if it is an error about a packet of ours that they got.
+        """
         source = Flow.from_key(packets.flow).source
         gateway = self.gateways.get(peer_id)
         if gateway is not None:
@@ -104,6 +107,8 @@ class ClientRole:
             if resource_id is not None:
                 self._look_for_refusal(gateway, packets, now)
                 return Forward(peer_id, rests_on=(("gateway", peer_id), ("resource", resource_id)))
+            if self._targets.concerns(gateway, quoted_error(packets), self._tunnel.interface):
+                return Forward(peer_id)
         log.debug("Dropping a packet", extra={"fields": {"gid": peer_id, "source": source}})
         return Drop(ClientDrop.NOT_OF_GATEWAY)
 
@@ -116,9 +121,7 @@ class ClientRole:
 
     def _look_for_refusal(self, gateway: Gateway, packets: PacketRun, now: Instant) -> None:
         """If a gateway refuses what it should let through, it may have lost what the portal said: ask again."""
-        if not is_icmp_error(packets):
-            return
-        error = icmp.read_error(packet.parse(packets.run.data))
+        error = quoted_error(packets)
         if error is None or not icmp.is_prohibition(error):
             return
         resource, record = self._targets.of(error.destination)

@@ -4,6 +4,8 @@ from client.dns.records import DnsRecords, Record
 from client.gateways import Gateway, Gateways
 from client.resources import CidrResource, DnsResource, InternetResource, Resource, ResourceTable
 from connectivity.endpoint import IPAddress
+from connectivity.ip.icmp import IcmpError
+from connectivity.portal.values import Interface
 from connectivity.ranges import covers, is_of_the_internet, is_proxy
 
 
@@ -37,6 +39,12 @@ class Targets:
             if isinstance(resource, InternetResource) and is_of_the_internet(source):
                 return resource_id
         return None
+
+    def concerns(self, gateway: Gateway, error: IcmpError | None, own: Interface | None) -> bool:
+        """Whether an ICMP error is about a packet of ours to a resource through this gateway."""
+        if error is None or own is None or error.source not in {own.ipv4, own.ipv6}:
+            return False
+        return self.served_by(gateway, error.destination) is not None
 
     def is_in_tunnel(self, address: IPAddress) -> bool:
         """Whether a resource includes a server's address, and its gateways would let packets there through."""

@@ -61,6 +61,7 @@ __all__ = [
     "TunnelRole",
     "is_echo",
     "is_icmp_error",
+    "quoted_error",
 ]
 
 log = logging.getLogger("connectivity.tunnel")
@@ -71,6 +72,11 @@ _ICMP = frozenset({PROTOCOL_ICMP, PROTOCOL_ICMPV6})
 def is_icmp_error(packets: PacketRun) -> bool:
     """Whether this is an ICMP error, which is always a run of one."""
     return packets.flow[1] in _ICMP and icmp.is_error(packet.parse(packets.run.data))
+
+
+def quoted_error(packets: PacketRun) -> icmp.IcmpError | None:
+    """The ICMP error that this is, if it quotes a packet that can be told."""
+    return icmp.read_error(packet.parse(packets.run.data)) if packets.flow[1] in _ICMP else None
 
 
 def is_echo(packets: PacketRun) -> bool:
