@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import client.command
 import gateway.command
 import portal.command
 import relay.settings
+from client.drops import ClientDrop
 from connectivity.endpoint import Endpoint
 from connectivity.io.udp_counters import UdpCounters
 from connectivity.settings import HelpRequested
@@ -130,10 +132,12 @@ def test_every_metric_is_in_the_operators_page() -> None:
     assert [name for name in names if f"`{name}`" not in text] == []
 
 
-def test_every_reason_for_a_drop_of_a_gateway_is_in_the_operators_page() -> None:
+@pytest.mark.parametrize(("heading", "reasons"), [("gateway", GatewayDrop), ("client", ClientDrop)])
+def test_every_reason_for_a_drop_of_a_role_is_in_the_operators_page(heading: str, reasons: type[StrEnum]) -> None:
     text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
-    table = text[text.index("| reason in `flow_drops` |") :]
-    assert [reason for reason in GatewayDrop if f"`{reason}`" not in table[: table.index("\n\n")]] == []
+    section = text.partition(f"### Names at a {heading}\n")[2]
+    table = section[section.index("| reason in `flow_drops` |") :]
+    assert [reason for reason in reasons if f"`{reason}`" not in table[: table.index("\n\n")]] == []
 
 
 def test_every_reason_for_a_drop_is_in_the_operators_page_and_at_metrics_from_the_start() -> None:
