@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from types import MappingProxyType
 from typing import Final
 
-from connectivity import document
+from connectivity import yaml_document
 from connectivity.endpoint import IPAddress
 from portal.configuration import Filter, ResourceType
 
@@ -33,7 +33,7 @@ def parse_network(value: object) -> str:
     Raises:
         ValueError: the expectation.
     """
-    found = document.text(value)
+    found = yaml_document.text(value)
     expectation = "expected a network such as 10.20.0.0/16 or fd12:3456::/64"
     if "/" not in found:
         raise ValueError(f"{expectation} (for one address use type ip)")
@@ -50,7 +50,7 @@ def parse_network(value: object) -> str:
 def parse_address(value: object) -> str:
     """One address, as the network that holds nothing else."""
     try:
-        address = ip_address(document.text(value))
+        address = ip_address(yaml_document.text(value))
     except ValueError:
         raise ValueError("expected an address such as 10.20.0.5") from None
     network = ip_network(address)
@@ -60,7 +60,7 @@ def parse_address(value: object) -> str:
 
 def parse_pattern(value: object) -> str:
     """A domain, in which ``*`` and ``?`` stand for parts of a label and ``**`` for several labels."""
-    found = document.text(value).lower()
+    found = yaml_document.text(value).lower()
     labels = found.split(".")
     if len(found) > 253 or not all(_PATTERN_LABEL.fullmatch(label) for label in labels):
         raise ValueError("expected a domain such as app.example.com or *.example.com")
@@ -75,7 +75,7 @@ def parse_pattern(value: object) -> str:
 
 def parse_domain(value: object) -> str | None:
     """A domain without wildcards and without a trailing dot."""
-    found = document.text(value).lower()
+    found = yaml_document.text(value).lower()
     if len(found) > 253 or not all(_LABEL.fullmatch(label) for label in found.split(".")):
         raise ValueError("expected a domain such as corp.example")
     return found
@@ -84,7 +84,7 @@ def parse_domain(value: object) -> str | None:
 def parse_filter(value: object) -> Filter:
     """``tcp``, ``tcp/80``, ``udp/53-60`` or ``icmp``."""
     expectation = "expected a filter such as tcp, tcp/443, udp/5000-5010 or icmp"
-    found = document.text(value).lower()
+    found = yaml_document.text(value).lower()
     protocol, separator, ports = found.partition("/")
     if protocol == "icmp" and not separator:
         return Filter(protocol)

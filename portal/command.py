@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from connectivity import document
+from connectivity import yaml_document
 from connectivity.io import descriptors, logs
 from connectivity.settings import SettingsError, SettingsReader
 from portal import changes, config_file, state
@@ -105,8 +105,8 @@ def _advise(path: Path, configuration: Configuration) -> None:
     short = [token.name for token in configuration.tokens if len(token.text) < SHORT_TOKEN]
     if short:
         _logger.warning("Tokens shorter than 16 characters can be guessed", extra={"fields": {"names": short}})
-    if configuration.is_confidential and document.others_may_read(path):
-        fields = {"file": path, "remedy": document.remedy(path)}
+    if configuration.is_confidential and yaml_document.others_may_read(path):
+        fields = {"file": path, "remedy": yaml_document.remedy(path)}
         _logger.warning("Others may read tokens or the secret", extra={"fields": fields})
 
 

@@ -10,9 +10,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
-from connectivity import document
-from connectivity.document import Section
+from connectivity import yaml_document
 from connectivity.endpoint import Endpoint
+from connectivity.yaml_document import Section
 from portal import addresses
 from portal.configuration import (
     EVERYONE,
@@ -39,7 +39,7 @@ def load(path: Path) -> Configuration:
     Raises:
         SettingsError: all that is wrong with it, in one line.
     """
-    return parse(document.read_text(path), base=path.parent, label=str(path))
+    return parse(yaml_document.read_text(path), base=path.parent, label=str(path))
 
 
 def parse(content: str, *, base: Path, label: str = "portal.yaml") -> Configuration:
@@ -48,7 +48,7 @@ def parse(content: str, *, base: Path, label: str = "portal.yaml") -> Configurat
     Raises:
         SettingsError: all that is wrong with it, in one line.
     """
-    return document.parse_settings(
+    return yaml_document.parse_settings(
         content, "keys such as sites and resources", label, lambda top, found: _Reader(base, found).read(top)
     )
 
@@ -89,19 +89,19 @@ class _Reader:
             section.finish()
             if thing is not None:
                 found.append(thing)
-        for twice in document.duplicates([label(thing) for thing in found]):
+        for twice in yaml_document.duplicates([label(thing) for thing in found]):
             self._problems.append(f"{key} has the name {twice!r} more than once: expected unique names")
-        for twice in document.duplicates([thing.id for thing in found if hasattr(thing, "id")]):
+        for twice in yaml_document.duplicates([thing.id for thing in found if hasattr(thing, "id")]):
             self._problems.append(f"{key} has the id {twice!r} more than once: expected unique ids")
         return found
 
     def _site(self, section: Section) -> Site | None:
-        name = section.required("name", document.name, "a name")
+        name = section.required("name", yaml_document.name, "a name")
         given = section.optional("id", _uuid, None)
         return None if name is None else Site(given or named_id("site", name), name)
 
     def _resource(self, section: Section, sites: dict[str, Site]) -> Resource | None:
-        name = section.required("name", document.name, "a name")
+        name = section.required("name", yaml_document.name, "a name")
         kind = section.required("type", _resource_type, "cidr, ip, dns or internet")
         given = section.optional("id", _uuid, None)
         address: str | None = ""
@@ -113,11 +113,11 @@ class _Reader:
             address = section.required("address", addresses.PARSERS[kind], addresses.EXPECTATIONS[kind])
         else:
             section.optional("address", str, "")
-        site_names = section.each("sites", document.name, "site names")
+        site_names = section.each("sites", yaml_document.name, "site names")
         if not site_names:
             section.say("has no sites: expected at least one")
         filters = section.each("filters", addresses.parse_filter, "filters such as tcp/443")
-        description = section.optional("description", document.text, None)
+        description = section.optional("description", yaml_document.text, None)
         ip_stack = section.optional("ip_stack", _ip_stack, None)
         if ip_stack is not None and kind is not ResourceType.DNS:
             section.problem("ip_stack", ip_stack, "expected it with type dns only")
@@ -134,11 +134,11 @@ class _Reader:
     def _token(self, section: Section, sites: dict[str, Site]) -> Token | None:
         kind = section.required("type", _token_type, "client, gateway or relay")
         text = self._token_text(section)
-        expires_at = section.optional("expires_at", document.time, NEVER)
-        given = section.optional("name", document.name, None)
+        expires_at = section.optional("expires_at", yaml_document.time, NEVER)
+        given = section.optional("name", yaml_document.name, None)
         site_id, actor, groups = "", "", frozenset({EVERYONE})
         if kind is TokenType.GATEWAY:
-            site_name = section.required("site", document.name, "the name of a site")
+            site_name = section.required("site", yaml_document.name, "the name of a site")
             if site_name is not None and site_name not in sites:
                 section.problem("site", site_name, _one_of("a site", list(sites)))
             site_id = sites[site_name].id if site_name in sites else ""
@@ -146,10 +146,10 @@ class _Reader:
         elif kind is TokenType.RELAY:
             given = given or "relay"
         else:
-            actor = section.optional("actor", document.name, given or "")
+            actor = section.optional("actor", yaml_document.name, given or "")
             if kind is TokenType.CLIENT and not actor:
                 section.say("has neither name nor actor: expected whose token it is")
-            groups |= set(section.each("groups", document.name, "group names"))
+            groups |= set(section.each("groups", yaml_document.name, "group names"))
             given = given or actor
         if kind is None or text is None or not given:
             return None
@@ -159,7 +159,7 @@ class _Reader:
         if section.has("token") and section.has("token_file"):
             section.say("has both token and token_file: expected one of them")
         if not section.has("token_file"):
-            section.optional("token_file", document.text, None)
+            section.optional("token_file", yaml_document.text, None)
             self._is_confidential = True
             return section.required("token", _token_value, "the token's text, or token_file with a path")
         section.optional("token", _token_value, None)
@@ -167,7 +167,7 @@ class _Reader:
 
     def _read_token(self, value: object) -> str:
         try:
-            content = (self._base / document.text(value)).read_text(encoding="utf-8")
+            content = (self._base / yaml_document.text(value)).read_text(encoding="utf-8")
         except OSError as error:
             raise ValueError(f"cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -185,9 +185,9 @@ class _Reader:
         found = []
         for path, item in top.items("policies", "mappings"):
             section = Section(path, item, self._problems)
-            section.optional("name", document.name, None)
-            resource = section.required("resource", document.name, "the name of a resource")
-            expires_at = section.optional("expires_at", document.time, NEVER)
+            section.optional("name", yaml_document.name, None)
+            resource = section.required("resource", yaml_document.name, "the name of a resource")
+            expires_at = section.optional("expires_at", yaml_document.time, NEVER)
             subjects = {key: self._subjects(section, key, names) for key, names in known.items()}
             if not any(section.has(key) for key in known):
                 section.say("names nobody: expected groups, actors or tokens (the group everyone holds all clients)")
@@ -199,7 +199,7 @@ class _Reader:
         return found
 
     def _subjects(self, section: Section, key: str, known: Sequence[str]) -> frozenset[str]:
-        given = section.each(key, document.name, "names")
+        given = section.each(key, yaml_document.name, "names")
         for entry in given:
             if entry not in known:
                 section.problem(key, entry, _one_of(f"one of the client tokens' {key}", known))
@@ -231,20 +231,20 @@ def _name_of(thing: Any) -> str:
 
 def _listen(value: object) -> Endpoint:
     try:
-        return Endpoint.parse(document.text(value))
+        return Endpoint.parse(yaml_document.text(value))
     except ValueError:
         raise ValueError(f"expected address:port such as {DEFAULT_LISTEN}") from None
 
 
 def _secret(value: object) -> str:
-    found = document.text(value)
+    found = yaml_document.text(value)
     if len(found) < 16:
         raise ValueError("expected at least 16 characters")
     return found
 
 
 def _token_value(value: object) -> str:
-    found = document.text(value)
+    found = yaml_document.text(value)
     if not found.isprintable() or any(character.isspace() for character in found):
         raise ValueError("expected a token without spaces or control characters")
     return found
@@ -252,21 +252,21 @@ def _token_value(value: object) -> str:
 
 def _uuid(value: object) -> str | None:
     try:
-        return str(uuid.UUID(document.text(value)))
+        return str(uuid.UUID(yaml_document.text(value)))
     except ValueError:
         raise ValueError("expected a UUID") from None
 
 
 def _resource_type(value: object) -> ResourceType:
     try:
-        return ResourceType(document.text(value))
+        return ResourceType(yaml_document.text(value))
     except ValueError:
         raise ValueError("expected cidr, ip, dns or internet") from None
 
 
 def _token_type(value: object) -> TokenType:
     try:
-        return TokenType(document.text(value))
+        return TokenType(yaml_document.text(value))
     except ValueError:
         raise ValueError("expected client, gateway or relay") from None
 
@@ -278,7 +278,7 @@ def _ip_stack(value: object) -> str | None:
 
 
 def _dns_server(value: object) -> Endpoint:
-    found = document.text(value)
+    found = yaml_document.text(value)
     try:
         server = Endpoint(ip_address(found), _DNS_PORT)
     except ValueError:

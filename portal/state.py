@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from connectivity.document import others_may_read, reason, remedy
 from connectivity.settings import SettingsError
+from connectivity.yaml_document import others_may_read, reason, remedy
 
 _SECRET_BYTES: Final = 32
 _SECRET: Final = re.compile(r"[0-9a-zA-Z_-]{32,256}", re.ASCII)

@@ -11,8 +11,8 @@ from relay import admin
 from relay.core import NonceMint, Server, StampSecretCredentials
 from relay.core.nonce import SECRET_BYTES
 from relay.driver.addresses import host_addresses, without_absent_families
-from relay.driver.making import credentials, server_settings
-from relay.driver.running import serve
+from relay.driver.core_settings import credentials, server_settings
+from relay.driver.life_cycle import serve
 from relay.settings import read_settings
 
 _log = logging.getLogger("relay")

@@ -13,9 +13,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, Final, cast
 
-from connectivity import document
-from connectivity.document import Section
+from connectivity import yaml_document
 from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.yaml_document import Section
 from relay.configuration import (
     Certificate,
     Configuration,
@@ -54,7 +54,7 @@ def load(path: Path, public: Collection[IPAddress] = (), proxies: tuple[Network,
     Raises:
         SettingsError: all that is wrong with it, in one line.
     """
-    found = parse(document.read_text(path), base=path.parent, label=str(path), public=public)
+    found = parse(yaml_document.read_text(path), base=path.parent, label=str(path), public=public)
     return found if found.trusted_proxies else dataclasses.replace(found, trusted_proxies=proxies)
 
 
@@ -64,8 +64,8 @@ def advise(path: Path, configuration: Configuration) -> None:
     if short:
         fields = {"secrets": len(short), "characters": _SHORT_SECRET}
         _log.warning("Short rest_secrets can be guessed", extra={"fields": fields})
-    if configuration.is_confidential and document.others_may_read(path):
-        where = {"file": path, "remedy": document.remedy(path)}
+    if configuration.is_confidential and yaml_document.others_may_read(path):
+        where = {"file": path, "remedy": yaml_document.remedy(path)}
         _log.warning("Others may read users or rest_secrets", extra={"fields": where})
 
 
@@ -75,7 +75,7 @@ def parse(content: str, *, base: Path, label: str = "relay.yaml", public: Collec
     Raises:
         SettingsError: all that is wrong with it, in one line.
     """
-    return document.parse_settings(
+    return yaml_document.parse_settings(
         content, "keys such as realm and public", label, lambda top, found: _Reader(base, found).read(top, public)
     )
 
@@ -99,7 +99,7 @@ class _Reader:
         internal = tuple(self._addresses(top, "internal").values())
         before = len(self._problems)
         users = self._users(top)
-        secrets = tuple(top.each("rest_secrets", document.text, "secrets"))
+        secrets = tuple(top.each("rest_secrets", yaml_document.text, "secrets"))
         if not top.has("users") and not top.has("rest_secrets"):
             self._problems.append("users and rest_secrets are missing: expected one of them, or nobody could use it")
         elif not users and not secrets and len(self._problems) == before:
@@ -141,7 +141,7 @@ class _Reader:
             given = [Endpoint.parse(entry) for entry in default]
         elif not given and len(self._problems) == before:
             section.problem(key, [], "expected at least one address with a port")
-        for twice in document.duplicates([str(endpoint) for endpoint in given]):
+        for twice in yaml_document.duplicates([str(endpoint) for endpoint in given]):
             section.problem(key, twice, "expected each address once")
         return tuple(given)
 
@@ -182,11 +182,11 @@ class _Reader:
         except ssl.SSLError:
             section.say(f"has {certificate} and {key}: expected a PEM certificate and the key that belongs to it")
         except OSError as error:
-            section.say(f"has {certificate} and {key}: {document.reason(error)}")
+            section.say(f"has {certificate} and {key}: {yaml_document.reason(error)}")
         return files, listen
 
     def _path(self, value: object) -> Path:
-        return self._base / document.text(value)
+        return self._base / yaml_document.text(value)
 
     def _users(self, top: Section) -> dict[str, str]:
         value = top.optional("users", lambda given: given, None)
@@ -207,7 +207,9 @@ class _Reader:
         for name, password in value.items():
             if not isinstance(name, str) or not isinstance(password, str):
                 expectation = "expected texts (in quotes where YAML would read a number or a boolean)"
-                self._problems.append(f"{where}.{document.show(name)} is {document.hide(password)}: {expectation}")
+                self._problems.append(
+                    f"{where}.{yaml_document.show(name)} is {yaml_document.hide(password)}: {expectation}"
+                )
                 continue
             try:
                 StaticCredentials({name: password})
@@ -220,7 +222,7 @@ class _Reader:
         section = self._section(top, "ebpf")
         if section is None:
             return None
-        interfaces = tuple(dict.fromkeys(section.each("interfaces", document.name, "interfaces")))
+        interfaces = tuple(dict.fromkeys(section.each("interfaces", yaml_document.name, "interfaces")))
         mode = section.optional("mode", _mode, "auto")
         from_peer = section.optional("generic_from_peer", _boolean, False)
         section.finish()
@@ -282,7 +284,7 @@ def rate(value: object) -> int:
 
 
 def _realm(value: object) -> str:
-    realm = opaque_string(document.text(value))
+    realm = opaque_string(yaml_document.text(value))
     if len(realm) > LONGEST_REALM:
         raise ValueError(f"expected at most {LONGEST_REALM} characters")
     return realm
@@ -290,7 +292,7 @@ def _realm(value: object) -> str:
 
 def _endpoint(value: object) -> Endpoint:
     try:
-        endpoint = Endpoint.parse(document.text(value))
+        endpoint = Endpoint.parse(yaml_document.text(value))
     except ValueError:
         raise ValueError('expected address:port such as "0.0.0.0:3478" or "[::]:3478"') from None
     if not endpoint.port:
@@ -308,7 +310,7 @@ def _ipv6(value: object) -> IPAddress | None:
 
 def _address(value: object, kind: type[IPv4Address | IPv6Address], expectation: str) -> IPAddress:
     try:
-        found = ip_address(document.text(value))
+        found = ip_address(yaml_document.text(value))
     except ValueError:
         raise ValueError(expectation) from None
     if not isinstance(found, kind) or found.is_unspecified:
@@ -364,11 +366,11 @@ def _whole_port(value: object, expectation: str) -> int:
 
 
 def _peer_rules(value: object) -> tuple[PeerRule, ...]:
-    return parse_rules(document.text(value))
+    return parse_rules(yaml_document.text(value))
 
 
 def _network(value: object) -> Network:
-    (network,) = read_networks([document.text(value)])
+    (network,) = read_networks([yaml_document.text(value)])
     return network
 
 
@@ -379,6 +381,6 @@ def _read_private(path: Path) -> dict[str, Any]:
             if stat.S_IMODE(path.stat().st_mode) & _UNSAFE_MODE:
                 raise ValueError("expected a file that others cannot read or change (mode 0600 or 0640)")
             content = opened.read()
-        return document.load_document(content, "names and passwords")
+        return yaml_document.load_document(content, "names and passwords")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot be read: {document.reason(error)}") from None
+        raise ValueError(f"cannot be read: {yaml_document.reason(error)}") from None

@@ -19,7 +19,7 @@ from typing import Final
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, size_buffers
-from connectivity.io.passage import Passage
+from connectivity.io.prepared_sender import PreparedSender
 from connectivity.io.privileges import low_port, privileged
 from connectivity.io.receive_buffer import SLOTS, Arrival, ReceiveBuffer
 from connectivity.io.udp_counters import UdpCounters
@@ -285,10 +285,10 @@ class UdpSocket:
             self._wait(source, destination, data[done:], segment, tos)
         return error
 
-    def passing(self, source: Endpoint | None, destination: Endpoint, tos: int) -> Passage:
+    def prepared_sender(self, source: Endpoint | None, destination: Endpoint, tos: int) -> PreparedSender:
         """What sends with these addresses and this TOS."""
         said = source if self._must_say(source) else None
-        return Passage(self._socket, self._backlog, self._most_bytes, said, destination, tos)
+        return PreparedSender(self._socket, self._backlog, self._most_bytes, said, destination, tos)
 
     def flush(self) -> bool:
         """Send what waited. Returns whether all of it has gone."""

@@ -18,7 +18,7 @@ class UdpCounters:
     gso_failures: int = 0
 
     def count_passed(self, batches: int, datagrams: int) -> None:
-        """So many datagrams came unopened and went by a ``Passage``, in so many batches."""
+        """So many datagrams came unopened and went by a ``PreparedSender``, in so many batches."""
         self.datagrams_received += datagrams
         self.batches_sent += batches
         self.datagrams_sent += datagrams

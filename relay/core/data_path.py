@@ -30,8 +30,8 @@ from relay.core.allocation import Allocation, ChannelBinding
 from relay.core.configuration import ServerSettings
 from relay.core.icmp import IcmpError, attribute_of, is_relayed
 from relay.core.outputs import FiveTuple, Relayed, ToClient, ToPeer, Transport
+from relay.core.peer_access import PeerAccess
 from relay.core.quotas import Accounts
-from relay.core.reach import Reach
 from relay.core.statistics import Direction, DropReason, IcmpFate, Statistics
 from relay.core.table import AllocationTable
 
@@ -53,14 +53,14 @@ class DataPath:
         self,
         settings: ServerSettings,
         table: AllocationTable,
-        reach: Reach,
+        peer_access: PeerAccess,
         accounts: Accounts,
         statistics: Statistics,
         rng: Callable[[int], bytes],
     ) -> None:
         self.settings = settings
         self._table = table
-        self._reach = reach
+        self._peer_access = peer_access
         self._accounts = accounts
         self._statistics = statistics
         self._rng = rng
@@ -101,7 +101,7 @@ class DataPath:
             self._statistics.drops[DropReason.NO_ALLOCATION] += 1
         elif not allocation.is_permitted(peer.endpoint.ip, now):
             self._statistics.drops[DropReason.NO_PERMISSION] += 1
-        elif self._reach.refusal(peer.endpoint) is not None:
+        elif self._peer_access.refusal(peer.endpoint) is not None:
             self._statistics.drops[DropReason.PEER_REFUSED] += 1
         else:
             run = Run.single(data.value)
@@ -109,7 +109,7 @@ class DataPath:
                 run = self._accounts.admit(allocation.account, Direction.TO_PEER, run, now)
                 if not run.segment_count:
                     return
-            if self._reach.is_hairpin(peer.endpoint):
+            if self._peer_access.is_hairpin(peer.endpoint):
                 yield from self._hairpin(allocation, peer.endpoint, run, tos, now)
                 return
             self._count(allocation, Direction.TO_PEER, run)
@@ -139,7 +139,7 @@ class DataPath:
 
     def _hairpin(self, sender: Allocation, peer: Endpoint, run: Run, tos: int, now: Instant) -> Iterator[Relayed]:
         """Hand data from one client to another as if it had come in at the other's relayed address."""
-        receiver = self._reach.receiver(peer)
+        receiver = self._peer_access.receiver(peer)
         relayed_ip = self.settings.public.get(peer.ip.version)
         if receiver is None or relayed_ip is None:
             self._statistics.drops[DropReason.PEER_REFUSED] += run.segment_count
@@ -189,7 +189,7 @@ class DataPath:
             return DropReason.NO_CHANNEL
         if not allocation.is_permitted(peer.ip, now):
             return DropReason.NO_PERMISSION
-        return None if self._reach.refusal(peer) is None else DropReason.PEER_REFUSED
+        return None if self._peer_access.refusal(peer) is None else DropReason.PEER_REFUSED
 
     def _indicate(self, allocation: Allocation, peer: Endpoint, content: Data | Icmp, tos: int) -> Iterator[ToClient]:
         """A Data indication (RFC 8656 §11.3, §11.5)."""

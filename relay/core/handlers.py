@@ -13,8 +13,8 @@ from connectivity.turn.channel_data import MAX_NUMBER, MIN_NUMBER
 from relay.core.allocate import Allocator, Answer, lifetime_seconds
 from relay.core.allocation import MOST_CHANNELS, MOST_PERMISSIONS, Allocation
 from relay.core.outputs import FiveTuple
+from relay.core.peer_access import PeerAccess
 from relay.core.peers import PeerRefusal
-from relay.core.reach import Reach
 from relay.core.refusal import Refusal
 from relay.core.request import Request
 from relay.core.table import AllocationTable
@@ -25,9 +25,9 @@ _log = logging.getLogger("relay")
 class Handlers:
     """Acts on the table. Answers with the attributes of a success or with a ``Refusal``."""
 
-    def __init__(self, table: AllocationTable, reach: Reach, allocator: Allocator) -> None:
+    def __init__(self, table: AllocationTable, peer_access: PeerAccess, allocator: Allocator) -> None:
         self._table = table
-        self._reach = reach
+        self._peer_access = peer_access
         self._allocator = allocator
 
     def holder(self, five_tuple: FiveTuple) -> str | None:
@@ -67,7 +67,7 @@ class Handlers:
         if not peers:
             return Refusal(ErrorCode.BAD_REQUEST)
         for peer in peers:
-            kind = self._reach.permission_refusal(peer)
+            kind = self._peer_access.permission_refusal(peer)
             if (refusal := self._refuse_peer(allocation, peer, kind)) is not None:
                 return refusal
         if len(allocation.permissions.keys() | {peer.ip for peer in peers}) > MOST_PERMISSIONS:
@@ -86,7 +86,7 @@ class Handlers:
         number, peer = request.message.get(ChannelNumber), request.message.get(XorPeerAddress)
         if number is None or peer is None or not MIN_NUMBER <= number.number <= MAX_NUMBER or not peer.endpoint.port:
             return Refusal(ErrorCode.BAD_REQUEST)
-        kind = self._reach.refusal(peer.endpoint)
+        kind = self._peer_access.refusal(peer.endpoint)
         if (refusal := self._refuse_peer(allocation, peer.endpoint, kind)) is not None:
             return refusal
         by_number = allocation.channels.get(number.number)
@@ -98,7 +98,7 @@ class Handlers:
             return Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         if peer.endpoint.ip not in permits and len(permits) >= MOST_PERMISSIONS:
             return Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
-        is_hairpin = self._reach.is_hairpin(peer.endpoint)
+        is_hairpin = self._peer_access.is_hairpin(peer.endpoint)
         self._table.bind(allocation, number.number, peer.endpoint, request.now, is_hairpin=is_hairpin)
         fields = {"port": allocation.port, "channel": f"0x{number.number:04x}", "peer": peer.endpoint}
         _log.debug("Bound channel", extra={"fields": fields})

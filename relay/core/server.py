@@ -29,14 +29,14 @@ from relay.core.data_path import DataPath
 from relay.core.handlers import Handlers
 from relay.core.icmp import IcmpError
 from relay.core.outputs import CloseStream, FiveTuple, Output, Relayed, Transport
+from relay.core.peer_access import PeerAccess
 from relay.core.quotas import Accounts, Numbers
-from relay.core.reach import Reach
 from relay.core.request import nonce_of
+from relay.core.request_dispatch import RequestDispatch
 from relay.core.responder import Responder
 from relay.core.statistics import DropReason, QuotaKind, Snapshot, Statistics
 from relay.core.stream import LAST_STUN_BYTE, Lost, Stream
 from relay.core.table import AllocationTable
-from relay.core.transactions import Transactions
 from relay.core.view import AllocationView, view_of
 
 _CLASS_BITS: Final = 0x0110
@@ -64,13 +64,13 @@ class Server:
         self._accounts = Accounts(settings.quotas, self._outputs, self._statistics)
         self._admission = Admission(settings.quotas, rng(_LIMITER_SECRET_BYTES))
         self._table = AllocationTable(self._outputs, self._accounts)
-        self._reach = Reach(settings, self._table)
+        self._peer_access = PeerAccess(settings, self._table)
         self._authenticator = Authenticator(realm=settings.realm, source=source, nonces=nonces)
         self._allocator = Allocator(settings, self._table, self._accounts, self._outputs, rng)
-        self._handlers = Handlers(self._table, self._reach, self._allocator)
-        self.data_path = DataPath(settings, self._table, self._reach, self._accounts, self._statistics, rng)
+        self._handlers = Handlers(self._table, self._peer_access, self._allocator)
+        self.data_path = DataPath(settings, self._table, self._peer_access, self._accounts, self._statistics, rng)
         responder = Responder(settings.software, self._outputs, self._statistics)
-        self._transactions = Transactions(self._authenticator, self._allocator, self._handlers, responder)
+        self._requests = RequestDispatch(self._authenticator, self._allocator, self._handlers, responder)
 
     def handle_client(self, received: Received, now: Instant, wall_now: WallTime) -> Iterator[Relayed]:
         """Datagrams that came to a listen socket; yields relayed data, each valid until the next."""
@@ -129,17 +129,17 @@ class Server:
 
     def relayed_port_opened(self, port: int, now: Instant) -> None:
         """``OpenRelayedPort`` succeeded."""
-        self._transactions.finish(self._allocator.port_opened(port, now))
+        self._requests.finish(self._allocator.port_opened(port, now))
 
     def relayed_port_failed(self, port: int, *, may_retry: bool) -> None:
         """``OpenRelayedPort`` failed; ``may_retry`` if another port may be free where this one is not."""
-        self._transactions.finish(self._allocator.port_failed(port, may_retry=may_retry))
+        self._requests.finish(self._allocator.port_failed(port, may_retry=may_retry))
 
     def handle_own_addresses(self, own: Container[IPAddress]) -> None:
         """What the host takes as its own is this now, the public addresses included; channels to what is new end."""
         if own != self._settings.policy.own:
             self._settings.policy.replace_own(own)
-            self._reach.enforce()
+            self._peer_access.enforce()
 
     def reconfigure(
         self,
@@ -155,7 +155,7 @@ class Server:
         Returns:
             How many allocations ended.
         """
-        self._settings = self._allocator.settings = self.data_path.settings = self._reach.settings = settings
+        self._settings = self._allocator.settings = self.data_path.settings = self._peer_access.settings = settings
         self._authenticator.use(settings.realm, source)
         if self._accounts.replace(settings.quotas):
             self._table.project_all()
@@ -164,7 +164,7 @@ class Server:
         foreign = [each for each in self._table.by_port.values() if not knows(each.username, each.key)]
         for allocation in foreign:
             self._allocator.end(allocation, "its credentials count no more")
-        self._reach.enforce()
+        self._peer_access.enforce()
         return len(foreign)
 
     @property
@@ -234,7 +234,7 @@ class Server:
 
     def handle_timeout(self, now: Instant) -> None:
         """Expire what is due."""
-        self._transactions.forget_expired(now)
+        self._requests.forget_expired(now)
         self._allocator.handle_timeout(now)
         for allocation in self._table.handle_timeout(now):
             self._allocator.ended(allocation, "expired")
@@ -258,7 +258,7 @@ class Server:
         except DecodeError as error:
             if error.message_class is MessageClass.REQUEST:
                 self._statistics.consumed += 1
-                self._transactions.refuse_malformed(five_tuple, data, error)
+                self._requests.refuse_malformed(five_tuple, data, error)
             else:
                 self._statistics.drops[DropReason.MALFORMED_STUN] += 1
             return
@@ -267,7 +267,7 @@ class Server:
         elif message.message_class is MessageClass.REQUEST:
             self._statistics.consumed += 1
             self._expire_before(now)
-            self._transactions.handle_request(five_tuple, message, now, wall_now)
+            self._requests.handle_request(five_tuple, message, now, wall_now)
         elif message.message_class is MessageClass.INDICATION and message.method == Method.SEND:
             yield from self.data_path.relay_send(five_tuple, message, tos, now)
         else:

@@ -11,7 +11,7 @@ from relay import config_file
 from relay.configuration import Configuration
 from relay.driver.addresses import without_absent_families
 from relay.driver.advising import Advising
-from relay.driver.making import credentials, server_settings
+from relay.driver.core_settings import credentials, server_settings
 from relay.driver.service import RelayService
 from relay.settings import RelaySettings
 

@@ -33,7 +33,7 @@ from relay.core import (
     Transport,
 )
 from relay.core.own import NO_ADDRESSES, OwnAddresses
-from relay.driver.direct import Direct
+from relay.driver.fast_path import FastPath
 from relay.driver.offload import FlowCount, Offload
 from relay.driver.request_queue import RequestQueue
 from relay.driver.sockets import MOST_ARRIVALS, RelaySockets
@@ -75,7 +75,7 @@ class RelayService:
             has_allocation=server.has_allocation,
             admits=lambda source: server.admits_stream(source, time.monotonic_ns()),
         )
-        self._direct = Direct(server.data_path, self.sockets)
+        self._fast_path = FastPath(server.data_path, self.sockets)
         self._requests = RequestQueue(server)
         self._answering: asyncio.Handle | None = None
         self.offload = Offload("not prepared yet")
@@ -137,7 +137,7 @@ class RelayService:
             for _ in range(_BATCHES_PER_TURN):
                 limit, indirect = self._limits.get(readable, SLOTS), 0
                 arrivals = readable.arrivals(limit)
-                for arrival in self._direct.to_peers(readable, arrivals, now):
+                for arrival in self._fast_path.to_peers(readable, arrivals, now):
                     if self._requests.defers(readable, arrival, now):
                         continue
                     self._handle_client(readable, arrival, now, wall_now)
@@ -176,7 +176,7 @@ class RelayService:
             self._send(relayed)
         self._drain(now)
         envelope, _ = arrival
-        self._direct.learn_to_peer(readable, envelope, received)
+        self._fast_path.learn_to_peer(readable, envelope, received)
         self._requests.learn(readable, envelope, FiveTuple(received.remote, received.local))
 
     def _read_stream(self, five_tuple: FiveTuple, data: memoryview) -> None:
@@ -196,7 +196,7 @@ class RelayService:
     def _read_relayed(self, ready: list[tuple[int, UdpSocket]]) -> None:
         with self._guard:
             now = time.monotonic_ns()
-            for port, readable, arrival in self._direct.to_clients(ready, now):
+            for port, readable, arrival in self._fast_path.to_clients(ready, now):
                 if arrival is not None:
                     self._handle_peer(port, readable, arrival, now)
                 else:  # something is in the error queue
@@ -216,7 +216,7 @@ class RelayService:
         for relayed in self.server.handle_peer(port, received, now):
             self._send(relayed)
         envelope, _ = arrival
-        self._direct.learn_to_client(readable, port, envelope, received)
+        self._fast_path.learn_to_client(readable, port, envelope, received)
 
     def _wake(self) -> None:
         now = time.monotonic_ns()

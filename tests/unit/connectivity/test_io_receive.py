@@ -100,14 +100,14 @@ def test_a_single_datagram_may_be_passed_on_unopened() -> None:
     udp = opened(script)
     (alone, data), (many, _) = udp.arrivals()
     assert (udp.segment(alone), udp.segment(many)) == (0, 4)
-    assert udp.passing(Endpoint(ip_address("192.0.2.1"), 1), TO, 0x2D).send(data)
+    assert udp.prepared_sender(Endpoint(ip_address("192.0.2.1"), 1), TO, 0x2D).send(data)
     (sent,) = script.sent
     assert (sent[0], sent[2], len(sent[1])) == (b"alone", ("192.0.2.2", 9), 2)
 
 
 def test_a_run_is_passed_on_in_one_call_or_not_at_all() -> None:
     script = ScriptedSocket()
-    run = opened(script).passing(None, TO, 0).send_run
+    run = opened(script).prepared_sender(None, TO, 0).send_run
     assert run((bytes(1500), bytes(1000)), 1000)
     assert [(len(data), control) for data, control, _ in script.sent] == [
         (2500, ((socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", 1000)),))
@@ -120,7 +120,7 @@ def test_a_run_is_passed_on_in_one_call_or_not_at_all() -> None:
 @pytest.mark.parametrize("refusal", [errno.EMSGSIZE, errno.EINVAL, errno.EIO])
 def test_segments_that_are_refused_are_found_out_once(refusal: int) -> None:
     script = ScriptedSocket(answers=[refusal] * 2)
-    run = opened(script).passing(None, TO, 0).send_run
+    run = opened(script).prepared_sender(None, TO, 0).send_run
     assert not run((bytes(3000),), 1500)
     assert not run((bytes(3002),), 1501)
     assert script.sent == []
@@ -131,7 +131,7 @@ def test_segments_that_are_refused_are_found_out_once(refusal: int) -> None:
 def test_a_refusal_that_is_not_of_the_segments_is_not_remembered(refusal: int) -> None:
     """ICMP about another datagram fails the next send, whichever that is."""
     script = ScriptedSocket(answers=[refusal])
-    run = opened(script).passing(None, TO, 0).send_run
+    run = opened(script).prepared_sender(None, TO, 0).send_run
     assert run((bytes(3000),), 1500) == (refusal == errno.EMSGSIZE)
     assert run((bytes(3000),), 1500)
 
@@ -150,7 +150,7 @@ def test_the_only_address_of_a_socket_need_not_be_said() -> None:
 def test_what_cannot_be_passed_on_at_once_is_not_lost_nor_overtakes() -> None:
     script = ScriptedSocket(answers=[errno.EAGAIN, errno.EAGAIN])
     udp = opened(script)
-    pass_on = udp.passing(Endpoint(ip_address("192.0.2.1"), 1), TO, 0).send
+    pass_on = udp.prepared_sender(Endpoint(ip_address("192.0.2.1"), 1), TO, 0).send
     assert not pass_on(b"x")
     udp.send(Transmit(None, TO, Run.single(b"first")))
     assert not pass_on(b"second")

@@ -20,7 +20,7 @@ from connectivity.stun import (
 )
 from relay.core import ToClient
 from relay.core.nonce import NONCE_LIFETIME, NonceMint
-from relay.driver.making import SOFTWARE
+from relay.driver.core_settings import SOFTWARE
 from tests.unit.relay.playbook import (
     EXPIRY,
     SALT,
@@ -210,7 +210,7 @@ def test_an_unauthenticated_sender_grows_nothing(relay: RelayUnderTest) -> None:
         )
     assert relay.server.statistics().allocations == 0
     assert relay.server.poll_timeout() is None
-    assert len(relay.server._transactions._answers) == 0
+    assert len(relay.server._requests._answers) == 0
     assert not relay.open_ports
 
 

@@ -17,7 +17,7 @@ from relay import config_file
 from relay.configuration import Configuration, OffloadWish
 from relay.core import Quotas
 from relay.core.own import NO_ADDRESSES
-from relay.driver.making import credentials, server_settings
+from relay.driver.core_settings import credentials, server_settings
 from relay.settings import read_settings
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "relay.yaml"

@@ -227,5 +227,5 @@ def test_unauthenticated_requests_leave_nothing_behind() -> None:
         tracemalloc.stop()
     assert grown < 16_384, "less than twenty bytes for each of a thousand sources"
     assert relay.server.statistics().allocations == 0
-    assert len(relay.server._accounts) == len(relay.server._transactions._answers) == 0
+    assert len(relay.server._accounts) == len(relay.server._requests._answers) == 0
     assert relay.server.poll_timeout() is None

@@ -10,7 +10,7 @@ from connectivity.settings import SettingsError
 from relay.configuration import OffloadWish
 from relay.core.own import OwnAddresses
 from relay.core.peers import parse_rules
-from relay.driver.making import relayed_at, server_settings
+from relay.driver.core_settings import relayed_at, server_settings
 from relay.settings import PortalAccess, RelaySettings, read_settings
 
 MINIMUM = {

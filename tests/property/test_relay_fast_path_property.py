@@ -1,4 +1,4 @@
-"""The direct way does what the core does: the same packets, counters and drops, whatever happens.
+"""The fast path does what the core does: the same packets, counters and drops, whatever happens.
 
 Two relays live through the same story: one is the core alone, the other the driver's own code with the core behind it,
 over sockets that are scripts, full at times and with an MTU for segments. What each destination gets, in which order
@@ -37,7 +37,7 @@ from connectivity.stun import (
     XorPeerAddress,
 )
 from relay.core import Output, Quotas, Relayed, ToClient, ToPeer
-from relay.driver import direct as direct_module
+from relay.driver import fast_path as fast_path_module
 from relay.driver import service as service_module
 from relay.driver.service import RelayService
 from relay.driver.sockets import MOST_ARRIVALS
@@ -319,7 +319,7 @@ FIRST = Datagram(CLIENT, channel_message(0x4000, b"first"))
 
 @settings(max_examples=300, deadline=None)
 @given(story=st.lists(traffic | traffic | changes, min_size=1, max_size=12))
-def test_the_direct_way_is_the_cores(story: list[tuple[str, Any]]) -> None:
+def test_the_fast_path_does_what_the_core_does(story: list[tuple[str, Any]]) -> None:
     with twins() as (plain, driven):
         lives = [(relay, Client(relay, str(CLIENT))) for relay in (plain, driven)]
         ports = [client.allocate(RequestedAddressFamily(AddressFamily.IPV4)) for _, client in lives]
@@ -362,7 +362,7 @@ def live(relay: PlainRelay | DrivenRelay, client: Client, port: int, kind: str, 
 
 @pytest.mark.parametrize("segments", [1, 5])
 @pytest.mark.parametrize("quotas", [Quotas(), Quotas(bandwidth=80_000, bandwidth_per_user=80_000)])
-def test_the_second_arrival_goes_directly(quotas: Quotas, segments: int) -> None:
+def test_the_second_arrival_takes_the_fast_path(quotas: Quotas, segments: int) -> None:
     """Or else nothing would be tested above."""
     with twins() as (_, driven):
         driven.quotas = quotas
@@ -442,7 +442,7 @@ def test_more_is_read_at_once_only_while_that_makes_runs() -> None:
 
 
 def test_ways_are_remembered_up_to_a_bound_and_still_keep_order() -> None:
-    with twins() as (plain, driven), patch.object(direct_module, "MOST_WAYS", 2):
+    with twins() as (plain, driven), patch.object(fast_path_module, "MOST_FORWARDERS", 2):
         ports = []
         for relay in (plain, driven):
             client = Client(relay, str(CLIENT))
@@ -458,9 +458,9 @@ def test_ways_are_remembered_up_to_a_bound_and_still_keep_order() -> None:
                 relay.feed(SERVER4.port, batch)
                 relay.feed(ports[0], [Datagram(PEER4, bytes((turn, index)), tos=index % 5 << 2) for index in range(9)])
         assert seen(driven.log) == seen(plain.log)
-        direct = driven.service._direct
-        assert [len(ways) for ways in (*direct._to_peer.values(), direct._to_client)] == [2, 2]
-        assert len(direct._waiting) <= 4
+        fast_path = driven.service._fast_path
+        assert [len(ways) for ways in (*fast_path._to_peer.values(), fast_path._to_client)] == [2, 2]
+        assert len(fast_path._waiting) <= 4
 
 
 def test_channels_that_have_ended_leave_nothing_behind() -> None:
@@ -472,7 +472,7 @@ def test_channels_that_have_ended_leave_nothing_behind() -> None:
             driven.feed(SERVER4.port, [FIRST, FIRST])
             client.send(client.request(Method.REFRESH, Lifetime(0)))
         gc.collect()
-        assert len(driven.service._direct._waiting) == 1
+        assert len(driven.service._fast_path._waiting) == 1
 
 
 class ClientOf(Client):

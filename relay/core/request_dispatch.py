@@ -30,7 +30,7 @@ from relay.core.signature import Signature
 _AUTHENTICATED: Final = frozenset({Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND})
 
 
-class Transactions:
+class RequestDispatch:
     """Finds out who asks for what, has it done, and answers."""
 
     def __init__(

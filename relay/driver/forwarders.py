@@ -1,7 +1,7 @@
-"""Ways: by what a channel relays one kind of arrival, from one socket to another.
+"""Forwarders: each relays one kind of arrival of a channel, from one socket to another.
 
-A way is of one channel in one direction, for single datagrams or for runs that the kernel has made. It asks the core
-each time whether the channel lets them pass, and counts what has gone.
+A forwarder is of one channel in one direction, for single datagrams or for runs that the kernel has made. It asks the
+core each time whether the channel lets them pass, and counts what has gone.
 """
 
 import struct
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from connectivity.clock import Instant
-from connectivity.io.passage import Part, Passage
+from connectivity.io.prepared_sender import Part, PreparedSender
 from connectivity.io.receive_buffer import Arrival
 from connectivity.run import Run
 from connectivity.turn.channel_data import HEADER_BYTES
@@ -22,8 +22,8 @@ HEADER: Final = struct.Struct("!HH")  # of ChannelData: number, length
 SCRATCH: Final = memoryview(bytearray(SCRATCH_BYTES))
 
 
-class Waiting(list[tuple["Way", Arrival]]):
-    """What is to go by the ways of one channel in one direction, in order. It lives as long as one of them."""
+class Waiting(list[tuple["Forwarder", Arrival]]):
+    """What is to go by the forwarders of one channel in one direction, in order. It lives as long as one of them."""
 
     __slots__ = ("__weakref__",)
 
@@ -38,13 +38,13 @@ class Passed:
         self.merged = 0
 
 
-class Way:
+class Forwarder:
     """What they have in common: asking, sending, counting.
 
     ``arriving`` and ``leaving`` are the sizes in which the segments of a run come and go; 0: of single datagrams.
     """
 
-    __slots__ = ("_data_path", "_moved", "_passage", "_passed", "arriving", "channel", "leaving", "waiting")
+    __slots__ = ("_data_path", "_moved", "_passed", "_sender", "arriving", "channel", "leaving", "waiting")
 
     direction: ClassVar[Direction]
     merges: ClassVar[bool]  # whether ``relay_many`` may be asked
@@ -53,7 +53,7 @@ class Way:
         self,
         data_path: DataPath,
         channel: Channel,
-        passage: Passage,
+        sender: PreparedSender,
         passed: Passed,
         waiting: Waiting,
         arriving: int,
@@ -64,7 +64,7 @@ class Way:
         self.arriving = arriving
         self.leaving = leaving
         self._data_path = data_path
-        self._passage = passage
+        self._sender = sender
         self._moved = channel.allocation.moved(self.direction)
         self._passed = passed
 
@@ -80,7 +80,7 @@ class Way:
         """Send what has so many bytes of payload."""
         if not self._data_path.lets_pass(self.channel, self.direction, size, size, now):
             return False
-        if not self._passage.send(datagram):
+        if not self._sender.send(datagram):
             self._data_path.returns_tokens(self.channel, self.direction, size)
             return False
         moved, passed = self._moved, self._passed.volume
@@ -94,7 +94,7 @@ class Way:
         """The same for a run: of payload, and of what goes, so many bytes a datagram."""
         if not self._data_path.lets_pass(self.channel, self.direction, size, segment, now):
             return False
-        if not self._passage.send_run(parts, leaving):
+        if not self._sender.send_run(parts, leaving):
             self._data_path.returns_tokens(self.channel, self.direction, size)
             return False
         count = -(-size // segment)
@@ -104,7 +104,7 @@ class Way:
         return True
 
 
-class DatagramsToPeer(Way):
+class DatagramsToPeer(Forwarder):
     """Single messages of a client, without their headers."""
 
     __slots__ = ()
@@ -126,7 +126,7 @@ class DatagramsToPeer(Way):
         return len(payloads) == len(arrivals) and self._send_run(payloads, length * len(payloads), length, length, now)
 
 
-class DatagramsToClient(Way):
+class DatagramsToClient(Forwarder):
     """Single datagrams of a peer, with headers."""
 
     __slots__ = ()
@@ -146,7 +146,7 @@ class DatagramsToClient(Way):
         return length > 0 and self._send_run(parts, length * len(arrivals), length, HEADER_BYTES + length, now)
 
 
-class RunsToPeer(Way):
+class RunsToPeer(Forwarder):
     """Runs of a client's messages, without their headers."""
 
     __slots__ = ()
@@ -158,7 +158,7 @@ class RunsToPeer(Way):
         return payloads is not None and self._send_run((payloads,), len(payloads), self.leaving, self.leaving, now)
 
 
-class RunsToClient(Way):
+class RunsToClient(Forwarder):
     """Runs of a peer's datagrams, with headers."""
 
     __slots__ = ()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from connectivity import document
-from connectivity.document import DocumentError, Section
+from connectivity import yaml_document
+from connectivity.yaml_document import DocumentError, Section
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_secret_that_yaml_cannot_read_is_hidden() -> None:
 
 def test_a_parser_that_takes_anything_does_not_get_away_with_it() -> None:
     found: list[str] = []
-    top = Section("", document.load_document("name: =", "keys"), found)
+    top = Section("", yaml_document.load_document("name: =", "keys"), found)
     assert top.optional("name", str, "default") == "default"
     assert found == ["name is '=' on line 1: expected a value that YAML can read (a text in quotes always is one)"]
 
@@ -79,7 +79,7 @@ def test_an_alias_of_a_scalar_that_yaml_cannot_read() -> None:
 )
 def test_what_is_wrong_with_the_whole_has_its_line(text: str, problem: str) -> None:
     with pytest.raises(DocumentError) as raised:
-        document.load_document(text, "keys")
+        yaml_document.load_document(text, "keys")
     assert str(raised.value) == problem
 
 
@@ -89,13 +89,13 @@ def test_a_date_is_shown_as_it_is_written() -> None:
 
 def problems(text: str) -> list[str]:
     found: list[str] = []
-    top = Section("", document.load_document(text, "keys"), found)
+    top = Section("", yaml_document.load_document(text, "keys"), found)
     for key in ("other", "name", "token"):
-        top.optional(key, document.text, "")
-    top.each("list", document.text, "texts")
+        top.optional(key, yaml_document.text, "")
+    top.each("list", yaml_document.text, "texts")
     top.finish()
     return found
 
 
 def test_a_file_that_has_gone_is_read_by_nobody(tmp_path: Path) -> None:
-    assert not document.others_may_read(tmp_path / "gone")
+    assert not yaml_document.others_may_read(tmp_path / "gone")

@@ -14,7 +14,7 @@ from relay.core.peers import PeerRefusal, Refused
 from relay.core.table import AllocationTable
 
 
-class Reach:
+class PeerAccess:
     """Judges by the settings' policy and by the allocations that live at that moment."""
 
     def __init__(self, settings: ServerSettings, table: AllocationTable) -> None:

@@ -11,7 +11,7 @@ _ANY_DATAGRAM: Final = 65_535
 Part: TypeAlias = bytes | memoryview
 
 
-class Passage:
+class PreparedSender:
     """From one socket to one address, with one TOS. Nothing is counted, and False is returned for what has not gone.
 
     That is a full socket, one in which others wait, a refusal, or what ICMP said of an earlier datagram:

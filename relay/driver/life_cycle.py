@@ -27,8 +27,8 @@ from relay.core.own import OwnAddresses
 from relay.driver.addresses import HostChanges, always_own_addresses, host_addresses
 from relay.driver.admin import Admin
 from relay.driver.advising import Advising
+from relay.driver.core_settings import relayed_at
 from relay.driver.health import Health
-from relay.driver.making import relayed_at
 from relay.driver.metrics import Metric, Sources, collect
 from relay.driver.offload import Offload
 from relay.driver.reloading import Reloading
