@@ -13,6 +13,7 @@ packages=(
     python3-venv ca-certificates
     iproute2 nftables ethtool procps iputils-ping tcpdump curl iperf3
     wireguard-go wireguard-tools xz-utils
+    dnsmasq-base bind9-dnsutils
     gcc libc6-dev # the C headers of the XDP program are tested on the host, too
     clang-14 libclang-rt-14-dev # and fuzzed there
 )
