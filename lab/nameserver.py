@@ -1,64 +1,53 @@
 """A name server for the lab, so that programs that look names up get an answer at once instead of a time-out.
 
-``python -m lab.nameserver ADDRESS``. It knows the lab's few names (A and AAAA) and denies all others; UDP and TCP,
-RFC 1035, one question per query.
+``python -m lab.nameserver ADDRESS``. It knows the lab's few names (A and AAAA, and a service of the resource as SRV and
+TXT) and denies all others, over UDP and TCP.
 """
 
 import socketserver
-import struct
 import sys
 import threading
-from ipaddress import ip_address
 from typing import Final
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
 
 from lab.plan import PORTAL, RESOURCE
 
-NAMES: Final = {
-    "portal.lab": (PORTAL.address, PORTAL.address6),
-    "app.lab": (RESOURCE.address, RESOURCE.address6),
+APP: Final = "app.internal"
+ZONE: Final = {
+    ("portal.lab.", "A"): PORTAL.address,
+    ("portal.lab.", "AAAA"): PORTAL.address6,
+    (f"{APP}.", "A"): RESOURCE.address,
+    (f"{APP}.", "AAAA"): RESOURCE.address6,
+    (f"{APP}.", "TXT"): '"the resource behind the gateway"',
+    (f"_http._tcp.{APP}.", "SRV"): f"0 0 80 {APP}.",
 }
+_NAMES: Final = frozenset(name for name, _ in ZONE)
 _PORT: Final = 53
-_HEADER: Final = struct.Struct("!HHHHHH")
-_TYPES: Final = {1: 4, 28: 6}  # A and AAAA: the IP version that answers
-_AUTHORITATIVE_ANSWER: Final = 0x8580  # QR, AA, RD, RA
-_NAME_ERROR: Final = 3
 _TTL_SECONDS: Final = 60
 
 
 def answer(query: bytes) -> bytes | None:
     """The response, or None for what is no query with a question."""
-    if len(query) < _HEADER.size:
+    try:
+        asked = dns.message.from_wire(query)
+        said = dns.message.make_response(asked, recursion_available=True)
+        (question,) = asked.question
+    except (dns.exception.DNSException, ValueError):  # ValueError: not one question
         return None
-    query_id, flags, questions, _, _, _ = _HEADER.unpack_from(query)
-    parsed = _question(query)
-    if flags & 0x8000 or questions != 1 or parsed is None:
-        return None
-    name, kind, end = parsed
-    known = NAMES.get(name)
-    version = _TYPES.get(kind)
-    records = b""
-    if known is not None and version is not None:
-        address = ip_address(known[version == 6]).packed
-        # A pointer to the question's name, then type, class IN, lifetime and data.
-        records = b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, _TTL_SECONDS, len(address)) + address
-    code = _AUTHORITATIVE_ANSWER | (0 if known is not None else _NAME_ERROR)
-    head = _HEADER.pack(query_id, code, 1, 1 if records else 0, 0, 0)
-    return head + query[_HEADER.size : end] + records
-
-
-def _question(query: bytes) -> tuple[str, int, int] | None:
-    """Name in lower case, type, and where the question ends."""
-    labels = []
-    offset = _HEADER.size
-    while offset < len(query) and (length := query[offset]):
-        if length > 63:
-            return None  # a pointer has no place in a question
-        labels.append(query[offset + 1 : offset + 1 + length].decode("ascii", "replace").lower())
-        offset += 1 + length
-    if offset + 5 > len(query):
-        return None
-    (kind,) = struct.unpack_from("!H", query, offset + 1)
-    return ".".join(labels), kind, offset + 5
+    name = question.name.to_text().lower()
+    record = ZONE.get((name, dns.rdatatype.to_text(question.rdtype)))
+    said.flags |= dns.flags.AA
+    if record is not None:
+        said.answer.append(dns.rrset.from_text(question.name, _TTL_SECONDS, "IN", question.rdtype, record))
+    elif name not in _NAMES:
+        said.set_rcode(dns.rcode.NXDOMAIN)
+    return said.to_wire()
 
 
 class _Datagrams(socketserver.BaseRequestHandler):

@@ -7,8 +7,10 @@ address of the tunnel's range on the gateway's own loopback device.
 """
 
 import asyncio
+import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +40,7 @@ OWN = Interface(IPv4Address("100.64.0.1"), IPv6Address("fd00:2021:1111::1"))
 CLIENTS = ("100.64.0.2", "fd00:2021:1111::2")
 V4_SERVER, V6_SERVER = "198.51.100.2", "2001:db8::2"
 NOBODY = "198.51.100.77"
+UNBOUND = shutil.which("unbound") is not None
 EXPECTED = tuple(map(ip_address, ADDRESSES))
 
 
@@ -94,11 +97,9 @@ Script = Callable[[Gateway], Awaitable[None]]
 @pytest.fixture(name="site", scope="module")
 def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A gateway's namespace with both name servers beyond its wire."""
-    with (
-        namespaces() as (gateway, servers),
-        site_servers.dnsmasq(servers, V4_SERVER),
-        site_servers.unbound(servers, V6_SERVER, tmp_path_factory.mktemp("unbound")),
-    ):
+    with namespaces() as (gateway, servers), site_servers.dnsmasq(servers, V4_SERVER), ExitStack() as stack:
+        if UNBOUND:
+            stack.enter_context(site_servers.unbound(servers, V6_SERVER, tmp_path_factory.mktemp("unbound")))
         ip("-n", gateway, "address", "add", f"{CLIENTS[0]}/32", "dev", "lo")
         ip("-n", gateway, "address", "add", f"{CLIENTS[1]}/128", "dev", "lo", "nodad")
         yield gateway
@@ -130,7 +131,13 @@ def _run(site: str, tmp_path: Path) -> Iterator[Callable[[Script], None]]:
             host.remove_policy_routing()
 
 
-SERVERS = pytest.mark.parametrize("server", [V4_SERVER, V6_SERVER], ids=["dnsmasq", "unbound"])
+SERVERS = pytest.mark.parametrize(
+    "server",
+    [
+        pytest.param(V4_SERVER, id="dnsmasq"),
+        pytest.param(V6_SERVER, id="unbound", marks=pytest.mark.skipif(not UNBOUND, reason="unbound is not installed")),
+    ],
+)
 
 
 @SERVERS
@@ -157,7 +164,7 @@ def test_a_dead_name_server_is_followed_by_the_next_and_a_change_is_noticed(run:
         assert await gateway.look_up("app.internal") == EXPECTED
         gateway.use()
         assert await gateway.look_up("app.internal") is None
-        gateway.use(V6_SERVER)
+        gateway.use(V4_SERVER)
         assert await gateway.look_up("app.internal") == EXPECTED
 
     run(script)

@@ -1,7 +1,9 @@
 """The lab's name server: knows its names, denies the others, ignores what is no query."""
 
-import struct
-
+import dns.flags
+import dns.message
+import dns.rcode
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,29 +11,37 @@ from lab.nameserver import answer
 from lab.plan import RESOURCE
 
 
-def query(name: str, kind: int) -> bytes:
-    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
-    return struct.pack("!HHHHHH", 77, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!HH", kind, 1)
+def ask(name: str, kind: str) -> dns.message.Message:
+    query = dns.message.make_query(name, kind)
+    found = answer(query.to_wire())
+    assert found is not None
+    said = dns.message.from_wire(found)
+    assert query.is_response(said)
+    assert said.flags & dns.flags.RA
+    return said
 
 
-def test_known_name_has_both_families() -> None:
-    for kind, packed in ((1, RESOURCE.ipv4.ip.packed), (28, RESOURCE.ipv6.ip.packed)):
-        found = answer(query("App.lab", kind))
-        assert found is not None
-        assert found.endswith(packed)
-        assert struct.unpack_from("!HHHH", found) == (77, 0x8580, 1, 1)
+@pytest.mark.parametrize(
+    ("name", "kind", "record"),
+    [
+        ("App.internal.", "A", RESOURCE.address),
+        ("app.internal.", "AAAA", RESOURCE.address6),
+        ("app.internal.", "TXT", '"the resource behind the gateway"'),
+        ("_http._tcp.app.internal.", "SRV", "0 0 80 app.internal."),
+    ],
+)
+def test_known_names_have_their_records(name: str, kind: str, record: str) -> None:
+    (records,) = ask(name, kind).answer
+    assert [each.to_text() for each in records] == [record]
 
 
 def test_known_name_of_another_type_exists_but_is_empty() -> None:
-    found = answer(query("app.lab", 16))
-    assert found is not None
-    assert struct.unpack_from("!HHHH", found) == (77, 0x8580, 1, 0)
+    said = ask("app.internal.", "MX")
+    assert (said.rcode(), said.answer) == (dns.rcode.NOERROR, [])
 
 
 def test_unknown_name_is_denied() -> None:
-    found = answer(query("example.org", 1))
-    assert found is not None
-    assert found[3] & 0x0F == 3
+    assert ask("example.org.", "A").rcode() == dns.rcode.NXDOMAIN
 
 
 @given(st.binary(max_size=64))
