@@ -226,7 +226,7 @@ def _routes(settings: LabSettings, relays: list[str]) -> tuple[Route, ...]:
         (GATEWAY, GATEWAY_ROUTER, settings.gateway_nat, "client-nat"),
     ):
         # A network behind a NAT is nobody's business outside; without one it is routed like any other.
-        reached_from = ("portal", *relays, other)
+        reached_from = ("portal", *relays, other, "internet")  # where the name server is
         if nat is Nat.NONE:
             routes += [Route(role, end.network, router.address) for role in reached_from]
         if dual:
