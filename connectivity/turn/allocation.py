@@ -11,8 +11,9 @@
     freed       nothing worth keeping                   the owner removes the object (``freed_reason``)
 
 The *active socket* is the relay's address that answered first; the other family only yields candidates. A request lost
-on the way to it ends the allocation: the relay, or the way to it, is gone. Unless data or a signed answer has come from
-the relay since the last copy left: then the network only loses much, and the request is made again.
+on the way to it ends the allocation, unless data or a signed answer has come from the relay since the last copy left:
+then the network only loses much, and the request is made again. Seen at another address than before (a NAT forgot us),
+we ask the relay at once whether it still holds the allocation.
 
 Nothing here raises because of what a relay sends. The owner calls one method, drains ``poll_event`` and
 ``poll_transmit``, looks at ``freed_reason`` and arms a timer at ``poll_timeout``.
@@ -180,7 +181,7 @@ class Allocation:
             self._requests.discard(lambda transaction: isinstance(transaction.request, Refresh))
             self._start(Refresh(), now, limit=SINGLE_SHOT_NS)
         elif self._is_suspended():
-            self._deactivate()
+            self.active_socket = self._keep_alive_at = None
             self._probe_addresses(now)
 
     def delete(self, now: Instant) -> None:
@@ -233,9 +234,11 @@ class Allocation:
         match transaction.request:
             case Binding():
                 mapped = message.get(XorMappedAddress)
-                self._slots.observe(local, None if mapped is None else mapped.endpoint)
+                moved = self._slots.observe(local, None if mapped is None else mapped.endpoint)
                 if self.active_socket is None:
                     self._activate(transaction.destination, now)
+                elif moved and transaction.destination == self.active_socket and self._slots.has_relayed:
+                    self._start(Refresh(), now)
             case Allocate():
                 self._handle_allocated(local, message, now)
             case Refresh() | Delete():
@@ -337,7 +340,7 @@ class Allocation:
             return
         self._log.trouble("Relay does not answer")
         self._requests.discard(lambda other: other.destination == active)
-        self._deactivate()
+        self.active_socket = self._keep_alive_at = None
         self._invalidate("no response")
 
     # State changes.
@@ -351,10 +354,6 @@ class Allocation:
         self._keep_alive_at = now + KEEP_ALIVE_NS
         self._log.detail("Active socket chosen", active_socket=address)
         self._start(Allocate(), now)
-
-    def _deactivate(self) -> None:
-        self.active_socket = None
-        self._keep_alive_at = None
 
     def _set_lifetime(self, seconds: int, now: Instant) -> None:
         self._lease.grant(seconds, now)

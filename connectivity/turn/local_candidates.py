@@ -39,11 +39,13 @@ class CandidateSlots:
         self._slots: dict[tuple[CandidateKind, int], Candidate] = {}
         self._events: deque[CandidateEvent] = deque()
 
-    def observe(self, local: Endpoint, mapped: Endpoint | None) -> None:
-        """A relay answered to ``local`` and saw us as ``mapped``; values that cannot be candidates are passed over."""
+    def observe(self, local: Endpoint, mapped: Endpoint | None) -> bool:
+        """A relay answered to ``local`` and saw us as ``mapped``; values that cannot be candidates are passed over.
+
+        Returns whether it saw us as another than before.
+        """
         self._put(Candidate.host, local)
-        if mapped is not None:
-            self._put(Candidate.server_reflexive, mapped, local)
+        return mapped is not None and self._put(Candidate.server_reflexive, mapped, local)
 
     def allocate(self, relayed: Iterable[Endpoint], local: Endpoint) -> None:
         """The relay gave us these addresses, asked for from ``local``: the first of each family counts."""
@@ -84,16 +86,18 @@ class CandidateSlots:
         """The next change, in order."""
         return self._events.popleft() if self._events else None
 
-    def _put(self, make: Callable[..., Candidate], address: Endpoint, *base: Endpoint) -> None:
+    def _put(self, make: Callable[..., Candidate], address: Endpoint, *base: Endpoint) -> bool:
+        """Whether another one was there."""
         try:
             candidate = make(address, *base)
         except ValueError:
-            return  # what a NAT or a relay invents costs us this one candidate, nothing else
+            return False  # what a NAT or a relay invents costs us this one candidate, nothing else
         key = (candidate.kind, address.ip.version)
         old = self._slots.get(key)
         if old == candidate:
-            return
+            return False
         self._slots[key] = candidate
         self._events.append(CandidateAdded(candidate))
         if old is not None:
             self._events.append(CandidateRemoved(old))
+        return old is not None

@@ -129,6 +129,7 @@ def test_a_changed_mapping_is_announced_before_the_old_one_goes() -> None:
     moved = Endpoint(MAPPED4.ip, 40001)
     bench.answer(keep_alive, XorMappedAddress(moved))
     assert bench.events() == [f"+srflx {moved}", f"-srflx {MAPPED4}"]
+    bench.answer(bench.request(Method.REFRESH), Lifetime(600))
     [(at, keep_alive)] = bench.advance(START + 50 * SECOND)
     assert at == 50.0
     bench.answer(keep_alive)
@@ -277,6 +278,16 @@ def test_437_to_refresh_allocates_anew() -> None:
     assert bench.events() == [f"-relay {RELAYED4}", f"-relay {RELAYED6}"]
     bench.answer_allocate(bench.request(Method.ALLOCATE))
     assert bench.events() == [f"+relay {RELAYED4}", f"+relay {RELAYED6}"]
+
+
+def test_a_relay_that_sees_us_at_another_address_is_asked_at_once_what_it_holds_for_us() -> None:
+    bench = Bench().allocated()
+    [(_, keep_alive)] = bench.advance(START + 25 * SECOND)
+    bench.answer(keep_alive, XorMappedAddress(Endpoint(MAPPED4.ip, 40001)))
+    bench.refuse(bench.request(Method.REFRESH), 437)
+    assert bench.events()[2:] == [f"-relay {RELAYED4}", f"-relay {RELAYED6}"]
+    bench.answer_allocate(bench.request(Method.ALLOCATE))
+    assert bench.allocation.relayed_address(4) == RELAYED4
 
 
 def test_endless_mismatches_suspend_the_allocation() -> None:
