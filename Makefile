@@ -1,14 +1,14 @@
 # Every target sets up what it needs first; the second time that takes a moment.
 LOCK = --quiet --no-header --no-emit-index-url --python-version 3.11 --generate-hashes --allow-unsafe
 
-.PHONY: demo test test-long test-kernels check fuzz bench bench-relay bench-siege perf lock setup clean
+.PHONY: demo test test-long test-kernels check fuzz soak bench bench-relay bench-siege perf lock setup clean
 
 demo: setup
 	@.venv/bin/postern demo $(ARGS)
 
 # Two processes: what needs no machine of its own test by test, the others file by file, as they share what they start.
 PYTEST = .venv/bin/python -m pytest
-ANYWHERE = tests/unit tests/property tests/fuzz tests/e2e/test_chart_render.py $(wildcard tests/interop/test_recorded_*.py)
+ANYWHERE = tests/unit tests/property tests/simulation tests/fuzz tests/e2e/test_chart_render.py $(wildcard tests/interop/test_recorded_*.py)
 
 test: setup
 ifeq ($(strip $(ARGS)),)
@@ -41,6 +41,10 @@ fuzz: setup
 	.venv/bin/python -m tests.fuzz.relay_parser -max_total_time=$${SECONDS_EACH:-60} $(ARGS)
 	for target in stun channel_data stream peer_rule server; do \
 		.venv/bin/python -m tests.fuzz $$target -max_total_time=$${SECONDS_EACH:-60} $(ARGS) || exit 1; done
+
+# Cases of the simulated world without end, or ARGS="cases seed shrink"; what fails is told as steps that replay.
+soak: setup
+	@.venv/bin/python -m tests.simulation.soak $(ARGS)
 
 bench: setup
 	@.venv/bin/postern bench compare $(ARGS)

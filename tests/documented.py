@@ -115,6 +115,7 @@ CLAIMS: Final[dict[str, str]] = {
 # Command: why no test can run it.
 NOT_RUN: Final[dict[str, str]] = {
     "make test-kernels": "make test-long, which .ci/run runs, has the same tests",
+    "make soak": "it does not end; the property test of the simulated world runs the same cases by number",
     "git pull": "what it fetches is not this version's to test",
     "export GATEWAY_IMAGE=$REGISTRY/gateway:1.4.17 CLIENT_IMAGE=$REGISTRY/client:1.5.4": (
         "needs a registry; test_upstream_takes_the_place_of_client_and_gateway does it with images of its own"

@@ -1,0 +1,178 @@
+"""What ought to be allowed: resources, policies and their history, kept apart from the portal that is told of them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_network
+from types import MappingProxyType
+from typing import Final
+
+from connectivity.clock import SECOND, Instant
+from connectivity.endpoint import Endpoint, IPAddress
+from portal.configuration import NEVER, Configuration, Filter, Policy, Resource, ResourceType, Site, Token, TokenType
+from portal.derivation import named_id
+from tests.simulation.machines import token_of
+from tests.simulation.network import EPOCH
+from tests.simulation.traffic import Kind
+
+SITES: Final = ("office", "lab")
+EXPIRY_SLACK: Final = 1_100_000_000  # a gateway looks once a second
+SECRET: Final = "the secret of a simulated portal"
+
+
+@dataclass(frozen=True, slots=True)
+class Ware:
+    """A resource in the model: ``open`` lists what its filters let through, None is everything."""
+
+    name: str
+    network: str
+    site: str
+    open: tuple[tuple[str, int, int], ...] | None = None  # protocol, first port, last port
+
+    @property
+    def resource_id(self) -> str:
+        """Its id at the portal."""
+        return named_id("resource", self.name)
+
+    def covers(self, address: IPAddress) -> bool:
+        """Whether the address is in it."""
+        return address in ip_network(self.network)
+
+    def lets(self, kind: Kind, port: int) -> bool:
+        """Whether its filters let this through."""
+        if self.open is None:
+            return True
+        return any(
+            protocol == kind and (kind is Kind.ICMP or first <= port <= last) for protocol, first, last in self.open
+        )
+
+    def host(self, number: int) -> IPAddress:
+        """One of its hosts."""
+        return ip_address(int(ip_network(self.network).network_address) + number)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """All that was true from ``since`` on. Grants are (client, resource name) with their end, in seconds."""
+
+    since: Instant
+    wares: MappingProxyType[str, Ware]
+    grants: MappingProxyType[tuple[str, str], int]
+
+    def allows(self, client: str, site: str, address: IPAddress, kind: Kind, port: int, now: Instant) -> bool:
+        """Whether the client may send this through a gateway of the site, with the slack of its clock."""
+        for (who, name), end in self.grants.items():
+            if who == client and (end == NEVER or EPOCH + now < end * SECOND + EXPIRY_SLACK):
+                ware = self.wares.get(name)
+                if ware is not None and ware.site == site and ware.covers(address) and ware.lets(kind, port):
+                    return True
+        return False
+
+
+class Book:
+    """The pages, newest last."""
+
+    def __init__(self, wares: Iterable[Ware], clients: Iterable[str], now: Instant) -> None:
+        self.clients = tuple(clients)
+        held = {ware.name: ware for ware in wares}
+        grants = {(client, name): NEVER for client in self.clients for name in held}
+        self.pages = [Page(now, MappingProxyType(held), MappingProxyType(grants))]
+        self._first = held
+        self.token_ends = dict.fromkeys(self.clients, NEVER)
+
+    @property
+    def page(self) -> Page:
+        """What is true now."""
+        return self.pages[-1]
+
+    def ware(self, name: str) -> Ware:
+        """A resource as it is now, or was at first."""
+        return self.page.wares.get(name) or self._first[name]
+
+    def put(self, ware: Ware, now: Instant) -> None:
+        """A resource is this now."""
+        self._turn(now, wares={**self.page.wares, ware.name: ware})
+
+    def change(self, name: str, *, is_filtered: bool, is_elsewhere: bool, now: Instant) -> None:
+        """A resource is as it was first, but for its filters and its network."""
+        ware = self._first[name]
+        if is_filtered:
+            ware = replace(ware, open=(("udp", 53, 60), ("tcp", 80, 80)))
+        if is_elsewhere:
+            ware = replace(ware, network=_next_network(ware.network))
+        self.put(ware, now)
+
+    def remove(self, name: str, now: Instant) -> None:
+        """A resource is no more."""
+        self._turn(now, wares={known: ware for known, ware in self.page.wares.items() if known != name})
+
+    def grant(self, client: str, name: str, end: int, now: Instant) -> None:
+        """A client may use a resource until then."""
+        self._turn(now, grants={**self.page.grants, (client, name): end})
+
+    def revoke(self, client: str, name: str, now: Instant) -> None:
+        """A client may not use a resource any more."""
+        self._turn(now, grants={pair: end for pair, end in self.page.grants.items() if pair != (client, name)})
+
+    def may_use(self, client: str, name: str, now: Instant, margin: int = 0) -> bool:
+        """Whether the resource is there and the client's grant lasts for ``margin`` seconds more."""
+        end = self.page.grants.get((client, name))
+        return name in self.page.wares and end is not None and end > (EPOCH + now) // SECOND + margin
+
+    def allowed_since(
+        self, since: Instant, client: str, site: str, address: IPAddress, kind: Kind, port: int, now: Instant
+    ) -> bool:
+        """Whether any page in force since then allows it: somebody who heard nothing newer may let it pass."""
+        for index, page in enumerate(self.pages):
+            is_over = index + 1 < len(self.pages) and self.pages[index + 1].since < since
+            if not is_over and page.allows(client, site, address, kind, port, now):
+                return True
+        return False
+
+    def configuration(self) -> Configuration:
+        """The portal's file."""
+        sites = tuple(Site(named_id("site", name), name) for name in SITES)
+        site_ids = {site.name: site.id for site in sites}
+        resources = tuple(
+            Resource(
+                ware.resource_id,
+                ware.name,
+                ResourceType.CIDR,
+                ware.network,
+                (site_ids[ware.site],),
+                tuple(
+                    Filter(protocol, None if protocol == "icmp" else (first, last))
+                    for protocol, first, last in ware.open or ()
+                ),
+            )
+            for ware in self.page.wares.values()
+        )
+        policies = tuple(
+            Policy(named_id("resource", name), frozenset(), frozenset({client}), frozenset(), end)
+            for (client, name), end in self.page.grants.items()
+            if name in self.page.wares
+        )
+        tokens = [
+            Token(client, TokenType.CLIENT, token_of(client), actor=client, expires_at=self.token_ends[client])
+            for client in self.clients
+        ]
+        tokens += [Token(name, TokenType.GATEWAY, token_of(name), site_id=site_ids[name]) for name in SITES]
+        tokens.append(Token("relay", TokenType.RELAY, token_of("relay")))
+        return Configuration(Endpoint.parse("192.0.2.1:8080"), sites, resources, policies, tuple(tokens), secret=SECRET)
+
+    def _turn(
+        self,
+        now: Instant,
+        wares: dict[str, Ware] | None = None,
+        grants: dict[tuple[str, str], int] | None = None,
+    ) -> None:
+        page = replace(self.page, since=now)
+        if wares is not None:
+            page = replace(page, wares=MappingProxyType(wares))
+        if grants is not None:
+            page = replace(page, grants=MappingProxyType(grants))
+        self.pages.append(page)
+
+
+def _next_network(network: str) -> str:
+    known = ip_network(network)
+    return f"{known.network_address + known.num_addresses}/{known.prefixlen}"

@@ -1,0 +1,130 @@
+"""The model of what happens to packets: what was sent, what may arrive where, what is owed to whom.
+
+It knows resources and sites, and nothing of connections, paths or relays.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from connectivity.clock import MILLISECOND, SECOND, Instant
+from connectivity.endpoint import IPAddress
+from tests.simulation.book import Book
+from tests.simulation.network import START
+from tests.simulation.traffic import Letter, is_icmp_error, number_of, quoted_flow
+
+ANSWERED_WITHIN: Final = 3 * SECOND
+PORTAL_SLACK: Final = 1_500 * MILLISECOND  # between the portal's file and what a gateway does
+
+
+@dataclass(slots=True)
+class Sent:
+    """A packet, and what became of it."""
+
+    letter: Letter
+    client: str
+    request: bytes
+    at: Instant
+    is_spoofed: bool = False
+    arrivals: int = 0
+    answers: int = 0
+    errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Debt:
+    """Something that has to have happened by then."""
+
+    sent: Sent
+    by: Instant
+    is_refusal: bool  # an ICMP error rather than an answer
+
+
+class Ledger:
+    """All packets of a case under their numbers."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self._sent: dict[int, Sent] = {}
+        self._debts: list[Debt] = []
+        self.reached: set[tuple[str, str]] = set()  # pairs of client and resource that nothing has disturbed since
+
+    @property
+    def next_number(self) -> int:
+        """Of the next packet."""
+        return len(self._sent) + 1
+
+    def send(self, letter: Letter, client: str, now: Instant, source: IPAddress | None = None) -> Sent:
+        """A client's host sends this, perhaps with another's address."""
+        sent = Sent(letter, client, letter.request(source), now, is_spoofed=source is not None)
+        self._sent[letter.number] = sent
+        return sent
+
+    def owe(self, sent: Sent, now: Instant, *, is_refusal: bool = False) -> None:
+        """This must be answered, or refused, unless something disturbs the world before."""
+        self._debts.append(Debt(sent, now + ANSWERED_WITHIN, is_refusal))
+
+    def disturbed(self) -> None:
+        """From here on nothing is owed until it has worked again."""
+        self._debts.clear()
+        self.reached.clear()
+
+    def check(self, now: Instant) -> None:
+        """What is owed by now must have been paid."""
+        for debt in [debt for debt in self._debts if debt.by <= now]:
+            self._debts.remove(debt)
+            sent = debt.sent
+            done, wanted = (sent.errors, "refused") if debt.is_refusal else (sent.answers, "answered")
+            assert done, f"nothing was wrong, and yet was not {wanted}: {tell(sent)}"
+
+    def arrived_at_gateway(self, name: str, site: str, heard: Instant, packet: bytes, now: Instant) -> Letter:
+        """A gateway lets a packet out into its site; it heard the portal last at ``heard``. Returns what to answer."""
+        number = number_of(packet)
+        sent = None if number is None else self._sent.get(number)
+        where = f"at {name}, {clock(now)}"
+        assert sent is not None, f"{where}: a packet that nobody sent: {packet.hex()}"
+        letter = sent.letter
+        assert not sent.is_spoofed, f"{where}: passed with another's address: {tell(sent)}"
+        assert packet == sent.request, f"{where}: changed on the way: {tell(sent)}"
+        sent.arrivals += 1
+        assert sent.arrivals == 1, f"{where}: arrived twice: {tell(sent)}"
+        since = heard - PORTAL_SLACK
+        target, kind, port = letter.resource, letter.kind, letter.port
+        is_allowed = self._book.allowed_since(since, sent.client, site, target, kind, port, now)
+        assert is_allowed, f"{where}: the book does not allow {tell(sent)}: {self._book.page}"
+        return letter
+
+    def arrived_at_client(self, name: str, packet: bytes, now: Instant) -> None:
+        """A client's host gets an answer, or an ICMP error about what it sent."""
+        where = f"at {name}, {clock(now)}"
+        if is_icmp_error(packet):
+            self._refused(where, name, packet)
+            return
+        number = number_of(packet)
+        sent = None if number is None else self._sent.get(number)
+        assert sent is not None, f"{where}: a packet that nobody sent: {packet.hex()}"
+        assert sent.client == name, f"{where}: another's answer: {tell(sent)}"
+        assert sent.arrivals == 1, f"{where}: an answer to what did not arrive: {tell(sent)}"
+        assert packet == sent.letter.answer(), f"{where}: changed on the way: {tell(sent)}"
+        sent.answers += 1
+        assert sent.answers == 1, f"{where}: answered twice: {tell(sent)}"
+
+    def _refused(self, where: str, name: str, packet: bytes) -> None:
+        source, destination, port = quoted_flow(packet)
+        for sent in self._sent.values():
+            letter = sent.letter
+            if (letter.client, letter.resource, letter.own_port) == (source, destination, port):
+                assert sent.client == name, f"{where}: an error about another's packet: {tell(sent)}"
+                sent.errors += 1
+
+
+def clock(now: Instant) -> str:
+    """Virtual seconds since the start, for people."""
+    return f"{(now - START) / SECOND:.3f} s"
+
+
+def tell(sent: Sent) -> str:
+    """A packet, for people."""
+    letter = sent.letter
+    whose = " with another's address" if sent.is_spoofed else ""
+    what = f"{letter.kind} from {letter.client} port {letter.own_port} to {letter.resource} port {letter.port}"
+    return f"packet {letter.number} of {sent.client}{whose}, sent at {clock(sent.at)}: {what}"

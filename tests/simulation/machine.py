@@ -1,0 +1,250 @@
+"""The simulated world as a state machine of hypothesis: what may happen to a deployment, in any order.
+
+A failing case prints its steps as calls of this class: pasted into a test they replay it (``test_simulated_histories``
+has some). Steps that make no sense at their moment do nothing, so that a case can be shortened.
+"""
+
+from typing import Final
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from connectivity.clock import SECOND
+from portal.configuration import NEVER as ALWAYS
+from tests.simulation.network import BEHAVIOURS, EPOCH
+from tests.simulation.traffic import Kind
+from tests.simulation.world import CLIENTS, CLOSED_PORT, GATEWAYS, RELAYS, WARES, World
+
+_HOMES: Final = ("open", *BEHAVIOURS)
+_VERSIONS: Final = ((4, 6), (4,), (6,))
+_ENDS: Final = (*CLIENTS, *GATEWAYS)
+_PAUSES: Final = (0.0, 0.004, 0.3, 2.0)  # seconds after a step: none, in the middle of an exchange, after it
+
+clients: Final = st.sampled_from(CLIENTS)
+gateways: Final = st.sampled_from(sorted(GATEWAYS))
+ends: Final = st.sampled_from(_ENDS)
+relays: Final = st.sampled_from(RELAYS)
+machines: Final = st.sampled_from((*_ENDS, *RELAYS))
+resources: Final = st.sampled_from([ware.name for ware in WARES])
+kinds: Final = st.sampled_from([kind.value for kind in Kind])
+pauses: Final = st.sampled_from(_PAUSES)
+homes: Final = st.sampled_from(_HOMES)
+versions: Final = st.sampled_from(_VERSIONS)
+
+
+class SimulatedWorld(RuleBasedStateMachine):
+    """Two clients at most, three gateways of two sites, two relays, one portal."""
+
+    world: World
+
+    @initialize(
+        seed=st.integers(0, 999),
+        home=st.fixed_dictionaries(
+            {"alice": homes, "desk": homes, "cellar": homes}, optional={"bob": homes, "attic": homes}
+        ),
+        addresses=st.dictionaries(ends, versions, max_size=2),
+        relay_count=st.integers(1, len(RELAYS)),
+    )
+    def build(self, seed: int, home: dict[str, str], addresses: dict[str, tuple[int, ...]], relay_count: int) -> None:
+        """A deployment that has just been set up."""
+        present = tuple(name for name in GATEWAYS if name in home)
+        self.world = World(seed, home, versions=addresses, gateways=present, relays=RELAYS[:relay_count])
+
+    # Calm: whoever has reached something still does ------------------------------------------------------------------
+
+    @rule(client=clients, resource=resources, kind=kinds, size=st.sampled_from((0, 1100)), then=pauses)
+    def send(self, client: str, resource: str, kind: str, size: int, then: float) -> None:
+        """One packet."""
+        world = self.world
+        if client in world.tunnellers:
+            sent = world.send(client, resource, Kind(kind), size=size)
+            if sent is not None and (client, resource) in world.ledger.reached:
+                is_open = world.book.ware(resource).lets(sent.letter.kind, sent.letter.port)
+                world.ledger.owe(sent, world.network.now, is_refusal=not is_open)
+            self._pause(then)
+
+    @rule(client=clients, kind=st.sampled_from(["tcp", "udp"]), then=pauses)
+    def send_to_closed_port(self, client: str, kind: str, then: float) -> None:
+        """One packet that the resource's filters refuse."""
+        world = self.world
+        if client in world.tunnellers:
+            sent = world.send(client, "racks", Kind(kind), port=CLOSED_PORT[Kind(kind)])
+            if sent is not None and (client, "racks") in world.ledger.reached:
+                world.ledger.owe(sent, world.network.now, is_refusal=True)
+            self._pause(then)
+
+    @rule(client=clients, resource=resources)
+    def send_spoofed(self, client: str, resource: str) -> None:
+        """One packet with another's address."""
+        if client in self.world.tunnellers:
+            self.world.send(client, resource, Kind.UDP, spoofed=True)
+
+    @rule(seconds=st.sampled_from((0.05, 1.0, 7.0, 21.0, 70.0, 190.0, 400.0)))
+    def wait(self, seconds: float) -> None:
+        """Nothing happens."""
+        self._pause(seconds)
+
+    @rule(client=clients, resource=resources)
+    def reach(self, client: str, resource: str) -> None:
+        """A client uses a resource until it works, if all works that it needs."""
+        world = self.world
+        if client in world.tunnellers and world.is_reachable(client, resource):
+            world.reach(client, resource)
+
+    @rule(name=ends, seconds=st.sampled_from((0.5, 6.0, 35.0)))
+    def lose_portal(self, name: str, seconds: float) -> None:
+        """A client or gateway does not reach the portal for a while."""
+        if name in self.world.tunnellers:
+            self.world.cut_control(name)
+            self._pause(seconds)
+            self.world.mend_control(name)
+
+    # Disturbances ----------------------------------------------------------------------------------------------------
+
+    @rule(name=machines, then=pauses)
+    def cut(self, name: str, then: float) -> None:
+        """A cable is pulled."""
+        self._disturb("cut", name, then)
+
+    @rule(name=machines, then=pauses)
+    def plug(self, name: str, then: float) -> None:
+        """A cable is put in."""
+        self._disturb("plug", name, then)
+
+    @rule(name=machines, then=pauses)
+    def cut_control(self, name: str, then: float) -> None:
+        """A machine loses the portal for longer."""
+        self._disturb("cut_control", name, then)
+
+    @rule(name=machines, then=pauses)
+    def mend_control(self, name: str, then: float) -> None:
+        """A machine reaches the portal again."""
+        self._disturb("mend_control", name, then)
+
+    @rule(name=ends, then=pauses)
+    def stop(self, name: str, then: float) -> None:
+        """A client signs out; a gateway is stopped."""
+        self._disturb("stop", name, then)
+
+    @rule(name=machines, then=pauses)
+    def kill(self, name: str, then: float) -> None:
+        """A process dies."""
+        self._disturb("kill", name, then)
+
+    @rule(name=machines, then=pauses)
+    def start(self, name: str, then: float) -> None:
+        """A process is there again."""
+        self._disturb("start", name, then)
+
+    @rule(name=relays, new_secret=st.booleans(), new_address=st.booleans(), then=pauses)
+    def restart_relay(self, name: str, new_secret: bool, new_address: bool, then: float) -> None:
+        """A relay begins anew."""
+        world = self.world
+        if name in world.relays and world.relays[name].core is not None:
+            world.disturbed()
+            world.restart_relay(name, new_secret=new_secret, new_address=new_address)
+            self._pause(then)
+
+    @rule(seconds=st.sampled_from((0.0, 1.0, 10.0, 80.0)), then=pauses)
+    def restart_portal(self, seconds: float, then: float) -> None:
+        """The portal is away, and has forgotten everything when it is back."""
+        world = self.world
+        world.disturbed()
+        world.portal.stop()
+        self._pause(seconds)
+        world.portal.start()
+        self._pause(then)
+
+    @rule(name=ends, then=pauses)
+    def reboot_router(self, name: str, then: float) -> None:
+        """A router forgets what it knew."""
+        self._disturb("reboot_router", name, then)
+
+    @rule(name=ends, loss=st.sampled_from((0.0, 0.05, 0.5)), doubling=st.sampled_from((0.0, 0.2)), then=pauses)
+    def weather(self, name: str, loss: float, doubling: float, then: float) -> None:
+        """Somewhere the network is bad, or good again."""
+        world = self.world
+        if name in world.tunnellers:
+            world.disturbed()
+            world.weather(name, loss=loss, doubling=doubling, jitter_ms=30 if loss or doubling else 0)
+            self._pause(then)
+
+    @rule(name=ends, home=homes, addresses=versions, then=pauses)
+    def move(self, name: str, home: str, addresses: tuple[int, ...], then: float) -> None:
+        """A machine comes up at another place: its processes begin anew there."""
+        world = self.world
+        if name in world.tunnellers:
+            world.disturbed()
+            world.kill(name)
+            world.move(name, home, addresses)
+            self._pause(then)
+            world.start(name)
+
+    # Who may do what -------------------------------------------------------------------------------------------------
+
+    @rule(client=clients, resource=resources, seconds=st.sampled_from((0, 3, 100)), then=pauses)
+    def grant(self, client: str, resource: str, seconds: int, then: float) -> None:
+        """A client may use a resource, for so long or (0) for good."""
+        world = self.world
+        if client in world.tunnellers:
+            end = ALWAYS if not seconds else (EPOCH + world.network.now) // SECOND + seconds
+            world.disturbed()
+            world.book.grant(client, resource, end, world.network.now)
+            world.write()
+            self._pause(then)
+
+    @rule(client=clients, resource=resources, then=pauses)
+    def revoke(self, client: str, resource: str, then: float) -> None:
+        """A client may not use a resource any more."""
+        world = self.world
+        if client in world.tunnellers:
+            world.disturbed()
+            world.book.revoke(client, resource, world.network.now)
+            world.write()
+            self._pause(then)
+
+    @rule(resource=resources, then=pauses)
+    def delete(self, resource: str, then: float) -> None:
+        """A resource is no more."""
+        world = self.world
+        world.disturbed()
+        world.book.remove(resource, world.network.now)
+        world.write()
+        self._pause(then)
+
+    @rule(resource=resources, is_filtered=st.booleans(), is_elsewhere=st.booleans(), then=pauses)
+    def change(self, resource: str, is_filtered: bool, is_elsewhere: bool, then: float) -> None:
+        """A resource is as it was at first, but for its filters and its network."""
+        world = self.world
+        world.disturbed()
+        world.book.change(resource, is_filtered=is_filtered, is_elsewhere=is_elsewhere, now=world.network.now)
+        world.write()
+        self._pause(then)
+
+    def teardown(self) -> None:
+        """With everything in order again, every resource is reached, and what is left at the end is nothing."""
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        try:
+            world.check()
+            world.disturbed()
+            world.heal()
+            for client in world.clients:
+                for ware in WARES:
+                    world.reach(client, ware.name)
+            world.end()
+        finally:
+            world.close()
+
+    # Private ---------------------------------------------------------------------------------------------------------
+
+    def _pause(self, seconds: float) -> None:
+        self.world.advance(round(seconds * SECOND))
+
+    def _disturb(self, what: str, name: str, then: float) -> None:
+        world = self.world
+        if name in world.tunnellers or name in world.relays:
+            world.disturbed()
+            getattr(world, what)(name)
+            self._pause(then)

@@ -1,0 +1,340 @@
+"""A deployment in one process under virtual time, and what it must do: the real cores, a network, a model beside them.
+
+*Always:* nothing arrives that the book does not allow, nothing twice, nothing changed; what comes back is the answer to
+what was sent; no core logs an error, raises, or wakes up without end.
+*While nothing disturbs it:* what a client sends to a resource that it has reached is answered.
+*After disturbances:* with everything in working order again, every resource is reached within ``RECOVERY``.
+*In the end:* who has left is held by nobody.
+"""
+
+import logging
+from random import Random
+from typing import Final
+
+from connectivity.clock import MILLISECOND, SECOND, Duration
+from portal.configuration import NEVER as ALWAYS
+from portal.configuration import TokenType
+from tests.simulation.book import Book, Ware
+from tests.simulation.control import Portal
+from tests.simulation.ledger import Ledger, Sent, clock
+from tests.simulation.machines import NEVER, Relay, Tunneller
+from tests.simulation.network import BEHAVIOURS, Network
+from tests.simulation.traffic import Kind, Letter
+
+CLIENTS: Final = ("alice", "bob")
+GATEWAYS: Final = {"desk": "office", "attic": "office", "cellar": "lab"}
+RELAYS: Final = ("east", "west")
+WARES: Final = (
+    Ware("printers", "10.20.0.0/24", "office"),
+    Ware("wiki", "2001:db8:20::/64", "office"),
+    Ware("racks", "10.30.0.0/24", "lab", (("tcp", 80, 443), ("udp", 53, 53), ("icmp", 0, 0))),
+)
+#: How long a resource may stay away when everything works again: a portal's back-off (90 s), then an idle path (102 s).
+RECOVERY: Final = 200 * SECOND
+LONGEST_LOSS: Final = 110 * SECOND  # until an idle connection is noticed to be lost
+LONGEST_ALLOCATION: Final = 3700 * SECOND  # a lifetime of an hour, and a bit
+RESOURCE_DELAY: Final = 2 * MILLISECOND
+OPEN_PORT: Final = {Kind.TCP: 80, Kind.UDP: 53, Kind.ICMP: 0}
+CLOSED_PORT: Final = {Kind.TCP: 8080, Kind.UDP: 5353}
+
+
+class World:
+    """Begin with ``World(seed, …)``, then disturb it; every method that disturbs has a name that reads in a log."""
+
+    def __init__(
+        self,
+        seed: int,
+        homes: dict[str, str],
+        versions: dict[str, tuple[int, ...]] | None = None,
+        gateways: tuple[str, ...] = ("desk", "cellar"),
+        relays: tuple[str, ...] = ("east",),
+        latency_ms: int = 10,
+    ) -> None:
+        """``homes`` says by which kind of router clients and gateways are behind; "open" is none."""
+        self.network = Network(Random(seed))
+        self.random = self.network.random
+        self.log = ErrorLog()
+        logging.getLogger().addHandler(self.log)
+        self.clients = tuple(name for name in CLIENTS if name in homes)
+        self.book = Book(WARES, self.clients, self.network.now)
+        self.ledger = Ledger(self.book)
+        self.portal = Portal(self.network, self.book.configuration())
+        self.relays: dict[str, Relay] = {}
+        self.tunnellers: dict[str, Tunneller] = {}
+        self.slowest: Duration = 0  # of all recoveries
+        self._secrets = dict.fromkeys(relays, 1)
+        self._moves = 0
+        internet = self.network.add_place("internet", None, latency_ms * MILLISECOND)
+        for index, name in enumerate(relays):
+            relay = self.relays[name] = Relay(name, self.network, self.portal)
+            self.network.move(relay.host, internet, _relay_addresses(index))
+            self.start(name)
+        for name in (*self.clients, *gateways):
+            kind = TokenType.CLIENT if name in self.clients else TokenType.GATEWAY
+            entry = name if kind is TokenType.CLIENT else GATEWAYS[name]
+            machine = self.tunnellers[name] = Tunneller(name, kind, entry, self.network, self.portal, self._arrived)
+            self._settle_in(machine, homes.get(name, "open"), (versions or {}).get(name, (4, 6)), latency_ms)
+            machine.start()
+        self.advance(2 * SECOND)
+
+    # Time ------------------------------------------------------------------------------------------------------------
+
+    def advance(self, duration: Duration) -> None:
+        """Let time pass; every datagram, frame and timer in between happens, in order."""
+        network, portal, relays, tunnellers = self.network, self.portal, self.relays, self.tunnellers
+        machines: tuple[Portal | Relay | Tunneller, ...] = (portal, *relays.values(), *tunnellers.values())
+        until = network.now + duration
+        while True:
+            links = portal.links
+            own = min(each.due for each in machines)
+            due = min(network.next_event(), own, min((link.due for link in links), default=NEVER))
+            if due > until:
+                break
+            network.now = max(network.now, due)
+            network.run_due()
+            for each in machines:
+                if each.due <= network.now:
+                    each.handle_timeout()
+            for link in list(links):
+                if link.due <= network.now:
+                    link.handle_timeout()
+        network.now = until
+        self.check()
+
+    def check(self) -> None:
+        """What must be true at any time, and what is owed by now."""
+        self.log.check()
+        self.ledger.check(self.network.now)
+
+    # Traffic ---------------------------------------------------------------------------------------------------------
+
+    def send(
+        self, client: str, resource: str, kind: Kind, *, port: int | None = None, size: int = 0, spoofed: bool = False
+    ) -> Sent | None:
+        """A client's host sends one packet; None where it has no tunnel."""
+        machine, ledger = self.tunnellers[client], self.ledger
+        if machine.interface is None:
+            return None
+        target = self.book.ware(resource).host(5 if port is None else 6)
+        own = machine.interface.ipv4 if target.version == 4 else machine.interface.ipv6
+        to = OPEN_PORT[kind] if port is None else port
+        letter = Letter(kind, own, target, 40_000, to, ledger.next_number, size)
+        sent = ledger.send(letter, client, self.network.now, own + 77 if spoofed else None)
+        machine.send(sent.request)
+        return sent
+
+    def reach(self, client: str, resource: str, within: Duration = RECOVERY) -> None:
+        """A host that repeats itself gets an answer in time."""
+        begun = self.network.now
+        attempts: list[Sent] = []
+        while self.network.now - begun < within:
+            sent = self.send(client, resource, Kind.UDP)
+            attempts += [] if sent is None else [sent]
+            self.advance(SECOND if len(attempts) < 10 else 3 * SECOND)
+            if any(attempt.answers for attempt in attempts):
+                self.ledger.reached.add((client, resource))
+                self.slowest = max(self.slowest, self.network.now - begun)
+                return
+        raise AssertionError(f"{client} does not reach {resource} since {clock(begun)}: {self.describe()}")
+
+    def is_reachable(self, client: str, resource: str) -> bool:
+        """Whether all works that a client needs for a resource."""
+        ware = self.book.page.wares.get(resource)
+        if ware is None or not self.book.may_use(client, resource, self.network.now, margin=RECOVERY // SECOND):
+            return False
+        if self.portal.core is None or not ware.lets(Kind.UDP, OPEN_PORT[Kind.UDP]):
+            return False
+        gateways = [name for name in self.tunnellers if GATEWAYS.get(name) == ware.site]
+        return all(self._works(self._machine(name)) for name in (client, *gateways, *self.relays))
+
+    def _arrived(self, machine: Tunneller, packet: bytes) -> None:
+        """What a machine's kernel gets out of the tunnel; a gateway's hands it to the resource, which answers."""
+        now = self.network.now
+        if machine.kind is TokenType.CLIENT:
+            self.ledger.arrived_at_client(machine.name, packet, now)
+            return
+        link, core = machine.link, machine.core
+        assert link is not None, "what runs has a link"
+        heard = now if link.is_live else link.live_until
+        letter = self.ledger.arrived_at_gateway(machine.name, GATEWAYS[machine.name], heard, packet, now)
+
+        def answer() -> None:
+            if machine.core is core:
+                machine.send(letter.answer())
+
+        self.network.at(RESOURCE_DELAY, answer)
+
+    # Disturbances ----------------------------------------------------------------------------------------------------
+
+    def disturbed(self) -> None:
+        """From here on nothing is owed until it has worked again."""
+        self.ledger.disturbed()
+
+    def cut(self, name: str) -> None:
+        """A machine's cable is out."""
+        machine = self._machine(name)
+        if machine.link is not None:
+            machine.link.note_liveness()
+        machine.host.is_cut = True
+
+    def plug(self, name: str) -> None:
+        """The cable is in again."""
+        machine = self._machine(name)
+        machine.host.is_cut = False
+        if machine.link is not None:
+            machine.link.resume()
+
+    def cut_control(self, name: str) -> None:
+        """A machine does not reach the portal."""
+        machine = self._machine(name)
+        if machine.link is not None:
+            machine.link.note_liveness()
+        machine.is_control_cut = True
+
+    def mend_control(self, name: str) -> None:
+        """It does again."""
+        machine = self._machine(name)
+        machine.is_control_cut = False
+        if machine.link is not None:
+            machine.link.resume()
+
+    def stop(self, name: str) -> None:
+        """A client signs out, or a gateway is stopped: with a goodbye."""
+        if self.tunnellers[name].core is not None:
+            self.tunnellers[name].stop()
+
+    def kill(self, name: str) -> None:
+        """A process is gone without a word."""
+        machine = self._machine(name)
+        if machine.core is not None:
+            machine.kill()
+
+    def start(self, name: str) -> None:
+        """A process with nothing remembered."""
+        machine = self._machine(name)
+        if machine.core is not None:
+            return
+        if isinstance(machine, Relay):
+            machine.start(f"secret of {name}, {self._secrets[name]}")
+        else:
+            machine.start()
+
+    def restart_relay(self, name: str, *, new_secret: bool, new_address: bool) -> None:
+        """A relay's process ends and another begins at once."""
+        self.kill(name)
+        self._secrets[name] += new_secret
+        if new_address:
+            self._moves += 1
+            internet = self.network.places["internet"]
+            self.network.move(self.relays[name].host, internet, _relay_addresses(10 + self._moves))
+        self.start(name)
+
+    def reboot_router(self, name: str) -> None:
+        """A router forgets its mappings."""
+        place = self.tunnellers[name].host.place
+        if place is not None and place.router is not None:
+            place.router.reboot()
+
+    def weather(self, name: str, *, loss: float = 0.0, doubling: float = 0.0, jitter_ms: int = 0) -> None:
+        """The network at a machine's place is this bad."""
+        place = self.tunnellers[name].host.place
+        assert place is not None, "every machine is somewhere"
+        place.loss, place.doubling, place.jitter = loss, doubling, jitter_ms * MILLISECOND
+
+    def move(self, name: str, behaviour: str, versions: tuple[int, ...]) -> None:
+        """A machine is at another place with other addresses."""
+        machine = self.tunnellers[name]
+        if machine.link is not None:
+            machine.link.note_liveness()
+        self._settle_in(machine, behaviour, versions, 10)
+
+    def write(self) -> None:
+        """The portal reads its file again."""
+        self.portal.apply(self.book.configuration())
+
+    def heal(self) -> None:
+        """Everything works: cables, processes, weather, and who may do what."""
+        for name in (*self.relays, *self.tunnellers):
+            self._machine(name).is_control_cut = False
+            self.plug(name)
+        for place in self.network.places.values():
+            place.loss, place.doubling, place.jitter, place.largest = 0.0, 0.0, 0, None
+        for ware in WARES:
+            self.book.put(ware, self.network.now)
+            for client in self.clients:
+                self.book.grant(client, ware.name, ALWAYS, self.network.now)
+        self.write()
+        self.portal.start()
+        for name in (*self.relays, *self.tunnellers):
+            self.start(name)
+
+    # The end ---------------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Everybody leaves; what peers and relays hold for them ends with it, or in its time."""
+        self.disturbed()
+        for client in self.clients:
+            self.stop(client)
+        self.advance(LONGEST_LOSS)
+        for name, machine in self.tunnellers.items():
+            assert machine.core is None or not machine.core.connections(), f"{name} holds connections of nobody"
+            self.stop(name)
+        self.advance(LONGEST_ALLOCATION)
+        for name, relay in self.relays.items():
+            assert relay.core is not None, "relays have not ended"
+            assert relay.core.allocation_count == 0, f"{name} holds allocations of nobody"
+
+    def close(self) -> None:
+        """This world is over."""
+        logging.getLogger().removeHandler(self.log)
+
+    def describe(self) -> str:
+        """Who is how, for a failure."""
+        rows = []
+        for name, machine in self.tunnellers.items():
+            link = machine.link
+            paths = [] if machine.core is None else [str(row) for row in machine.core.connections()]
+            rows.append(f"{name}: link {'live' if link is not None and link.is_live else 'away'}, {paths}")
+        return "; ".join(rows)
+
+    # Private ---------------------------------------------------------------------------------------------------------
+
+    def _machine(self, name: str) -> Relay | Tunneller:
+        return self.relays[name] if name in self.relays else self.tunnellers[name]
+
+    def _works(self, machine: Relay | Tunneller) -> bool:
+        place = machine.host.place
+        if machine.core is None or place is None or machine.host.is_cut or machine.is_control_cut:
+            return False
+        return not (place.loss or place.doubling or place.jitter)
+
+    def _settle_in(self, machine: Tunneller, behaviour: str, versions: tuple[int, ...], latency_ms: int) -> None:
+        self._moves += 1
+        number = self._moves
+        kind = None if behaviour == "open" else BEHAVIOURS[behaviour]
+        address = f"203.0.113.{number % 200}"
+        place = self.network.add_place(f"place {number}", kind, latency_ms * MILLISECOND, address)
+        # At home everybody has the same private addresses.
+        own = {4: "192.168.1.10" if kind is not None and kind.translates else address, 6: f"2001:db8:{number:x}::10"}
+        if kind is not None and not kind.translates:
+            own[4] = f"203.0.113.{200 + number % 50}"
+        machine.move(place, tuple(own[version] for version in versions))
+
+
+class ErrorLog(logging.Handler):
+    """Keeps lines of level ERROR and above."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.name}: {record.getMessage()} {getattr(record, 'fields', '')}")
+
+    def check(self) -> None:
+        """Fail where there is one."""
+        assert not self.lines, f"errors were logged: {self.lines}"
+
+
+def _relay_addresses(number: int) -> tuple[str, str]:
+    return f"198.51.100.{10 + number % 200}", f"2001:db8:ffff::{number + 1:x}"
