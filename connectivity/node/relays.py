@@ -82,6 +82,7 @@ class RelaySet:
         self._by_server: dict[Endpoint, Allocation] = {}
         self._remembered: dict[IPAddress, None] = {}
         self._changes: list[CandidateChange] = []
+        self._unconfirmed: set[str] = set()  # asked with what the portal gave out for another key
 
     def __len__(self) -> int:
         return len(self._allocations)
@@ -101,6 +102,7 @@ class RelaySet:
         for server in (*self._servers.values(), *(silent.server for silent in self._silent.values())):
             if server.relay_id not in fresh:
                 fresh._allocate(server, "Asking a known relay from other sockets", now)
+                fresh._unconfirmed.add(server.relay_id)
         return fresh
 
     def addresses(self) -> list[Endpoint]:
@@ -137,7 +139,13 @@ class RelaySet:
             self._silent.pop(server.relay_id, None)
             held = self._allocations.get(server.relay_id)
             if held is not None:
-                if held.same_configuration(server.addresses, server.username, server.password):
+                known, self._servers[server.relay_id] = self._servers[server.relay_id], server
+                is_there = set(known.addresses) == set(server.addresses)
+                if is_there and (known.username, known.password) == (server.username, server.password):
+                    continue
+                if is_there and server.relay_id in self._unconfirmed:  # credentials of our new key, nothing else is new
+                    self._unconfirmed.discard(server.relay_id)
+                    held.take_credentials(server.username, server.password, now)
                     continue
                 self._forget_addresses(self._drop(server.relay_id))
             self._allocate(server, "Added new relay" if held is None else "Replaced relay", now)

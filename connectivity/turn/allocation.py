@@ -75,8 +75,7 @@ class Allocation:
         self._log = AllocationLog(relay_id)
         self.active_socket: Endpoint | None = None
         self._addresses = tuple(dict.fromkeys(addresses))
-        self._credentials = Credentials(username, password)
-        self._requests = Transactions(credentials=self._credentials, software=software, rng=rng)
+        self._requests = Transactions(credentials=Credentials(username, password), software=software, rng=rng)
         self._slots = CandidateSlots()
         self._channels = ChannelTable()
         self._queued_binds: deque[Endpoint] = deque(maxlen=QUEUED_BINDS)
@@ -93,9 +92,10 @@ class Allocation:
         """Why this object is of no more use; None while it is, or while something waits to be drained."""
         return None if self._slots.has_events or self._requests.has_transmits else self._end()
 
-    def same_configuration(self, addresses: Sequence[Endpoint], username: str, password: str) -> bool:
-        """Whether a relay list entry says what this object was made from."""
-        return set(addresses) == set(self._addresses) and Credentials(username, password) == self._credentials
+    def take_credentials(self, username: str, password: str, now: Instant) -> None:
+        """Go on with other credentials, which are proven at once if there is something to prove them with."""
+        self._requests.use_credentials(Credentials(username, password))
+        self.probe(now)
 
     def matches(self, remote: Endpoint) -> bool:
         """Whether ``remote`` is an address of this relay."""

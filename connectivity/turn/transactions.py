@@ -56,6 +56,7 @@ class Transaction:
     datagram: bytes
     has_nonce: bool
     retry_count: int  # how often it was repeated because of its nonce
+    key: bytes  # of the response's MESSAGE-INTEGRITY
 
 
 class Transactions:
@@ -82,6 +83,11 @@ class Transactions:
     def has_transmits(self) -> bool:
         """Whether ``poll_transmit`` would return one."""
         return bool(self._transmits)
+
+    def use_credentials(self, credentials: Credentials) -> None:
+        """Make requests with others from now on; responses to earlier ones are still signed with the old ones."""
+        self._credentials = credentials
+        self._key = credentials.key()
 
     def forget_credentials(self) -> None:
         """They are wrong: make no request with them any more."""
@@ -112,7 +118,7 @@ class Transactions:
         """Whether the response carries our integrity where it has to."""
         if isinstance(transaction.request, Binding):
             return True
-        return self.has_credentials and message.verify_integrity(self._key)
+        return self.has_credentials and message.verify_integrity(transaction.key)
 
     def finish(self, message: Message) -> None:
         """The response was accepted."""
@@ -177,7 +183,7 @@ class Transactions:
         )
         has_nonce = credentials is not None and self.nonce is not None
         self._pending[transaction_id] = Transaction(
-            request, destination, series, attributes, datagram, has_nonce, retry_count
+            request, destination, series, attributes, datagram, has_nonce, retry_count, self._key
         )
         self._transmit(datagram, destination)
 

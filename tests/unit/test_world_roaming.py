@@ -1,12 +1,18 @@
 """A client that goes to another network: the tunnel goes on with another key, from other sockets."""
 
+from collections import Counter
+from ipaddress import ip_address
+
 import pytest
 
 from client.role import ASKED_AFTER_RESET
 from connectivity.clock import MILLISECOND, SECOND
-from connectivity.wireguard import DropReason
+from connectivity.stun import MessageClass, Method, Software, Username
+from connectivity.turn.requests import software_attribute
+from connectivity.wireguard import DropReason, KeyPair
+from tests.unit.connectivity.test_node_relays import stun
 from tests.unit.test_world import answer, connected, question, udp
-from tests.unit.world import CLIENT_TUNNEL, RESOURCE, World
+from tests.unit.world import CLIENT_TUNNEL, RELAY, RESOURCE, World
 
 ELSEWHERE = ("198.51.100.77", "2001:db8:77::77")
 
@@ -108,3 +114,44 @@ def test_late_answers_of_a_relay_to_the_old_sockets_reach_nobody() -> None:
     world.advance(SECOND)
     assert answer(b"to the old address") not in world.host_received["client"]
     assert world.errors == []
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_relay_goes_on_with_the_credentials_of_the_new_key(is_late: bool) -> None:
+    """Nothing else about it is new: to give the allocation back and ask again would cost a moment."""
+    world = connected(direct=False)
+    position = len(world.carried)
+    if is_late:  # the portal's answer comes when the relay has given its own
+        end = world.ends["client"]
+        end.addresses, end.keys = ELSEWHERE, KeyPair.from_private(bytes(range(32)))
+        end.core.reset(end.keys, world.now)
+        world.advance(100 * MILLISECOND)
+        world.to_client("init", world.client_init())
+    else:
+        world.reset(addresses=ELSEWHERE)
+    world.advance(300 * MILLISECOND)
+    relay = {ip_address(text) for text in RELAY}
+    carried = [stun(data) for source, to, data in world.carried[position:] if to.ip in relay and source.ip not in relay]
+    software = Software(software_attribute(world.ends["client"].keys.public))
+    sent = [message for message in carried if message is not None and message.get(Software) == software]
+    requests = [message for message in sent if message.message_class is MessageClass.REQUEST]
+    methods = Counter(message.method for message in requests)
+    assert methods[Method.ALLOCATE] == 2  # without a nonce, and with one
+    assert methods[Method.REFRESH] == is_late  # what is held is proven to be held still
+    (salt,) = {entry["username"].split(":")[1] for entry in world.client_init()["relays"]}
+    binds = [message.get(Username) for message in requests if message.method == Method.CHANNEL_BIND]
+    assert [name.value.split(":")[1] for name in binds[-1:] if name is not None] == [salt]
+    assert world.errors == []
+
+
+def test_a_relay_that_began_anew_meanwhile_is_asked_again_within_moments() -> None:
+    world = connected(direct=False)
+    world.reset(addresses=ELSEWHERE)
+    world.advance(12 * MILLISECOND)
+    world.start_relay("secret-2")
+    world.to_client("relays_presence", {"disconnected_ids": [], "connected": world.relays(world.client_keys)})
+    world.to_gateway("relays_presence", {"disconnected_ids": [], "connected": world.relays(world.gateway_keys)})
+    world.advance(4 * SECOND)
+    world.send_from_client(question(b"again"))
+    world.advance(SECOND)
+    assert world.host_received["gateway"][-1] == question(b"again")

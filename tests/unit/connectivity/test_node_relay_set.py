@@ -112,6 +112,22 @@ def test_from_other_sockets_every_known_relay_is_asked_at_once_the_silent_one_to
     assert all(waking.relays.is_relay_address(address) for address in late)
 
 
+def test_a_relay_named_again_as_it_was_is_left_alone_and_one_with_another_password_or_address_is_not() -> None:
+    waking = Waking()
+    both = replace(SILENT, addresses=(*SILENT.addresses, Endpoint(ip_address("2001:db8::1"), 3478)))
+    asked = []
+    for server in (
+        SILENT,
+        SILENT,
+        replace(SILENT, password="other"),
+        both,
+        replace(both, addresses=both.addresses[::-1]),
+    ):
+        waking.relays.update((), [server], waking.now)
+        asked.append(len(drained(waking.relays)))
+    assert asked == [1, 0, 1, 2, 0]
+
+
 def drained(relays: RelaySet) -> list[Transmit]:
     found = []
     while (transmit := relays.poll_transmit()) is not None:

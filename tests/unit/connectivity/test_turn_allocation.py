@@ -348,13 +348,6 @@ def test_a_probe_while_the_opening_is_under_way_changes_nothing() -> None:
     bench.answer_allocate(bench.request(Method.ALLOCATE))
 
 
-def test_the_same_configuration() -> None:
-    allocation = Bench(RELAY4, RELAY6).allocation
-    assert allocation.same_configuration([RELAY6, RELAY4], USERNAME, PASSWORD)
-    assert not allocation.same_configuration([RELAY4], USERNAME, PASSWORD)
-    assert not allocation.same_configuration([RELAY4, RELAY6], USERNAME, "other")
-
-
 def test_finished_transactions_are_told_to_their_own_target_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         Bench().allocated()
