@@ -125,6 +125,7 @@ def test_a_relay_goes_on_with_the_credentials_of_the_new_key(is_late: bool) -> N
         end = world.ends["client"]
         end.addresses, end.keys = ELSEWHERE, KeyPair.from_private(bytes(range(32)))
         end.core.reset(end.keys, world.now)
+        world.drain("client")
         world.advance(100 * MILLISECOND)
         world.to_client("init", world.client_init())
     else:
