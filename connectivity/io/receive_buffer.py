@@ -153,6 +153,11 @@ def segment_of(envelope: bytes) -> int:
     return 0
 
 
+def sender_of(envelope: bytes) -> bytes:
+    """What of it names the sender, whatever else came with the datagram; remembers nothing."""
+    return envelope[:_NAME_BYTES]
+
+
 def _arrival(result: tuple[int, int, int], slot: tuple[memoryview, memoryview]) -> Arrival:
     length, flags, size = result
     envelope, data = slot

@@ -12,7 +12,7 @@ from collections import deque
 from typing import Final, NamedTuple
 
 from connectivity.clock import MILLISECOND, Duration, Instant
-from connectivity.io.receive_buffer import Arrival, segment_of
+from connectivity.io.receive_buffer import Arrival, segment_of, sender_of
 from connectivity.io.udp import UdpSocket
 from connectivity.stun import HEADER_BYTES
 from relay.core import FiveTuple, Server
@@ -25,7 +25,7 @@ MOST_WAITING: Final = 1024
 MOST_WAITING_BYTES: Final = 1 << 20
 # Of clients, in one turn of the event loop; who knows a client's address and port can forge more.
 _MOST_OF_CLIENTS: Final = 256
-# Envelopes of clients that are remembered; past this the oldest go, and their next request waits with the others.
+# Addresses of clients that are remembered; past this the oldest go, and their next request waits with the others.
 _MOST_KNOWN: Final = 16_384
 
 
@@ -62,15 +62,16 @@ class RequestQueue:
         envelope, data = arrival
         if len(data) < HEADER_BYTES or not is_request(data):
             return False
-        five_tuple = self._known.get((readable, envelope))
-        if five_tuple is not None:
-            if not self._server.has_allocation(five_tuple):
-                del self._known[readable, envelope]
-            elif self._of_clients < _MOST_OF_CLIENTS:
-                self._of_clients += 1
-                return False
         segment, size = segment_of(envelope), len(data)
         requests = -(-size // segment) if segment else 1
+        sender = sender_of(envelope)
+        five_tuple = self._known.get((readable, sender))
+        if five_tuple is not None:
+            if not self._server.has_allocation(five_tuple):
+                del self._known[readable, sender]
+            elif self._of_clients < _MOST_OF_CLIENTS:
+                self._of_clients += requests
+                return False
         self._waiting.append(Waiting(readable, envelope, bytes(data), requests, now))
         self._requests += requests
         self._bytes += size
@@ -85,11 +86,15 @@ class RequestQueue:
         return self._next() if self._waiting else None
 
     def learn(self, readable: UdpSocket, envelope: bytes, five_tuple: FiveTuple) -> None:
-        """What comes in such an envelope is a client's, if the five-tuple has an allocation now."""
+        """What comes from this sender is a client's, if the five-tuple has an allocation now.
+
+        Be it one request or several that the kernel joined: data on channels comes right behind their bindings.
+        """
         if self._server.has_allocation(five_tuple):
-            if len(self._known) >= _MOST_KNOWN and (readable, envelope) not in self._known:
+            sender = sender_of(envelope)
+            if len(self._known) >= _MOST_KNOWN and (readable, sender) not in self._known:
                 del self._known[next(iter(self._known))]
-            self._known[readable, envelope] = five_tuple
+            self._known[readable, sender] = five_tuple
 
     def clear(self) -> None:
         """Drop everything."""

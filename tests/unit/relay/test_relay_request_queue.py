@@ -101,6 +101,16 @@ def test_very_many_requests_of_a_client_wait_too(queue: RequestQueue) -> None:
         assert deferred == [False] * 256 + [True] * 44
 
 
+def test_requests_of_a_client_that_the_kernel_joined_do_not_wait_either(queue: RequestQueue) -> None:
+    """Several ChannelBind requests, and data right behind them."""
+    queue.learn(LISTENING, envelope(1), FIVE_TUPLE)
+    assert not queue.defers(LISTENING, arrival(1, REQUEST * 3, len(REQUEST)), NOW)
+    assert queue.defers(LISTENING, arrival(2, REQUEST * 3, len(REQUEST)), NOW)
+    queue.begin_turn()
+    deferred = [queue.defers(LISTENING, arrival(1, REQUEST * 64, len(REQUEST)), NOW) for _ in range(6)]
+    assert deferred == [False] * 4 + [True] * 2
+
+
 def test_of_too_many_the_oldest_go(queue: RequestQueue, clients: Clients) -> None:
     for number in range(MOST_WAITING + 500):
         queue.defers(LISTENING, arrival(1, REQUEST + number.to_bytes(4, "big")), NOW)
