@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from connectivity.clock import Instant
 from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP
 from connectivity.ip.flow import FlowKey, PacketRun
-from connectivity.ip.rewrite import rewrite, tcp_flags
+from connectivity.ip.rewrite import Rewriting, rewrite, tcp_flags
 from connectivity.verdict import Drop, Lasting, Translation
 
 Key: TypeAlias = FlowKey | tuple[str, FlowKey]
@@ -75,12 +75,21 @@ def names_one_flow(flow: FlowKey) -> bool:
 def translate(packets: PacketRun, translation: Translation, now: Instant) -> PacketRun:
     """Apply one direction of a translation to a whole run, in place, and note that it was used."""
     translation.last_used = now
+    is_plain = Rewriting.fits(packets)
+    rewriting = translation.rewriting
+    if is_plain and rewriting is not None and rewriting.before == packets.flow:
+        if packets.flow[1] == PROTOCOL_TCP:
+            translation.tcp_flags |= rewriting.tcp_flags(packets.run)
+        return rewriting.apply(packets)
     if packets.flow[1] == PROTOCOL_TCP:
         translation.tcp_flags |= tcp_flags(packets)
-    return rewrite(
+    changed = rewrite(
         packets,
         source=translation.source,
         destination=translation.destination,
         source_port=translation.source_port,
         destination_port=translation.destination_port,
     )
+    if is_plain:
+        translation.rewriting = Rewriting(packets.flow, changed.flow)
+    return changed

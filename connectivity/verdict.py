@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 from connectivity.clock import Instant
 from connectivity.endpoint import IPAddress
+from connectivity.ip.rewrite import Rewriting
 
 RestsOn: TypeAlias = tuple[Hashable, ...]  # such as ("resource", id): what a decision falls with
 
@@ -15,9 +16,10 @@ class Translation:
     """One direction of an address translation: what ``ip.rewrite`` puts in; None leaves what is there.
 
     ``last_used`` and ``tcp_flags`` are written by whoever applies it, once per run, and read by whoever times it out.
+    What is put in does not change once it was applied.
     """
 
-    __slots__ = ("destination", "destination_port", "last_used", "source", "source_port", "tcp_flags")
+    __slots__ = ("destination", "destination_port", "last_used", "rewriting", "source", "source_port", "tcp_flags")
 
     def __init__(
         self,
@@ -33,6 +35,7 @@ class Translation:
         self.destination_port = destination_port
         self.last_used: Instant | None = None  # None: nothing has passed yet
         self.tcp_flags = 0  # all that have passed, OR'ed
+        self.rewriting: Rewriting | None = None  # of the flow that it was last applied to, by whoever applies it
 
 
 @dataclass(frozen=True, slots=True)

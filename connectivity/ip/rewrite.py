@@ -2,8 +2,11 @@
 
 All packets of a run share the words that change, so each checksum changes by the same amount (RFC 1624 §3) and no
 payload byte is read. A checksum that was wrong stays wrong: translation never repairs a packet.
+
+``rewrite`` works out what changes for each run; a ``Rewriting`` has worked it out once for all of a flow.
 """
 
+import struct
 from typing import Final
 
 import numpy as np
@@ -19,13 +22,16 @@ from connectivity.ip.checksum import (
     PROTOCOL_UDP,
     ones_sum,
 )
-from connectivity.ip.flow import PacketRun
-from connectivity.ip.packet import parse
+from connectivity.ip.flow import FlowKey, PacketRun
+from connectivity.ip.packet import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, parse
+from connectivity.run import Run
 
 _WORD: Final = np.dtype("<u2")
 _IPV4_CHECKSUM_OFFSET: Final = 10
 _IDENTIFIER_OFFSET: Final = 4  # of an ICMP echo, from the start of its header
 _TCP_FLAGS_OFFSET: Final = 13
+_PLAIN_IPV4: Final = 0x45
+_WORD_OF_ONE: Final = struct.Struct("<H")
 
 
 def rewrite(
@@ -85,6 +91,79 @@ def tcp_flags(packets: PacketRun) -> int:
         (packets.run.segment_count,), np.uint8, data, l4 + _TCP_FLAGS_OFFSET, (stride,)
     )
     return int(np.bitwise_or.reduce(flags))
+
+
+class Rewriting:
+    """What a translation does to each packet of one TCP or UDP flow with a plain header.
+
+    Addresses and ports lie in one piece there, and both checksums change by constants.
+    """
+
+    __slots__ = ("_addresses", "_changes", "_checksums", "_is_udp", "_may_lack", "_ports", "_row", "after", "before")
+
+    def __init__(self, before: FlowKey, after: FlowKey) -> None:
+        """For packets of the flow ``before``, which become those of ``after``: alike but for addresses and ports."""
+        version, protocol = before[0], before[1]
+        ports = IPV4_HEADER_BYTES if version == 4 else IPV6_HEADER_BYTES
+        growth = ones_sum(after[2:]) - ones_sum(before[2:])
+        of_header = ones_sum(after[2:-4]) - ones_sum(before[2:-4])
+        self.before = before
+        self.after = after
+        self._addresses = 12 if version == 4 else 8
+        self._ports = ports
+        self._row = np.frombuffer(after[2:], np.uint8)
+        self._is_udp = protocol == PROTOCOL_UDP
+        self._may_lack = self._is_udp and version == 4
+        transport = ports + CHECKSUM_OFFSET[protocol], -growth % MODULUS
+        header = (_IPV4_CHECKSUM_OFFSET, -of_header % MODULUS)
+        self._checksums = (header, transport) if version == 4 else (transport,)
+        self._changes = np.array([change for _, change in self._checksums], np.uint32)
+
+    @classmethod
+    def fits(cls, packets: PacketRun) -> bool:
+        """Whether all packets of the run have a plain header and a transport that such a rewriting knows."""
+        data, protocol = packets.run.data, packets.flow[1]
+        if protocol != PROTOCOL_TCP and protocol != PROTOCOL_UDP:
+            return False
+        return data[9] == protocol and data[0] == _PLAIN_IPV4 if packets.flow[0] == 4 else data[6] == protocol
+
+    def apply(self, packets: PacketRun) -> PacketRun:
+        """As ``rewrite``, for a run of the flow that ``fits``."""
+        run, _, tos = packets
+        data, stride = run
+        if len(data) <= stride:
+            data[self._addresses : self._ports + 4] = self.after[2:]
+            for offset, change in self._checksums:
+                (field,) = _WORD_OF_ONE.unpack_from(data, offset)
+                changed = (field + change) % MODULUS
+                if self._is_udp and offset != _IPV4_CHECKSUM_OFFSET:
+                    changed = field if self._may_lack and not field else changed or MODULUS
+                _WORD_OF_ONE.pack_into(data, offset, changed)
+            return PacketRun(run, self.after, tos)
+        rows = run.segment_count
+        row = self._row
+        np.ndarray((rows, len(row)), np.uint8, data, self._addresses, (stride, 1))[:] = row
+        first, last = self._checksums[0][0], self._checksums[-1][0]
+        fields: NDArray[np.uint16] = np.ndarray(
+            (rows, len(self._checksums)), _WORD, data, first, (stride, last - first or stride)
+        )
+        changes = (fields + self._changes) % MODULUS
+        if self._is_udp:
+            transport, known = changes[:, -1], fields[:, -1]
+            transport[transport == 0] = MODULUS
+            if self._may_lack:
+                transport[known == 0] = 0
+        fields[:] = changes
+        return PacketRun(run, self.after, tos)
+
+    def tcp_flags(self, run: Run) -> int:
+        """The flags of all packets, OR'ed."""
+        data, stride = run
+        at = self._ports + _TCP_FLAGS_OFFSET
+        if len(data) <= stride:
+            return data[at]
+        flags: NDArray[np.uint8] = np.ndarray((run.segment_count,), np.uint8, data, at, (stride,))
+        return int(np.bitwise_or.reduce(flags))
 
 
 def _replace(data: memoryview, stride: int, rows: int, offset: int, value: bytes) -> int:
