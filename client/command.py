@@ -4,11 +4,14 @@ import asyncio
 import os
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from client.core import ClientCore
+from client.extension import make_extension
 from client.role import ClientRole
+from client.system_dns import control
 from client.token import DEFAULT_PATH, take_token
 from connectivity.clock import Instant
 from connectivity.errors import FatalError, chain
@@ -33,14 +36,19 @@ class ClientSettings:
     tunnel: TunnelSettings
     max_partition_seconds: float | None
     check: bool
+    dns_control: str
 
 
 def read_settings(arguments: list[str]) -> ClientSettings:
     """Read and check everything; takes the token out of the environment."""
     reader = SettingsReader("client", arguments)
     path = reader.optional("FIREZONE_TOKEN_PATH", "--token-path", Path, Path(DEFAULT_PATH), "file with the token")
-    reader.optional(
-        "FIREZONE_DNS_CONTROL", "--dns-control", one_of("systemd-resolved", "etc-resolv-conf", "disabled"), "disabled"
+    dns_control = reader.optional(
+        control.SETTING,
+        "--dns-control",
+        one_of(*control.MODES),
+        control.DEFAULT,
+        f"how this host comes to ask the client for names: one of {', '.join(control.MODES)}",
     )
     partition = reader.optional(
         "MAX_PARTITION_TIME", "--max-partition-time", _duration, None, "give up after this time without the portal"
@@ -50,7 +58,7 @@ def read_settings(arguments: list[str]) -> ClientSettings:
         reader, "client", token="", default_api_url=DEFAULT_API_URL, raise_limits_by_default=False
     )
     token = _finish(reader, path)
-    return ClientSettings(replace(tunnel, token=token), partition, check)
+    return ClientSettings(replace(tunnel, token=token), partition, check, dns_control)
 
 
 def run(arguments: list[str]) -> int:
@@ -76,7 +84,15 @@ def run(arguments: list[str]) -> int:
             user_agent=user_agent("headless-client", read_system_info()),
         )
 
-    role = Role("client", make_core, make_login, ClientRole.peer_field, settings.max_partition_seconds, roams=True)
+    role = Role(
+        "client",
+        make_core,
+        make_login,
+        ClientRole.peer_field,
+        settings.max_partition_seconds,
+        make_extension=partial(make_extension, settings.dns_control),
+        roams=True,
+    )
     asyncio.run(run_tunnel(settings.tunnel, role))
     return 0
 

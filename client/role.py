@@ -10,6 +10,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import ClassVar, Final
 
+from client.dns.actions import FlushNames
 from client.dns.portal_values import search_domain, upstream_servers
 from client.dns.records import DnsRecords, Record
 from client.dns.service import DnsService
@@ -250,16 +251,24 @@ class ClientRole:
         if resource.resource_id not in self.resources:  # flows of those that it overlaps may be its from now on
             for other_id in self.resources.overlapping(resource):
                 self._tunnel.flows.forget(("resource", other_id))
+        if isinstance(resource, DnsResource) and resource != held:
+            self._flush_names()
         self.resources.put(resource)
 
     def _remove_resource(self, resource_id: str, now: Instant) -> None:
         """Forget a resource; its names keep their addresses."""
         if isinstance(self.resources.get(resource_id), DnsResource):
             self._names.forget(resource_id=resource_id)
+            self._flush_names()
         self.resources.remove(resource_id)
         self._give_up(resource_id, now)
         self._requests.forget(resource_id)
         self._withdraw(resource_id, now)
+
+    def _flush_names(self) -> None:
+        """What the host remembers of names may be wrong now."""
+        if FlushNames() not in self._tunnel.actions:
+            self._tunnel.act(FlushNames())
 
     def _withdraw(self, resource_id: str, now: Instant) -> None:
         """Reach a resource through no gateway any more; who has none left gets a goodbye."""

@@ -154,7 +154,7 @@ class Stack:
 
     def _launch_client(self, number: int) -> _Launched:
         maker, role = self.parts.client, client_role(number)
-        env = {**self._login(self.tokens.client, role), "FIREZONE_DNS_CONTROL": "disabled"}
+        env = {"FIREZONE_DNS_CONTROL": "disabled", **self._login(self.tokens.client, role)}
         ours = {"POSTERN_STATUS_ADDR": STATUS_HTTP}
         return self._launched(self._spawn(role, self._command("client", maker), env, ours, maker))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import ebpf
+from client.system_dns import control, modes
 from connectivity.errors import FatalError, chain
 from connectivity.io import families, host
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
@@ -112,6 +113,16 @@ def masquerading() -> list[str]:
     return problems + [str(finding) for finding in firewall.examine(DEVICE)]
 
 
+def dns_control() -> list[str]:
+    """Whether the client can have this host's names asked of it, in the mode that the environment names."""
+    mode = os.environ.get(control.SETTING)
+    if not mode:  # nobody has chosen yet
+        return [Remark(f"the default does not work here: {line}") for line in modes.examine(control.DEFAULT, DEVICE)]
+    if mode not in control.MODES:
+        return [f"{control.SETTING} is {mode!r}: expected one of {', '.join(control.MODES)}"]
+    return modes.examine(mode, DEVICE)
+
+
 def udp() -> list[str]:
     """Offloads and buffers of UDP sockets."""
     problems = []
@@ -137,5 +148,6 @@ CONCERNS: Final[dict[str, tuple[frozenset[str], Callable[[], list[str]]]]] = {
     "relay offload (XDP)": (frozenset({"relay"}), ebpf.explain),
     "tunnel device": (frozenset({"gateway", "client"}), tunnel),
     "gateway masquerading": (frozenset({"gateway"}), masquerading),
+    "DNS of this host": (frozenset({"client"}), dns_control),
     "UDP sockets": (frozenset({"relay", "gateway", "client"}), udp),
 }

@@ -108,6 +108,7 @@ CLAIMS: Final[dict[str, str]] = {
     "postern doctor": _ANYWHERE,
     "postern doctor relay": _ANYWHERE,
     "postern doctor gateway": _ANYWHERE,
+    "postern doctor client": _ANYWHERE,
     "postern relay --help": _ANYWHERE,
     "postern portal --config portal.yaml": _ANYWHERE,
     "openssl rand -base64 24 | tr '+/' '-_'": _ANYWHERE,

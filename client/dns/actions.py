@@ -38,3 +38,8 @@ class TcpReply:
 
     query_id: int
     message: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class FlushNames:
+    """Names stand for other addresses now: the host is to forget what it remembers of them."""

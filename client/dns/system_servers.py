@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
+from client.dns.sentinels import DNS_PORT, is_sentinel
 from connectivity.endpoint import IPAddress
-from connectivity.ranges import SENTINELS_IPV4, SENTINELS_IPV6
 
-DNS_PORT: Final = 53
 # Each gets a sentinel; no host has so many that work.
 _MAX_SERVERS: Final = 16
 
@@ -22,11 +21,6 @@ class SystemServer:
 
     ip: IPAddress
     zone: str | None = None
-
-
-def is_sentinel(address: IPAddress) -> bool:
-    """Whether this address is one of our own DNS servers."""
-    return address in SENTINELS_IPV4 or address in SENTINELS_IPV6
 
 
 def parse(word: str) -> SystemServer | None:

@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv6Address
 from typing import Final
 
-from client.dns.actions import ForwardQuery, Transport
-from client.dns.system_servers import SystemServer, is_sentinel
+from client.dns.actions import QUERY_TIMEOUT, ForwardQuery, Transport
+from client.dns.sentinels import is_sentinel
+from client.dns.system_servers import SystemServer
+from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import chain
 from connectivity.io.dns_exchange import exchange
 from connectivity.io.extension import Tasks
 
-ANSWER_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = QUERY_TIMEOUT / SECOND
 QUERIES_IN_FLIGHT: Final = 1000  # a descriptor each; whoever asks more waits for servers that are silent
 
 _log = logging.getLogger("client.dns")

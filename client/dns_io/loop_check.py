@@ -16,7 +16,7 @@ import dns.message
 import dns.rdatatype
 
 from client.dns.actions import ForwardQuery, Transport
-from client.dns.system_servers import DNS_PORT
+from client.dns.sentinels import DNS_PORT
 from connectivity.clock import SECOND, Instant
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.io.families import FAMILIES

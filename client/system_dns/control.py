@@ -12,6 +12,7 @@ SETTING: Final = "FIREZONE_DNS_CONTROL"
 SYSTEMD_RESOLVED: Final = "systemd-resolved"
 ETC_RESOLV_CONF: Final = "etc-resolv-conf"
 DISABLED: Final = "disabled"
+DEFAULT: Final = SYSTEMD_RESOLVED
 MODES: Final = (SYSTEMD_RESOLVED, ETC_RESOLV_CONF, DISABLED)
 
 

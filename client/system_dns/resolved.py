@@ -47,6 +47,10 @@ class ResolvedDns:
     async def start(self) -> None:
         """Put back what a run in another mode left, and see that resolved answers."""
         await asyncio.to_thread(revert_quietly, self._file)
+        await self.check()
+
+    async def check(self) -> None:
+        """Raise DnsControlError if resolved does not answer."""
         if shutil.which(COMMAND) is None:
             raise DnsControlError(SYSTEMD_RESOLVED, f"the command {COMMAND} is missing", _REMEDY)
         await self.look()

@@ -164,7 +164,10 @@ class Release:
         """A fresh client outside; ends the one before."""
         self.stop_client()
         self.let_direct(direct)
-        env = _login(self.tokens.client, "laptop") | {"POSTERN_STATUS_ADDR": _STATUS}
+        env = _login(self.tokens.client, "laptop") | {
+            "POSTERN_STATUS_ADDR": _STATUS,
+            "FIREZONE_DNS_CONTROL": "disabled",
+        }
         log = self.node.folder / "client.log"
         log.unlink(missing_ok=True)
         self._client = process = spawn("client", self.node.client, [_POSTERN, "client"], env, log)

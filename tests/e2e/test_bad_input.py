@@ -26,6 +26,7 @@ WRONG: Final = "a-wrong-token-that-no-line-may-show"
 SECONDS: Final = 10.0  # a wrong start does not hang, however busy the machine is
 # Empty directory where the device node should be; what follows runs there.
 NO_NODE: Final = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
+READ_ONLY: Final = 'mount -o remount,bind,ro /etc/resolv.conf && exec "$@"'
 UNMOUNTED: Final = 'mount -t tmpfs none /dev/net && exec "$@"'
 
 
@@ -49,7 +50,7 @@ class Case:
 
 TUNNEL: Final = {"FIREZONE_API_URL": API_URL, "FIREZONE_TOKEN": "{token}", "FIREZONE_ID": "bad", "FIREZONE_NAME": "bad"}
 BASE: Final = {
-    "client": TUNNEL,
+    "client": {**TUNNEL, "FIREZONE_DNS_CONTROL": "disabled"},
     "gateway": TUNNEL,
     "relay": {
         "FIREZONE_API_URL": API_URL,
@@ -139,6 +140,20 @@ CASES: Final = {
         {},
         (),
         (*NO_NODE, UNMOUNTED, "sh", *without("mknod")),
+    ),
+    "no systemd-resolved": Case(
+        "client",
+        1,
+        ("FIREZONE_DNS_CONTROL=systemd-resolved: ", ": choose etc-resolv-conf, where /etc/resolv.conf is a regular"),
+        {"FIREZONE_DNS_CONTROL": "", "DBUS_SYSTEM_BUS_ADDRESS": "unix:path=/none"},
+    ),
+    "a resolv.conf that is read-only": Case(
+        "client",
+        1,
+        ("FIREZONE_DNS_CONTROL=etc-resolv-conf: /etc/resolv.conf cannot be written (Read-only file system): make it",),
+        {"FIREZONE_DNS_CONTROL": "etc-resolv-conf"},
+        (),
+        (*NO_NODE, READ_ONLY, "sh"),
     ),
     "no privilege for the device": Case(
         "gateway",

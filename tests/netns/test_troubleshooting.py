@@ -48,6 +48,7 @@ SHOWN: Final = {
     "postern doctor": "relay offload (XDP): ok",
     "postern doctor relay": "relay offload (XDP): ok",
     "postern doctor gateway": "gateway masquerading: ok",
+    "postern doctor client": "DNS of this host: ok",
     "postern relay --help": "POSTERN_EBPF_INTERFACES",
 }
 

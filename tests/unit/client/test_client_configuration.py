@@ -2,8 +2,10 @@
 
 from random import Random
 from typing import Any
+from uuid import UUID
 
 from client.core import ClientCore
+from client.dns.actions import FlushNames
 from connectivity.tunnel import ConfigureTun
 from connectivity.wireguard import KeyPair
 
@@ -40,3 +42,24 @@ def test_what_a_wide_resource_does_not_name_stays_with_the_host() -> None:
     action = core.poll_action()
     assert isinstance(action, ConfigureTun)
     assert list(map(str, action.excluded)) == ["100.100.100.200/32"]  # a metadata service within the proxy addresses
+
+
+def test_of_a_flood_of_names_the_host_forgets_once_and_of_none_that_stayed_as_it_was() -> None:
+    random = Random(1)
+    core = ClientCore(keys=KeyPair.generate(random.randbytes), rng=random.randbytes)
+
+    def flushes() -> int:
+        return list(iter(core.poll_action, None)).count(FlushNames())
+
+    names = [
+        {"type": "dns", "name": "n", "id": str(UUID(int=number)), "address": f"{number}.example", "gateway_groups": []}
+        for number in range(3)
+    ]
+    core.handle_portal("init", interface(1) | {"resources": names, "relays": []}, 0, 0)
+    assert flushes() == 1
+    core.handle_portal("init", interface(1) | {"resources": names, "relays": []}, 0, 0)
+    core.handle_portal("resource_created_or_updated", names[0], 0, 0)
+    assert flushes() == 0
+    core.handle_portal("resource_created_or_updated", names[0] | {"address": "other.example"}, 0, 0)
+    core.handle_portal("resource_deleted", str(UUID(int=1)), 0, 0)
+    assert flushes() == 1

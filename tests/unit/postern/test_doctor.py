@@ -53,3 +53,23 @@ def test_small_limits_are_no_news_to_root_alone(tmp_path: Path, monkeypatch: pyt
     assert sum("bursts may be lost" in problem for problem in doctor.udp()) == 2
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert not any("bursts" in problem for problem in doctor.udp())
+
+
+def test_a_mode_for_dns_that_cannot_work_is_missing_something_only_if_it_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without resolvectl
+    monkeypatch.setenv("FIREZONE_DNS_CONTROL", "systemd-resolved")
+    (line,) = doctor.dns_control()
+    assert not isinstance(line, doctor.Remark)
+    assert "the command resolvectl is missing: choose etc-resolv-conf" in line
+    monkeypatch.delenv("FIREZONE_DNS_CONTROL")
+    (remark,) = doctor.dns_control()
+    assert isinstance(remark, doctor.Remark)
+    assert remark == f"the default does not work here: {line}"
+    monkeypatch.setenv("FIREZONE_DNS_CONTROL", "disabled")
+    assert doctor.dns_control() == []
+    monkeypatch.setenv("FIREZONE_DNS_CONTROL", "resolved")
+    assert doctor.dns_control() == [
+        "FIREZONE_DNS_CONTROL is 'resolved': expected one of systemd-resolved, etc-resolv-conf, disabled"
+    ]
