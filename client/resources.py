@@ -14,7 +14,7 @@ from uuid import UUID
 from connectivity.dns_pattern import is_pattern, literal_suffix, matches, priority
 from connectivity.endpoint import IPAddress
 from connectivity.portal.values import Json, MessageError, Network, listing, mapping, network, text
-from connectivity.ranges import covers
+from connectivity.ranges import PRIVATE, covers, is_of_the_internet
 
 EVERYTHING: Final[tuple[Network, ...]] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 INTERNET_NAME: Final = "Internet Resource"
@@ -203,6 +203,13 @@ class ResourceTable:
             networks |= set(EVERYTHING)
         return tuple(sorted(networks, key=lambda net: (net.version, int(net.network_address), net.prefixlen)))
 
+    def apart(self) -> tuple[Network, ...]:
+        """What the Internet is not, and no other resource includes: private networks stay with the host."""
+        if not self._indexed().internet:
+            return ()
+        cidrs = [one.network for one in self._resources.values() if isinstance(one, CidrResource)]
+        return tuple(private for private in PRIVATE if not any(_includes(network, private) for network in cidrs))
+
     def choose(self, destination: IPAddress, connected: Container[str] = ()) -> CidrResource | InternetResource | None:
         """Longest prefix, then the Internet; of two equal ones that already connected, else that of the higher id."""
         index = self._indexed()
@@ -211,7 +218,7 @@ class ResourceTable:
             found = by_prefix.get(value >> (bits - length))
             if found is not None and covers(found[0].network, destination):
                 return _preferred(found, connected)
-        if index.internet and any(covers(network, destination) for network in EVERYTHING):
+        if index.internet and is_of_the_internet(destination):
             return _preferred(index.internet, connected)
         return None
 
@@ -257,6 +264,10 @@ class ResourceTable:
 
 def _overlaps(one: Network, other: Network) -> bool:
     return one.version == other.version and one.overlaps(other)
+
+
+def _includes(outer: Network, inner: Network) -> bool:
+    return _overlaps(outer, inner) and outer.prefixlen <= inner.prefixlen
 
 
 def _preferred(found: Sequence[Routed], connected: Container[str]) -> Routed:

@@ -20,7 +20,7 @@ from client.flow_created import parse_flow_created
 from client.flow_requests import FlowRequests
 from client.gateways import Gateway
 from client.resources import DnsResource, Resource, is_same_target, parse_resource, parse_resources
-from client.sites import Sites
+from client.sites import Sites, shown
 from client.targets import Targets
 from connectivity import p2p
 from connectivity.clock import Instant, WallTime, earliest
@@ -33,14 +33,13 @@ from connectivity.portal.values import Interface, Json, MessageError, mapping, t
 from connectivity.ranges import PROXIES_IPV4, PROXIES_IPV6, SENTINELS_IPV4, SENTINELS_IPV6
 from connectivity.role import PEERS_IPV4, PEERS_IPV6, RoleTunnel, SendToPortal, TunnelDrop
 from connectivity.run import Run
-from connectivity.status import ResourceStatus, RoleStatus
+from connectivity.status import RoleStatus
 from connectivity.tunnel import quoted_error
 from connectivity.verdict import HOLD, Drop, Forward, Verdict
 
 log = logging.getLogger("client")
 
 ASKED_AFTER_RESET: Final = 16  # resources at once, what a portal takes of a client in a second; others ask by packets
-_ESTABLISHED: Final = frozenset({"connected", "idle"})
 _NAMES: Final = (PROXIES_IPV4, PROXIES_IPV6, SENTINELS_IPV4, SENTINELS_IPV6)
 
 
@@ -228,7 +227,12 @@ class ClientRole:
 
     def _configure(self) -> None:
         routes = (*self.resources.networks(), *_NAMES)
-        self._tunnel.configure(routes, sentinels=self.dns.mapping, search_domain=self._search_domain)
+        self._tunnel.configure(
+            routes,
+            apart=self.resources.apart(),
+            sentinels=self.dns.mapping,
+            search_domain=self._search_domain,
+        )
 
     def set_system_resolvers(self, servers: tuple[IPAddress, ...]) -> None:
         """The servers that the host uses when the portal names none."""
@@ -378,14 +382,8 @@ class ClientRole:
 
     def status(self) -> RoleStatus:
         """The resources, each with the gateway that its packets go to."""
-        established = {row.peer_id for row in self._tunnel.node.connections() if row.state in _ESTABLISHED}
-        sites = frozenset(one.site_id for one in self.gateways.all() if one.gateway_id in established)
-        shown = []
-        for one in self.resources.all():
-            gateway, state = self.gateways.of(one.resource_id), self.sites.state(one, sites)
-            gateway_id = None if gateway is None else gateway.gateway_id
-            shown.append(ResourceStatus(one.resource_id, one.name, one.kind, one.address, state.value, gateway_id))
-        return RoleStatus(resources=tuple(shown))
+        connections = self._tunnel.node.connections()
+        return RoleStatus(resources=tuple(shown(self.resources, self.gateways, self.sites, connections)))
 
     def handle_timeout(self, now: Instant, _wall_now: WallTime) -> None:
         """Ask again for what waits, and give up what has waited too long."""

@@ -1,13 +1,17 @@
 """What is known of sites and resources: online, offline, or unknown (gateway and client facts §9.7)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Final
 
-from client.resources import Resource, Site
+from client.gateways import Gateways
+from client.resources import Resource, ResourceTable, Site
 from connectivity.clock import SECOND, Instant
+from connectivity.node import ConnectionStatus
+from connectivity.status import ResourceStatus
 
 OFFLINE_COUNTS_FOR: Final = 300 * SECOND  # afterwards nobody knows
+_ESTABLISHED: Final = frozenset({"connected", "idle"})
 
 
 class SiteState(StrEnum):
@@ -53,3 +57,15 @@ class Sites:
     def poll_timeout(self) -> Instant | None:
         """When the first of them counts no more: they are in the order in which they were said."""
         return next(iter(self._offline.values()), None)
+
+
+def shown(
+    resources: ResourceTable, gateways: Gateways, sites: Sites, connections: Iterable[ConnectionStatus]
+) -> Iterator[ResourceStatus]:
+    """The resources as people ask about them, each with the gateway that its packets go to."""
+    established = {row.peer_id for row in connections if row.state in _ESTABLISHED}
+    connected = frozenset(one.site_id for one in gateways.all() if one.gateway_id in established)
+    for one in resources.all():
+        gateway, state = gateways.of(one.resource_id), sites.state(one, connected)
+        gateway_id = None if gateway is None else gateway.gateway_id
+        yield ResourceStatus(one.resource_id, one.name, one.kind, one.address, state.value, gateway_id)

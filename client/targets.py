@@ -47,6 +47,5 @@ class Targets:
         return self.served_by(gateway, error.destination) is not None
 
     def is_in_tunnel(self, address: IPAddress) -> bool:
-        """Whether a resource includes a server's address, and its gateways would let packets there through."""
-        resource = self.resources.choose(address)
-        return isinstance(resource, CidrResource) or (resource is not None and is_of_the_internet(address))
+        """Whether a resource includes a server's address."""
+        return self.resources.choose(address) is not None

@@ -64,6 +64,7 @@ _IPV6: Final = (
 SPECIAL: Final[tuple[Network, ...]] = (*_IPV4, *_IPV6)
 _PRIVATE_IPV4: Final = (IPv4Network("10.0.0.0/8"), IPv4Network("172.16.0.0/12"), IPv4Network("192.168.0.0/16"))
 _PRIVATE_IPV6: Final = (IPv6Network("fc00::/7"),)  # unique local, RFC 4193
+PRIVATE: Final[tuple[Network, ...]] = (*_PRIVATE_IPV4, *_PRIVATE_IPV6)
 
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _SIX_TO_FOUR: Final = IPv6Network("2002::/16")

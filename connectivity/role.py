@@ -152,14 +152,22 @@ class RoleTunnel:
         self,
         routes: Iterable[Network],
         *,
+        apart: tuple[Network, ...] = (),
         sentinels: tuple[tuple[IPAddress, Endpoint], ...] = (),
         search_domain: str | None = None,
     ) -> None:
-        """Ask for the device configuration if it differs from the last one."""
+        """Ask for the device configuration if it differs from the last one.
+
+        Args:
+            routes: what leads into the device.
+            apart: what of that does not, beside what no wide network includes.
+            sentinels: where names are asked for, each with the server behind it.
+            search_domain: what the host puts behind names of one label.
+        """
         if self.interface is None:
             return
         networks = (*routes, PEERS_IPV4, PEERS_IPV6)
-        configuration = ConfigureTun(self.interface, networks, excluded(networks), sentinels, search_domain)
+        configuration = ConfigureTun(self.interface, networks, (*excluded(networks), *apart), sentinels, search_domain)
         if configuration != self._configured:
             self._configured = configuration
             for stale in [action for action in self.actions if isinstance(action, ConfigureTun)]:

@@ -16,6 +16,7 @@ import pytest
 from connectivity.errors import FatalError
 from connectivity.io import host
 from connectivity.io.tun import Tun
+from connectivity.ranges import PRIVATE, excluded
 from tests.children import ending
 from tests.netns.plain_pair import entered, ip, namespaces
 
@@ -147,6 +148,31 @@ def test_the_host_is_told_once_and_again() -> None:
             host.remove_policy_routing()
         assert "fwmark" not in ip("rule", "show") + ip("-6", "rule", "show")
         assert tun.take_errors() == []
+
+
+def test_the_internet_leads_into_the_device_and_private_networks_and_own_sockets_do_not() -> None:
+    with namespaces() as (name, _), entered(name), Tun.create("tun-pio"):
+        ip("route", "add", "default", "dev", "veth0")
+        ip("-6", "route", "add", "default", "dev", "veth0")
+        host.configure("tun-pio", IPv4Address("100.64.0.1"), IPv6Address("fd00:2021:1111::1"))
+        tunnel_ranges = [ip_network("100.64.0.0/11"), ip_network("fd00:2021:1111::/107")]
+        everything = [ip_network("0.0.0.0/0"), ip_network("::/0"), ip_network("10.20.0.0/16"), *tunnel_ranges]
+        apart = [*excluded(tuple(everything)), *PRIVATE]
+        host.set_routes("tun-pio", everything, (), apart)
+
+        def device(address: str, *mark: str) -> str:
+            return ip("route", "get", address, *mark).split(" dev ")[1].split()[0]
+
+        for inside in ("9.9.9.9", "2620:fe::9", "10.20.0.5", "100.64.0.2", "fd00:2021:1111::2"):
+            assert device(inside) == "tun-pio", inside
+        for outside in ("192.168.1.1", "10.21.0.5", "172.16.0.1", "fd12::1", "169.254.169.254"):
+            assert device(outside) == "veth0", outside
+        for address in ("9.9.9.9", "2620:fe::9"):
+            assert device(address, "mark", hex(host.SOCKET_MARK)) == "veth0", address
+        host.set_routes("tun-pio", everything[2:], everything, excluded(tuple(everything[2:])))
+        assert device("9.9.9.9") == device("2620:fe::9") == "veth0"
+        assert device("10.20.0.5") == "tun-pio"
+        host.remove_policy_routing()
 
 
 def test_what_cannot_be_done_is_said() -> None:

@@ -231,7 +231,9 @@ def test_everything_else_goes_through_the_internet_resource() -> None:
     world = NamesWorld(INTERNET, LAN, NAMES)
     configured = world.sent("ConfigureTun")[-1]
     assert {"0.0.0.0/0", "::/0", "100.96.0.0/11", "fd00:2021:1111:8000::/107"} <= set(map(str, configured.routes))
-    assert {"127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "fe80::/10"} <= set(map(str, configured.excluded))
+    assert {"127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "fe80::/10", "192.168.0.0/16"} <= set(
+        map(str, configured.excluded)
+    )
     for destination in ("9.9.9.9", "2620:fe::9"):
         world.say(ip_address(destination), b"out")
         world.advance(2 * SECOND)

@@ -118,6 +118,7 @@ def test_the_longest_prefix_then_the_connected_one_then_the_higher_id_then_the_i
     made.put(InternetResource("j", "Internet", SITES))
     assert chosen(made, "192.0.2.1") == "j"
     assert chosen(made, "192.0.2.1", "i") == "i"
+    assert chosen(made, "192.168.1.1") is chosen(made, "fd12::1") is None  # nobody's Internet
     for never in ("224.0.0.22", "ff02::2", "169.254.169.254", "127.0.0.1", "fe80::1", "100.64.0.9", "255.255.255.255"):
         assert chosen(made, never) is None, never
 
@@ -127,8 +128,13 @@ def test_routes_are_networks_once_and_everything_for_the_internet() -> None:
     assert made.networks() == (ip_network("10.1.0.0/16"),)
     made.put(InternetResource("i", "Internet", SITES))
     assert made.networks() == (ip_network("0.0.0.0/0"), ip_network("10.1.0.0/16"), ip_network("::/0"))
+    assert list(map(str, made.apart())) == ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]
+    for named_by_a_resource in ("10.0.0.0/8", "172.0.0.0/6", "fc00::/7", "192.168.0.0/17"):
+        made.put(cidr(named_by_a_resource, named_by_a_resource))
+    assert list(map(str, made.apart())) == ["192.168.0.0/16"]
     made.remove("i")
-    assert made.networks() == (ip_network("10.1.0.0/16"),)
+    assert made.apart() == ()
+    assert ip_network("0.0.0.0/0") not in made.networks()
 
 
 def test_the_best_pattern_is_meant() -> None:
