@@ -36,7 +36,7 @@ from connectivity.stun import (
 )
 from relay.core.credentials import Credential, CredentialSource, opaque_string
 from relay.core.refusal import Refusal
-from relay.core.request import names_firezone
+from relay.core.requests.request import names_firezone
 from relay.core.signature import Signature
 
 _COOKIE: Final = "obMatJos2"

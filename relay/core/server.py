@@ -20,19 +20,18 @@ from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.run import Received
 from connectivity.stun import HEADER_BYTES, MAGIC_COOKIE, DecodeError, MessageClass, Method, decode
 from relay.core.admission import Admission
-from relay.core.allocate import Allocator
 from relay.core.authentication import Authenticator, NonceSource
 from relay.core.channel_runs import ChannelRun, Malformed, split
 from relay.core.configuration import ServerSettings
 from relay.core.credentials import CredentialSource
 from relay.core.data_path import DataPath
-from relay.core.handlers import Handlers
 from relay.core.icmp import IcmpError
 from relay.core.outputs import CloseStream, FiveTuple, Output, Relayed, Transport
 from relay.core.peer_access import PeerAccess
 from relay.core.quotas import Accounts, Numbers
-from relay.core.request import nonce_of
-from relay.core.request_dispatch import RequestDispatch
+from relay.core.requests.allocate import Allocator
+from relay.core.requests.dispatch import RequestDispatch
+from relay.core.requests.request import nonce_of
 from relay.core.responder import Responder
 from relay.core.statistics import DropReason, QuotaKind, Snapshot, Statistics
 from relay.core.stream import LAST_STUN_BYTE, Lost, Stream
@@ -67,10 +66,11 @@ class Server:
         self._peer_access = PeerAccess(settings, self._table)
         self._authenticator = Authenticator(realm=settings.realm, source=source, nonces=nonces)
         self._allocator = Allocator(settings, self._table, self._accounts, self._outputs, rng)
-        self._handlers = Handlers(self._table, self._peer_access, self._allocator)
         self.data_path = DataPath(settings, self._table, self._peer_access, self._accounts, self._statistics, rng)
         responder = Responder(settings.software, self._outputs, self._statistics)
-        self._requests = RequestDispatch(self._authenticator, self._allocator, self._handlers, responder)
+        self._requests = RequestDispatch(
+            self._authenticator, self._table, self._peer_access, self._allocator, responder
+        )
 
     def handle_client(self, received: Received, now: Instant, wall_now: WallTime) -> Iterator[Relayed]:
         """Datagrams that came to a listen socket; yields relayed data, each valid until the next."""

@@ -15,7 +15,8 @@ from connectivity.stun import (
     RequestedTransport,
     XorPeerAddress,
 )
-from relay.core import InstallChannel, RemoveChannel, ToClient, handlers
+from relay.core import InstallChannel, RemoveChannel, ToClient
+from relay.core.requests import channel_bind, create_permission
 from tests.unit.relay.playbook import (
     INTERNAL,
     PEER4,
@@ -139,8 +140,9 @@ def test_permissions_are_all_or_nothing(client: Client) -> None:
 def test_an_allocation_holds_so_many_permissions_and_channels_and_no_more(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handlers, "MOST_PERMISSIONS", 3)
-    monkeypatch.setattr(handlers, "MOST_CHANNELS", 2)
+    for module in (channel_bind, create_permission):
+        monkeypatch.setattr(module, "MOST_PERMISSIONS", 3)
+    monkeypatch.setattr(channel_bind, "MOST_CHANNELS", 2)
     client.allocate()
     peers = [Endpoint.parse(f"198.51.100.{host}:9") for host in range(5)]
     assert error_code(client.bind(0x4000, peers[0])) == 0

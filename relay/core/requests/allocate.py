@@ -38,7 +38,7 @@ from relay.core.outputs import CloseRelayedPort, OpenRelayedPort, Output
 from relay.core.ports import PortPool
 from relay.core.quotas import Account, Accounts
 from relay.core.refusal import REASONS, Refusal
-from relay.core.request import Request
+from relay.core.requests.request import Request
 from relay.core.table import AllocationTable
 
 # Specification constants (RFC 8656 §3.2, §7.2, §18.10).

@@ -17,15 +17,19 @@ from connectivity.stun import (
     Username,
     XorMappedAddress,
 )
-from relay.core.allocate import Allocator, Answer
 from relay.core.answers import AnswerMemory
 from relay.core.authentication import Authenticator
-from relay.core.handlers import Handlers
 from relay.core.outputs import FiveTuple
+from relay.core.peer_access import PeerAccess
 from relay.core.refusal import Refusal
-from relay.core.request import Request, username_of
+from relay.core.requests.allocate import Allocator, Answer
+from relay.core.requests.channel_bind import channel_bind
+from relay.core.requests.create_permission import create_permission
+from relay.core.requests.refresh import refresh
+from relay.core.requests.request import Request, username_of
 from relay.core.responder import Responder
 from relay.core.signature import Signature
+from relay.core.table import AllocationTable
 
 _AUTHENTICATED: Final = frozenset({Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND})
 
@@ -34,11 +38,17 @@ class RequestDispatch:
     """Finds out who asks for what, has it done, and answers."""
 
     def __init__(
-        self, authenticator: Authenticator, allocator: Allocator, handlers: Handlers, responder: Responder
+        self,
+        authenticator: Authenticator,
+        table: AllocationTable,
+        peer_access: PeerAccess,
+        allocator: Allocator,
+        responder: Responder,
     ) -> None:
         self._authenticator = authenticator
+        self._table = table
+        self._peer_access = peer_access
         self._allocator = allocator
-        self._handlers = handlers
         self._responder = responder
         self._answers = AnswerMemory()
 
@@ -54,7 +64,8 @@ class RequestDispatch:
             signature = self._authenticator.signature_for(None if username is None else username.value)
             self._respond(five_tuple, message, Refusal(ErrorCode.BAD_REQUEST), signature)
             return
-        holder = self._handlers.holder(five_tuple)
+        allocation = self._table.get(five_tuple)
+        holder = None if allocation is None else allocation.username
         user = self._authenticator.authenticate(message, five_tuple.client, now, wall_now, holder=holder)
         if isinstance(user, Refusal):
             self._respond(five_tuple, message, user, user.signature)
@@ -98,11 +109,11 @@ class RequestDispatch:
             case Method.ALLOCATE:
                 return self._allocator.allocate(request)
             case Method.REFRESH:
-                return self._handlers.refresh(request)
+                return refresh(self._table, self._allocator, request)
             case Method.CREATE_PERMISSION:
-                return self._handlers.create_permission(request)
+                return create_permission(self._table, self._peer_access, request)
             case _:
-                return self._handlers.channel_bind(request)
+                return channel_bind(self._table, self._peer_access, request)
 
     def _respond(
         self,
