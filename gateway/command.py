@@ -19,7 +19,7 @@ from connectivity.phoenix.login import PortalLogin, gateway_login, user_agent
 from connectivity.settings import SettingsReader
 from connectivity.wireguard import KeyPair
 from gateway.core import GatewayCore, GatewayRole
-from gateway.extension import GatewayExtension, ResolvingCore
+from gateway.extension import GatewayExtension
 from gateway.masquerade import Forward, Masquerade
 
 log = logging.getLogger("gateway")
@@ -102,7 +102,7 @@ async def _serve(settings: GatewaySettings) -> None:
         GatewayRole.peer_field,
         MAX_PARTITION_SECONDS,
         on_configured=handle_configured,
-        make_extension=lambda host: GatewayExtension(host, cast(ResolvingCore, host.core)),
+        make_extension=lambda host: GatewayExtension(host, cast(GatewayCore, host.core)),
     )
     # Ready from the portal's first word on: tunnels outlive its absence.
     health = await serve(settings.health_address, dict, ready=configured.is_set)

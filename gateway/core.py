@@ -52,6 +52,10 @@ class GatewayCore(TunnelCore):
         """The answer to a ``ResolveDomain``: all addresses of the name, or None if it could not be had."""
         self.role.names.handle_resolution(domain, addresses, now)
 
+    def may_ask(self, address: IPAddress, name: str) -> bool:
+        """Whether a client of this address may ask the site's DNS for the name."""
+        return self.role.may_ask(address, name)
+
 
 class GatewayRole:
     """Which client may reach what."""
@@ -68,6 +72,11 @@ class GatewayRole:
         self.names = Names(tunnel, self._clients.get)
         self._by_address: dict[IPAddress, ClientPeer] = {}
         self._expiry_due = now + EXPIRY_INTERVAL
+
+    def may_ask(self, address: IPAddress, name: str) -> bool:
+        """Whether the name is one of a resource that was granted to the client of this address."""
+        client = self._by_address.get(address)
+        return client is not None and client.may_ask_for(name)
 
     # Traffic -------------------------------------------------------------------------------------------------------
 

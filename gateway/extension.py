@@ -15,23 +15,27 @@ from gateway.site_dns import SiteDns
 from gateway.system_names import SystemNames
 
 
-class ResolvingCore(Protocol):
-    """The part of a gateway's core that asks for addresses."""
+class NamingCore(Protocol):
+    """The part of a gateway's core that has to do with names."""
 
     def handle_resolution(self, domain: str, addresses: tuple[IPAddress, ...] | None, now: Instant) -> None:
         """The addresses of a name; None if it has none, or nobody knows."""
+
+    def may_ask(self, address: IPAddress, name: str) -> bool:
+        """Whether the client of this address may ask the site's DNS for a name."""
 
 
 class GatewayExtension:
     """One for each run of a gateway."""
 
-    def __init__(self, host: ExtensionHost, core: ResolvingCore, system: SystemNames | None = None) -> None:
+    def __init__(self, host: ExtensionHost, core: NamingCore, system: SystemNames | None = None) -> None:
         self._call: Callable[..., None] = host.call
         self._core = core
         self._tasks = Tasks(host.fail)
         names = system or SystemNames()
         self._resolver = Resolver(self._answer, self._tasks.start, mark=host.mark, system=names)
-        self._site = SiteDns(Nameservers(self._tasks.start, mark=host.mark, system=names), self._tasks.start)
+        nameservers = Nameservers(self._tasks.start, mark=host.mark, system=names)
+        self._site = SiteDns(nameservers, self._tasks.start, core.may_ask)
 
     async def start(self) -> None:
         """Nothing is needed before the first name."""

@@ -78,6 +78,11 @@ class ClientPeer:
         grant = self._grants.get(resource_id)
         return None if grant is None else grant.resource
 
+    def may_ask_for(self, name: str) -> bool:
+        """Whether a granted resource has the name."""
+        resources = (grant.resource for grant in self._grants.values())
+        return any(isinstance(resource, DnsResource) and resource.names(name) for resource in resources)
+
     def status(self) -> ClientStatus:
         """What it may reach, and until when."""
         grants = (GrantStatus(name, *shown(grant.resource), grant.expires_at) for name, grant in self._grants.items())

@@ -2,7 +2,8 @@
 
 It listens at the gateway's two addresses in the tunnel, over UDP and TCP, and asks the site's name servers over the
 transport that it was asked by. Addresses are not its business: clients get those from the core, with its policy, so
-every other type is refused. Of a family that has no socket it serves nothing, and goes on with the other one.
+every other type is refused, and every name that is of no resource granted to the client. Of a family that has no
+socket it serves nothing, and goes on with the other one.
 
 Who asks is a client of the tunnel: so many queries and connections each, and in total.
 """
@@ -21,6 +22,7 @@ import dns.flags
 import dns.message
 import dns.opcode
 import dns.rcode
+import dns.rdataclass
 import dns.rdatatype
 
 from connectivity.endpoint import Endpoint, IPAddress
@@ -56,11 +58,18 @@ class SiteDns:
     Args:
         nameservers: whom to ask.
         start: runs what answers a query.
+        may_ask: whether the client of an address may ask for a name.
     """
 
-    def __init__(self, nameservers: Nameservers, start: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    def __init__(
+        self,
+        nameservers: Nameservers,
+        start: Callable[[Coroutine[Any, Any, None]], None],
+        may_ask: Callable[[IPAddress, str], bool],
+    ) -> None:
         self._nameservers = nameservers
         self._start = start
+        self._may_ask_for = may_ask
         self._families: dict[int, _Family] = {}
         self._queries: Counter[IPAddress] = Counter()
         self._connections: Counter[IPAddress] = Counter()
@@ -98,7 +107,7 @@ class SiteDns:
         client = self._client(source)
         if client is None:
             return
-        if not self._may_ask(client):
+        if not self._has_room(client):
             self.count("too_many")
             return
         self._queries[client] += 1
@@ -125,14 +134,14 @@ class SiteDns:
         self.count("foreign")
         return None
 
-    def _may_ask(self, client: IPAddress) -> bool:
+    def _has_room(self, client: IPAddress) -> bool:
         return self._queries.total() < MOST_QUERIES and self._queries[client] < MOST_QUERIES_OF_ONE
 
     async def _answer_datagram(
         self, sender: socket.socket, query: bytes, source: tuple[Any, ...], client: IPAddress
     ) -> None:
         try:
-            answer = await self._answer(query, over_tcp=False)
+            answer = await self._answer(query, client, over_tcp=False)
         finally:
             _less(self._queries, client)
         if answer is None:
@@ -165,20 +174,20 @@ class SiteDns:
             _less(self._connections, client)
 
     async def _answer_one_of_many(self, query: bytes, client: IPAddress) -> bytes | None:
-        if not self._may_ask(client):
+        if not self._has_room(client):
             self.count("too_many")
             return None
         self._queries[client] += 1
         try:
-            return await self._answer(query, over_tcp=True)
+            return await self._answer(query, client, over_tcp=True)
         finally:
             _less(self._queries, client)
 
-    async def _answer(self, query: bytes, *, over_tcp: bool) -> bytes | None:
+    async def _answer(self, query: bytes, client: IPAddress, *, over_tcp: bool) -> bytes | None:
         """What to say; None for what is no query."""
         try:
             asked = dns.message.from_wire(query, ignore_trailing=True)
-            refusal = _refusal(asked)
+            refusal = self._refusal(asked, client)
         except (dns.exception.DNSException, ValueError):
             self.count("malformed")
             return None
@@ -195,6 +204,23 @@ class SiteDns:
         self.count("truncated")
         head = dns.message.from_wire(answer, question_only=True)
         return _said(asked, head.rcode(), head.flags | dns.flags.TC)
+
+    def _refusal(self, asked: dns.message.Message, client: IPAddress) -> dns.rcode.Rcode | None:
+        """What we say to a query by ourselves; None for one to pass on.
+
+        Raises:
+            ValueError: it is no query, and is not answered.
+        """
+        if asked.flags & dns.flags.QR:
+            raise ValueError("an answer is no query")
+        if asked.opcode() != dns.opcode.QUERY:
+            return dns.rcode.NOTIMP
+        if len(asked.question) != 1:
+            return dns.rcode.FORMERR
+        (question,) = asked.question
+        name = question.name.to_text(omit_final_dot=True)
+        is_served = question.rdtype in SERVED and question.rdclass == dns.rdataclass.IN
+        return None if is_served and self._may_ask_for(client, name) else dns.rcode.REFUSED
 
 
 class _Family:
@@ -274,21 +300,6 @@ class _Family:
         version = self.endpoint.ip.version
         level = logging.INFO if is_absent(error, version) else logging.WARNING
         log.log(level, "No DNS for the site in this family", extra={"fields": {"ipv": version, "error": chain(error)}})
-
-
-def _refusal(asked: dns.message.Message) -> dns.rcode.Rcode | None:
-    """What we say to a query by ourselves; None for one to pass on.
-
-    Raises:
-        ValueError: it is no query, and is not answered.
-    """
-    if asked.flags & dns.flags.QR:
-        raise ValueError("an answer is no query")
-    if asked.opcode() != dns.opcode.QUERY:
-        return dns.rcode.NOTIMP
-    if len(asked.question) != 1:
-        return dns.rcode.FORMERR
-    return None if asked.question[0].rdtype in SERVED else dns.rcode.REFUSED
 
 
 def _said(asked: dns.message.Message, code: dns.rcode.Rcode, flags: int = 0) -> bytes:

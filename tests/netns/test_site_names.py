@@ -54,6 +54,9 @@ class Core:
         del now
         self.heard.put_nowait((domain, addresses))
 
+    def may_ask(self, address: IPAddress, name: str) -> bool:
+        return str(address) in CLIENTS and name.endswith("internal")
+
 
 class Gateway:
     """The extension of a gateway on a host with these name servers."""

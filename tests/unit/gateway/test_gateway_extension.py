@@ -25,6 +25,7 @@ from gateway.system_names import SystemNames
 
 HERE = Interface(IPv4Address("127.0.0.1"), IPv6Address("::1"))
 V4 = IPv4Address("192.0.2.1")
+CLIENTS = ("127.0.0.1", "::1")
 
 
 class Core:
@@ -34,6 +35,9 @@ class Core:
     def handle_resolution(self, domain: str, addresses: tuple[IPAddress, ...] | None, now: Instant) -> None:
         assert now > 0
         self.heard.put_nowait((domain, addresses))
+
+    def may_ask(self, address: IPAddress, name: str) -> bool:
+        return str(address) in CLIENTS and name.endswith("internal")
 
 
 class Service:

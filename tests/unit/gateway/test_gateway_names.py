@@ -17,6 +17,7 @@ from tests.unit.gateway.gateway_stage import (
     PROXIES_V4,
     PROXIES_V6,
     Stage,
+    addresses_of,
     key,
     packet,
 )
@@ -83,6 +84,17 @@ def test_access_that_ended_meanwhile_is_not_given_by_the_answer() -> None:
     stage.portal("reject_access", {"client_id": "client", "resource_id": str(DNS)})
     assert stage.resolve("app.internal", REAL) == [INACTIVE]
     assert stage.from_client(packet(TCP, V4, PROXY)) == []
+
+
+def test_the_sites_dns_is_asked_for_names_of_granted_resources_only() -> None:
+    stage = Stage(DNS, LAN)
+    ipv4, ipv6 = map(ip_address, addresses_of("client"))
+    for own in (ipv4, ipv6):
+        assert stage.core.may_ask(own, "App.Internal")
+        assert not stage.core.may_ask(own, "app.example")
+    assert not stage.core.may_ask(ip_address("100.64.0.77"), "app.internal")
+    stage.portal("reject_access", {"client_id": "client", "resource_id": str(DNS)})
+    assert not stage.core.may_ask(ipv4, "app.internal")
 
 
 def test_an_answer_for_a_client_that_left_goes_nowhere() -> None:

@@ -13,6 +13,7 @@ import dns.rcode
 import dns.rrset
 import pytest
 
+from connectivity.endpoint import IPAddress
 from connectivity.io.extension import Tasks
 from gateway import site_dns
 from gateway.nameservers import Nameservers
@@ -64,7 +65,8 @@ class Stage:
         self.failures: list[Exception] = []
         self.servers = Servers()
         self.tasks = Tasks(self.failures.append)
-        self.site = SiteDns(cast(Nameservers, self.servers), self.tasks.start)
+        self.asked_for: list[tuple[str, str]] = []
+        self.site = SiteDns(cast(Nameservers, self.servers), self.tasks.start, self.may_ask)
         self.outgoing = Outgoing()
 
     async def __aenter__(self) -> Self:
@@ -76,6 +78,10 @@ class Stage:
         self.site.close()
         await self.tasks.cancel()
         assert self.failures == []
+
+    def may_ask(self, client: IPAddress, name: str) -> bool:
+        self.asked_for.append((str(client), name))
+        return name.endswith(".app.example") or name == "app.example"
 
     def datagram(self, query: bytes, source: tuple[Any, ...] = CLIENT) -> None:
         self.site.handle_datagram(cast(socket.socket, self.outgoing), query, source)
@@ -143,6 +149,7 @@ def test_a_query_and_its_answer_pass_as_they_are(kind: str) -> None:
         await stage.settle()
         assert stage.servers.asked == [(query, False)]
         assert stage.outgoing.sent == [(stage.servers.answer, CLIENT)]
+        assert stage.asked_for == [("100.64.0.9", "app.example")]
 
     run(script)
 
@@ -153,9 +160,11 @@ def test_a_query_and_its_answer_pass_as_they_are(kind: str) -> None:
         (dns.message.make_query("app.example.", "A"), dns.rcode.REFUSED),
         (dns.message.make_query("app.example.", "ANY"), dns.rcode.REFUSED),
         (dns.message.make_query("example.", "AXFR"), dns.rcode.REFUSED),
+        (dns.message.make_query("wiki.example.", "TXT"), dns.rcode.REFUSED),
+        (dns.message.make_query("app.example.", "TXT", "CH"), dns.rcode.REFUSED),
         (dns.message.Message(), dns.rcode.FORMERR),
     ],
-    ids=["A", "ANY", "AXFR", "no question"],
+    ids=["A", "ANY", "AXFR", "not granted", "another class", "no question"],
 )
 def test_what_it_does_not_serve_is_refused(query: dns.message.Message, code: dns.rcode.Rcode) -> None:
     async def script(stage: Stage) -> None:
