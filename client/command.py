@@ -2,41 +2,31 @@
 
 import asyncio
 import os
-import re
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
-from client.core import ClientCore
-from client.extension import make_extension
-from client.role import ClientRole
+from client.session import Device
 from client.system_dns import control
 from client.token import DEFAULT_PATH, take_token
-from connectivity.clock import Instant
 from connectivity.errors import FatalError, chain
 from connectivity.io import descriptors, status_view
-from connectivity.io.identity import load_or_create
-from connectivity.io.portal import read_system_info
-from connectivity.io.service import Role, run_tunnel
+from connectivity.io.service import run_tunnel
 from connectivity.io.tunnel_settings import TunnelSettings, configure_logs, read_tunnel_settings
-from connectivity.phoenix.login import PortalLogin, client_login, user_agent
-from connectivity.settings import SettingsError, SettingsReader, one_of
-from connectivity.wireguard import KeyPair
+from connectivity.settings import SettingsError, SettingsReader, human_time, one_of
 
 DEFAULT_API_URL: Final = "wss://api.firezone.dev/"
-DEFAULT_ID_PATH: Final = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """What only the client has; ``check`` ends before the portal is contacted."""
+    """What only the client has; ``check`` ends before the portal is contacted, ``exit_when_ready`` with the tunnel."""
 
     tunnel: TunnelSettings
     max_partition_seconds: float | None
     check: bool
     dns_control: str
+    exit_when_ready: bool
 
 
 def read_settings(arguments: list[str]) -> ClientSettings:
@@ -51,14 +41,18 @@ def read_settings(arguments: list[str]) -> ClientSettings:
         f"how this host comes to ask the client for names: one of {', '.join(control.MODES)}",
     )
     partition = reader.optional(
-        "MAX_PARTITION_TIME", "--max-partition-time", _duration, None, "give up after this time without the portal"
+        "MAX_PARTITION_TIME", "--max-partition-time", human_time, None, "give up after this time without the portal"
     )
     check = reader.switch(None, "--check", "only look at the settings")
+    exit_when_ready = reader.switch(None, "--exit", "end once the tunnel is configured, to see whether it works")
     tunnel = read_tunnel_settings(
         reader, "client", token="", default_api_url=DEFAULT_API_URL, raise_limits_by_default=False
     )
+    for word in reader.positional():
+        if word != "standalone":  # Firezone's headless client takes it, and does the same with it
+            reader.problem(f"{word!r} is not expected here")
     token = _finish(reader, path)
-    return ClientSettings(replace(tunnel, token=token), partition, check, dns_control)
+    return ClientSettings(replace(tunnel, token=token), partition, check, dns_control, exit_when_ready)
 
 
 def run(arguments: list[str]) -> int:
@@ -70,29 +64,8 @@ def run(arguments: list[str]) -> int:
     if settings.check:
         return 0
     descriptors.raise_limit()
-
-    def make_core(keys: KeyPair, _now: Instant) -> ClientCore:
-        return ClientCore(keys=keys, rng=os.urandom)
-
-    def make_login(tunnel: TunnelSettings, keys: KeyPair) -> PortalLogin:
-        return client_login(
-            tunnel.api_url,
-            token=tunnel.token,
-            device_id=tunnel.device_id or load_or_create(DEFAULT_ID_PATH),
-            name=tunnel.name,
-            public_key=keys.public,
-            user_agent=user_agent("headless-client", read_system_info()),
-        )
-
-    role = Role(
-        "client",
-        make_core,
-        make_login,
-        ClientRole.peer_field,
-        settings.max_partition_seconds,
-        make_extension=partial(make_extension, settings.dns_control),
-        roams=True,
-    )
+    device = Device(settings.tunnel, settings.dns_control, settings.max_partition_seconds)
+    role = device.role(stays=not settings.exit_when_ready)
     asyncio.run(run_tunnel(settings.tunnel, role))
     return 0
 
@@ -116,10 +89,3 @@ def _finish(reader: SettingsReader, path: Path) -> str:
     if missing is not None:
         raise missing
     return token
-
-
-def _duration(text: str) -> float:
-    parts = re.fullmatch(r"(\d+)([smhd])", text)
-    if parts is None:
-        raise ValueError("expected a time such as 30s, 5m, 1h or 30d")
-    return float(int(parts[1]) * _UNITS[parts[2]])

@@ -45,6 +45,18 @@ SOCKET_FOLDER: Final = Path("/run/postern")
 # No portal of either kind makes tokens so short of nothing but letters.
 _BARE_WORD: Final = re.compile(r"[A-Za-z][A-Za-z_-]{0,14}")
 VISIBLE_TOKEN: Final = "Every user of this host can read the token in the process list: give the path of a file instead"
+# As Firezone's programs take them, but for what is shorter than a second or longer than a week.
+_TIME_UNITS: Final = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86_400.0),
+    **dict.fromkeys(("w", "week", "weeks"), 604_800.0),
+}
+_TIME_PART: Final = re.compile(
+    rf"(\d{{1,9}})\s*({'|'.join(sorted(_TIME_UNITS, key=len, reverse=True))})(?![a-z])", re.ASCII
+)
+_HUMAN_TIME: Final = re.compile(rf"\s*(?:{_TIME_PART.pattern}\s*)+", re.ASCII)
 _KUBERNETES_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$")
 _KUBERNETES_PORT_LINK = re.compile(r"_PORT(_[A-Z0-9_]+)?$")
 
@@ -220,6 +232,13 @@ def integer(lowest: int, highest: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def human_time(text: str) -> float:
+    """Seconds of a time as people write it: ``90s``, ``5m``, ``1h 30min``, ``2 days``."""
+    if not _HUMAN_TIME.fullmatch(text):
+        raise ValueError("expected a time such as 30s, 5m, 1h 30m or 30d")
+    return sum(int(count) * _TIME_UNITS[unit] for count, unit in _TIME_PART.findall(text))
 
 
 def one_of(*choices: str) -> Callable[[str], str]:

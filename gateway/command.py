@@ -17,6 +17,7 @@ from connectivity.io.status import serve
 from connectivity.io.tunnel_settings import TunnelSettings, configure_logs, read_tunnel_settings
 from connectivity.phoenix.login import PortalLogin, gateway_login, user_agent
 from connectivity.settings import SettingsReader
+from connectivity.tunnel import ConfigureTun
 from connectivity.wireguard import KeyPair
 from gateway.core import GatewayCore, GatewayRole
 from gateway.extension import GatewayExtension
@@ -66,6 +67,7 @@ def run(arguments: list[str]) -> int:
     if arguments[:1] and arguments[0] in status_view.COMMANDS:
         return status_view.run("gateway", arguments)
     settings = read_settings(arguments)
+    os.environ.pop("FIREZONE_TOKEN", None)  # no child of ours needs it
     configure_logs(settings.tunnel, "gateway")
     for warning in settings.warnings:
         log.warning(warning)
@@ -91,7 +93,7 @@ async def _serve(settings: GatewaySettings) -> None:
     masquerade = Masquerade(DEVICE, settings.forward)
     configured = asyncio.Event()
 
-    def handle_configured() -> None:
+    def handle_configured(_: ConfigureTun) -> None:
         masquerade.apply()
         configured.set()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from connectivity import yaml_document
-from connectivity.io import descriptors, logs
+from connectivity.io import descriptors, logs, service_manager
 from connectivity.settings import SettingsError, SettingsReader
 from portal import changes, config_file, state
 from portal.configuration import Configuration
@@ -76,7 +76,7 @@ async def _serve(source: _Source, configuration: Configuration) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reloading.reload)
-    await reloading.server.run(stop)
+    await reloading.server.run(stop, lambda _: service_manager.tell(service_manager.READY))
     _logger.info("Portal stopped")
 
 

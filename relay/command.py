@@ -25,6 +25,7 @@ def run(arguments: list[str]) -> int:
     if arguments[:1] == ["admin"]:
         return admin.run(arguments[1:])
     settings = read_settings(arguments)
+    os.environ.pop("FIREZONE_TOKEN", None)  # no child of ours needs it
     settings.require_public_address()
     logs.configure(settings.log_filter, settings.log_format)
     for warning in settings.warnings:

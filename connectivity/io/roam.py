@@ -47,18 +47,22 @@ class Roaming:
         self._extension = extension
         self._make_login = make_login
         self._bind = bind
+        self._by_hand = False
         self._tasks = Tasks(driver.fail)
         self._watch = NetworkWatch(self._destinations, self.reset, mark=SOCKET_MARK, fail=driver.fail)
 
-    def start(self) -> None:
-        """Watch the network, and heed SIGHUP."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reset, BY_HAND)
+    def start(self, *, by_hand: bool = True) -> None:
+        """Watch the network, and heed SIGHUP, unless the process with its signals is somebody else's."""
+        self._by_hand = by_hand
+        if by_hand:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reset, BY_HAND)
         self._watch.start()
 
     async def close(self) -> None:
         """Stay where we are. A SIGHUP that comes now changes nothing."""
         self._watch.close()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
+        if self._by_hand:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: None)
         await self._tasks.cancel()
 
     def reset(self, reason: str) -> None:

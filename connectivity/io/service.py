@@ -20,7 +20,7 @@ from aiohttp import web
 
 from connectivity.clock import Instant
 from connectivity.errors import FatalError, chain
-from connectivity.io import extension, host, logs, status_document, wire_log
+from connectivity.io import extension, host, logs, service_manager, status_document, wire_log
 from connectivity.io.buffers import raise_limits
 from connectivity.io.extension import Extension, ExtensionHost, NoExtension
 from connectivity.io.local_socket import LocalServer
@@ -53,13 +53,16 @@ class Role:
     make_login: Callable[[TunnelSettings, KeyPair], PortalLogin]
     peer_field: str  # "gid" or "cid"
     max_partition_seconds: float | None
-    on_configured: Callable[[], None] | None = None
+    on_configured: Callable[[ConfigureTun], None] | None = None
     make_extension: Callable[[ExtensionHost], Extension] | None = None
     roams: bool = False  # begins anew where the network is another one, and on SIGHUP
+    stays: bool = True  # else the run ends once the device is configured
 
 
-async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
-    """Serve until a signal.
+async def run_tunnel(settings: TunnelSettings, role: Role, stop: asyncio.Event | None = None) -> None:
+    """Serve until ``stop`` is set, where that is given: then the process with its signals is somebody else's.
+
+    Without it, serve until a signal. Either way, this returns or raises after the goodbye.
 
     Raises:
         FatalError, PortalFatal: what ended the service before.
@@ -78,7 +81,7 @@ async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
             service.extend(driver)
             with exporting(settings.metrics, sources, role.topic, login):
                 try:
-                    await service.run(driver)
+                    await service.run(driver, stop)
                 finally:
                     service.leave_host()
     finally:
@@ -128,6 +131,8 @@ class _Service:
         self._local = LocalServer(SOCKET_NAME, [web.get("/status", self._show_status)], self._set_filter)
         self._configuration: ConfigureTun | None = None  # what the device has
         self._host_changed = False
+        self._owns_process = False
+        self._stop = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def extend(self, driver: TunnelDriver) -> None:
@@ -147,17 +152,17 @@ class _Service:
                 bind=partial(_bind, self._settings, self._sources.sockets),
             )
 
-    async def run(self, driver: TunnelDriver) -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGUSR1, lambda: self._set_filter(wire_log.toggled(logs.filter_in_use())))
+    async def run(self, driver: TunnelDriver, stop: asyncio.Event | None) -> None:
+        if stop is None:
+            self._owns_process = True
+            self._heed_signals()
+        else:
+            self._stop = stop
         status = self._settings.status_address
         shown = (
             None if status is None else await serve(status, self._status, ready=lambda: self._configuration is not None)
         )
-        stopped = asyncio.ensure_future(stop.wait())
+        stopped = asyncio.ensure_future(self._stop.wait())
         link: asyncio.Future[None] | None = None
         try:
             await self._local.start(self._settings.status_socket)
@@ -165,13 +170,12 @@ class _Service:
             link = asyncio.ensure_future(self._link.run())
             driver.start()
             if self.roaming is not None:
-                self.roaming.start()
+                self.roaming.start(by_hand=self._owns_process)
             watched: set[asyncio.Future[Any]] = {link, stopped, driver.failed, self._failed}
-            done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-            if self.roaming is not None:
-                await self.roaming.close()
-            driver.stop()
-            await driver.say_goodbye()
+            try:
+                done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            finally:  # whoever embeds us may cancel, too
+                await self._say_goodbye(driver)
             for future in done:
                 future.result()  # what ended us, if it was not a signal
             log.info("Goodbye!")
@@ -183,6 +187,25 @@ class _Service:
             await self._local.close()
             if shown is not None:
                 await shown.close()
+
+    def _heed_signals(self) -> None:
+        """SIGINT and SIGTERM end the service, SIGUSR1 switches the wire log."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, lambda: self._set_filter(wire_log.toggled(logs.filter_in_use())))
+
+    async def _say_goodbye(self, driver: TunnelDriver) -> None:
+        """Never hides what ended the service."""
+        if self._owns_process:
+            service_manager.tell(service_manager.STOPPING)
+        try:
+            if self.roaming is not None:
+                await self.roaming.close()
+            driver.stop()
+            await driver.say_goodbye()
+        except Exception as error:  # noqa: BLE001  # the service ends for another reason, which is to be told
+            log.warning("Cannot say goodbye", extra={"fields": {"error": chain(error)}})
 
     async def _settle(self, link: "asyncio.Future[None]") -> None:
         if not link.done():
@@ -235,10 +258,14 @@ class _Service:
             "Tunnel ready" if self._configuration is None else "Tunnel updated",
             extra={"fields": {"ipv4": action.interface.ipv4, "ipv6": action.interface.ipv6}},
         )
+        if self._configuration is None and self._owns_process:
+            service_manager.tell(service_manager.READY)
         self._configuration = action
         if self._role.on_configured is not None:
-            self._role.on_configured()
+            self._role.on_configured(action)
         self.extension.configured(action)
+        if not self._role.stays:
+            self._stop.set()
 
     def _portal_event(self, event: object) -> None:
         match event:

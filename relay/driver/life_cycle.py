@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from connectivity.endpoint import IPAddress
 from connectivity.errors import FatalError, chain
+from connectivity.io import service_manager
 from connectivity.io.portal import PortalLink, read_system_info
 from connectivity.phoenix import PortalLogin, relay_login, user_agent
 from relay.configuration import Configuration
@@ -80,6 +81,7 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
         _spare_the_collector()
         service.start()
         health.serving = True
+        service_manager.tell(service_manager.READY)
         _log.info("Serving", extra={"fields": _addresses(configuration)})
         works = [
             _maintain(service, telemetry, advising),
@@ -93,6 +95,7 @@ async def serve(settings: RelaySettings, server: Server, stamp_secret: str, on_h
             if settings.drain_seconds and not stopping.at_once.is_set():
                 health.draining = True
                 await _drain(service, link, stopping, {*background, service.failed}, settings.drain_seconds)
+            service_manager.tell(service_manager.STOPPING)
             _log.info("Stopping", extra={"fields": {"allocations": server.allocation_count}})
         finally:
             for task in (*background, *joining):

@@ -39,6 +39,7 @@ def test_login_names_component_and_version(
     monkeypatch.setattr(command, "run_tunnel", run_tunnel)
     monkeypatch.setattr(command, "configure_logs", lambda *_: None)
     assert command.run([]) == 0
+    assert "FIREZONE_TOKEN" not in os.environ  # no child of ours needs it
     ((settings, role),) = started
     login = role.make_login(settings, KEYS)
     assert any(word.startswith(component) for word in login.user_agent.split(" "))

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from connectivity.endpoint import Endpoint
-from connectivity.settings import HelpRequested, SettingsError, SettingsReader, boolean, integer, one_of, text_value
+from connectivity.settings import (
+    HelpRequested,
+    SettingsError,
+    SettingsReader,
+    boolean,
+    human_time,
+    integer,
+    one_of,
+    text_value,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -99,3 +108,29 @@ def test_help_lists_names_flags_and_defaults() -> None:
         "  LISTEN [0.0.0.0:80]",
         "      where",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30s", 30),
+        ("5m", 300),
+        ("1h", 3600),
+        ("30d", 2_592_000),
+        ("1h 30m", 5400),
+        ("1h30min", 5400),
+        ("2 days", 172_800),
+        ("1 week 1 day", 691_200),
+        ("90 seconds", 90),
+    ],
+)
+def test_times_are_as_people_write_them(text: str, seconds: float) -> None:
+    assert human_time(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "m", "5x", "1h30", "-5m", "1.5h", "5 minuteslong", "\u0665m", "5m,", "9" * 20 + "s"]
+)
+def test_what_is_no_time_is_told(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a time such as"):
+        human_time(text)
