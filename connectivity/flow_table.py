@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 from connectivity.clock import Instant
 from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP
 from connectivity.ip.flow import FlowKey, PacketRun
+from connectivity.ip.packet import FRAGMENT
 from connectivity.ip.rewrite import Rewriting, rewrite, tcp_flags
 from connectivity.verdict import Drop, Lasting, Translation
 
@@ -81,7 +82,7 @@ def translate(packets: PacketRun, translation: Translation, now: Instant) -> Pac
         if packets.flow[1] == PROTOCOL_TCP:
             translation.tcp_flags |= rewriting.tcp_flags(packets.run)
         return rewriting.apply(packets)
-    if packets.flow[1] == PROTOCOL_TCP:
+    if packets.flow[1] in (PROTOCOL_TCP, FRAGMENT):
         translation.tcp_flags |= tcp_flags(packets)
     changed = rewrite(
         packets,

@@ -11,6 +11,7 @@ from connectivity import p2p
 from connectivity.clock import Instant, WallTime
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.flow_table import FlowTable
+from connectivity.fragment_table import FragmentTable
 from connectivity.ice.policy import TUNNEL_IPV4, TUNNEL_IPV6
 from connectivity.ip.flow import PacketRun
 from connectivity.node import Node, UnknownConnectionError
@@ -120,6 +121,7 @@ class RoleTunnel:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.flows = FlowTable()
+        self.fragments = FragmentTable()
         self.interface: Interface | None = None
         self.drops: Counter[StrEnum] = Counter()
         self.actions: deque[object] = deque()

@@ -14,10 +14,11 @@ from connectivity.clock import Instant, WallTime, earliest
 from connectivity.endpoint import IPAddress
 from connectivity.errors import chain
 from connectivity.flow_table import translate
+from connectivity.fragment_table import FragmentDrop
 from connectivity.ip import icmp, packet
 from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6
 from connectivity.ip.flow import ECN_CE, ECN_MASK, PacketRun, mark_congestion, split_flows
-from connectivity.ip.packet import IpError
+from connectivity.ip.packet import FRAGMENT, IpError
 from connectivity.node import (
     CandidatesAdded,
     CandidatesRemoved,
@@ -98,7 +99,7 @@ class TunnelCore:
         tunnel = self._tunnel
         verdict: Verdict | None = tunnel.flows.get(packets.flow)
         if verdict is None:
-            verdict = self._judge_outbound(packets, now)
+            verdict = self._judge(None, packets, now)
         if type(verdict) is not Forward:
             self._carry_out(verdict, packets, now, tunnel.write_to_host)
             return None
@@ -154,20 +155,30 @@ class TunnelCore:
             for error in refused:
                 log.debug("Cannot decapsulate", extra={"fields": fields | {"error": chain(error)}})
 
-    def _judge_outbound(self, packets: PacketRun, now: Instant) -> Verdict:
-        verdict = self._role.judge_outbound(packets, now)
-        if isinstance(verdict, Forward | Reflect | Drop):
-            self._tunnel.flows.remember(packets.flow, verdict)
-        return verdict
-
     def _judge_inbound(self, peer_id: str, packets: PacketRun, now: Instant) -> Verdict | None:
         """None for a control message: these are handled here and never pass."""
         if p2p.is_control(packets.run.data):  # always a run of one
             self._handle_control(peer_id, packets.run.data, now)
             return None
-        verdict = self._role.judge_inbound(peer_id, packets, now)
+        return self._judge(peer_id, packets, now)
+
+    def _judge(self, sender: str | None, packets: PacketRun, now: Instant) -> Verdict:
+        """Ask the role about a flow of a peer, or of the host (None). A fragment is of its first one's flow."""
+        flows = self._tunnel.flows
+        if packets.flow[1] == FRAGMENT:
+            resolved = self._tunnel.fragments.resolve(sender, packets, now)
+            if isinstance(resolved, FragmentDrop):
+                return Drop(resolved)
+            packets = resolved
+            known = flows.get(packets.flow if sender is None else (sender, packets.flow))
+            if known is not None:
+                return known
+        if sender is None:
+            verdict = self._role.judge_outbound(packets, now)
+        else:
+            verdict = self._role.judge_inbound(sender, packets, now)
         if isinstance(verdict, Forward | Reflect | Drop):
-            self._tunnel.flows.remember((peer_id, packets.flow), verdict)
+            flows.remember(packets.flow if sender is None else (sender, packets.flow), verdict)
         return verdict
 
     def _carry_out(self, verdict: Verdict, packets: PacketRun, now: Instant, reply: Callable[[bytes], None]) -> None:
@@ -234,6 +245,7 @@ class TunnelCore:
 
     def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
         """Run what is due."""
+        self._tunnel.fragments.expire(now)
         self._role.handle_timeout(now, wall_now)
         self._tunnel.node.handle_timeout(now, wall_now)
         self._handle_node_events()
@@ -288,7 +300,7 @@ class TunnelCore:
         return replace(
             counted,
             waiting_packets=counted.waiting_packets + self._role.waiting_packets,
-            flow_drops={reason: drops[reason] for reason in (*TunnelDrop, *self._role.reasons)},
+            flow_drops={reason: drops[reason] for reason in (*TunnelDrop, *FragmentDrop, *self._role.reasons)},
         )
 
     # Private -------------------------------------------------------------------------------------------------------

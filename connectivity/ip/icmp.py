@@ -131,6 +131,8 @@ def read_error(packet: Packet) -> IcmpError | None:
     if not known or len(quoted) < IPV4_HEADER_BYTES or quoted[0] >> 4 != version:
         return None
     if version == 4:
+        if quoted[6] & 0x1F or quoted[7]:
+            return None  # a later fragment has no ports
         inner_l4, inner_protocol = (quoted[0] & 0xF) * 4, quoted[9]
         source: IPAddress = IPv4Address(bytes(quoted[12:16]))
         destination: IPAddress = IPv4Address(bytes(quoted[16:20]))

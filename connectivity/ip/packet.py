@@ -5,8 +5,8 @@ flag is judged. Other protocols than TCP, UDP, ICMP and ICMPv6 are accepted unpa
 ``IpError``, nothing else.
 
 A fragment behind the first has no transport header: what stands there is payload, chosen by whoever sent it, and is
-never read as ports. Of TCP and UDP such a fragment, and a first one whose UDP header tells of more, is an error of its
-own reason; of ICMP it is a packet without type and identifier.
+never read as ports. A first fragment has its whole transport header. Fragments have keys of their own, by their
+datagram; ``connectivity.fragment_table`` leads from these to the flow of the first fragment.
 """
 
 import struct
@@ -41,6 +41,7 @@ ICMPV6_ECHO_REQUEST: Final = 128
 ICMPV6_ECHO_REPLY: Final = 129
 
 _CHECKED: Final = frozenset({PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ICMPV6})
+_LARGEST_DATAGRAM: Final = 65535
 _U16: Final = struct.Struct(">H")
 _PORTS: Final = struct.Struct(">HH")
 _UDP: Final = struct.Struct(">HHHH")
@@ -61,6 +62,15 @@ class IpError(ValueError):
     def __init__(self, text: str, reason: IpReason = IpReason.MALFORMED) -> None:
         super().__init__(text)
         self.reason = reason
+
+
+class Fragment(NamedTuple):
+    """Which part of a datagram a packet is; ``datagram`` tells apart those between the same two addresses."""
+
+    datagram: bytes
+    offset: int  # bytes, as is length
+    length: int
+    more: bool
 
 
 class Packet(NamedTuple):
@@ -124,8 +134,40 @@ class Packet(NamedTuple):
         return None
 
     @property
+    def fragment(self) -> Fragment | None:
+        """Which fragment this is; None of a whole packet (RFC 791 §3.1; RFC 8200 §4.5, RFC 6946)."""
+        data = self.data
+        if self.version == 4:
+            word = data[6] << 8 | data[7]
+            if not word & 0x3FFF:
+                return None
+            length = len(data) - (data[0] & 0xF) * 4
+            return Fragment(bytes((*data[4:6], 1, data[9])), (word & 0x1FFF) * 8, length, bool(word & 0x2000))
+        kind, offset = data[6], IPV6_HEADER_BYTES
+        while offset < self.l4 and kind != FRAGMENT:
+            kind, offset = _skip_extension(data, offset, kind)
+        if offset >= self.l4:
+            return None
+        word = data[offset + 2] << 8 | data[offset + 3]
+        start = offset + FRAGMENT_BYTES
+        if not word & 0xFFF9:
+            return None
+        return Fragment(bytes(data[offset + 4 : start]), word & 0xFFF8, len(data) - start, bool(word & 1))
+
+    @property
     def key(self) -> bytes:
-        """The flow key: version, protocol, addresses, ports (see ``connectivity.ip.flow``).
+        """What runs are told apart by: the flow's key, or a fragment's datagram as if it were a flow of protocol 44."""
+        data = self.data
+        if data[6] & 0x3F or data[7] if self.version == 4 else self.l4 != IPV6_HEADER_BYTES:
+            fragment = self.fragment
+            if fragment is not None:
+                addresses = data[12:20] if self.version == 4 else data[8:40]
+                return bytes((self.version, FRAGMENT)) + bytes(addresses) + fragment.datagram
+        return self.flow_key
+
+    @property
+    def flow_key(self) -> bytes:
+        """The flow's key: version, protocol, addresses, ports (see ``connectivity.ip.flow``).
 
         What policy knows a packet by, so a wrapped one is of its wrapper's protocol, without ports: who may send
         TCP to a port may not send authenticated or source-routed TCP there.
@@ -164,6 +206,8 @@ def parse(data: bytes | bytearray | memoryview) -> Packet:
         raise IpError(f"version {version} is neither IPv4 nor IPv6")
     if packet.protocol in _CHECKED:
         _check_transport(packet)
+    if view[6] & 0x3F or view[7] if version == 4 else packet.l4 != IPV6_HEADER_BYTES:
+        _check_fragment(packet)
     return packet
 
 
@@ -211,9 +255,13 @@ def _parse_ipv6(view: memoryview, size: int) -> Packet:
     protocol, l4 = view[6], IPV6_HEADER_BYTES
     if protocol == HOP_BY_HOP:
         protocol, l4 = _skip_extension(data, l4, protocol)
+    is_fragment = False
     while protocol in (DESTINATION_OPTIONS, ROUTING, FRAGMENT, AUTHENTICATION, HOP_BY_HOP):
         if protocol == HOP_BY_HOP:
             raise IpError(f"hop-by-hop options are not first: {_addresses(data)}")
+        if protocol == FRAGMENT and is_fragment:
+            raise IpError(f"two fragment headers: {_addresses(data)}", IpReason.FRAGMENT)
+        is_fragment = is_fragment or protocol == FRAGMENT
         is_later = protocol == FRAGMENT and len(data) - l4 >= FRAGMENT_BYTES and _is_later(data, l4)
         protocol, l4 = _skip_extension(data, l4, protocol)
         if is_later:  # what follows is payload, whatever the header says that it is
@@ -246,9 +294,6 @@ def _check_transport(packet: Packet) -> None:
     data, version, protocol, l4, is_later = packet
     left = len(data) - l4
     if is_later:
-        if protocol in (PROTOCOL_TCP, PROTOCOL_UDP):
-            name = "TCP" if protocol == PROTOCOL_TCP else "UDP"
-            raise IpError(f"fragment of {name} has no ports: {_addresses(data)}", IpReason.FRAGMENT)
         return
     if protocol == PROTOCOL_TCP:
         if left < TCP_HEADER_BYTES:
@@ -260,9 +305,8 @@ def _check_transport(packet: Packet) -> None:
         if left < UDP_HEADER_BYTES:
             raise _short(packet, "UDP", UDP_HEADER_BYTES)
         length = data[l4 + 4] << 8 | data[l4 + 5]
-        if length > left and _is_first_of_several(packet):
-            raise IpError(f"first fragment of a UDP datagram of {length} bytes: {_context(packet)}", IpReason.FRAGMENT)
-        if length and not UDP_HEADER_BYTES <= length <= left:
+        fits = length <= left or packet.fragment is not None  # the rest comes in other fragments
+        if length and not (length >= UDP_HEADER_BYTES and fits):
             raise IpError(f"UDP length {length} does not fit in {left} bytes: {_context(packet)}")
     else:
         if (protocol == PROTOCOL_ICMP) != (version == 4):
@@ -275,14 +319,19 @@ def _check_transport(packet: Packet) -> None:
             raise IpError(f"ICMP timestamp has {left} bytes instead of {ICMP_TIMESTAMP_BYTES}: {_context(packet)}")
 
 
-def _is_first_of_several(packet: Packet) -> bool:
-    """Whether "more fragments" is set."""
-    data = packet.data
-    if packet.version == 4:
-        return bool(data[6] & 0x20)
-    # The fragment header is the last before the transport header but for destination options, which hosts do not send.
-    at = packet.l4 - FRAGMENT_BYTES
-    return at >= IPV6_HEADER_BYTES and data[6] != packet.protocol and bool(data[at + 3] & 1) and not _is_later(data, at)
+def _check_fragment(packet: Packet) -> None:
+    """Whether a fragment fits where it says that it belongs, and hides nothing of what policy looks at."""
+    fragment = packet.fragment
+    if fragment is None:
+        return
+    data, version, protocol, l4, is_later = packet
+    _, offset, length, more = fragment
+    if not length or offset + length > _LARGEST_DATAGRAM or (more and length % 8):
+        raise IpError(f"fragment of {length} bytes at {offset}: {_addresses(data)}", IpReason.FRAGMENT)
+    if version == 6 and packet.wrapper is not None:
+        raise IpError(f"fragment behind header {packet.wrapper}: {_addresses(data)}", IpReason.FRAGMENT)
+    if protocol == PROTOCOL_UDP and not is_later and data[l4 + 4] << 8 | data[l4 + 5] <= len(data) - l4:
+        raise IpError(f"first fragment of a UDP datagram that is whole: {_context(packet)}", IpReason.FRAGMENT)
 
 
 def _short(packet: Packet, name: str, needed: int) -> IpError:

@@ -47,7 +47,8 @@ def rewrite(
     The identifier of an ICMP echo counts as both ports: either argument sets it. Ports of other protocols are ignored.
 
     Args:
-        packets: writable; addresses given must be of its family.
+        packets: writable; addresses given must be of its family. A fragment behind the first has no ports, and its
+            datagram's checksum is in the first.
 
     Returns:
         The same memory under its new flow key.
@@ -56,7 +57,8 @@ def rewrite(
     data, stride = run
     rows = run.segment_count
     first = parse(data[:stride])
-    version, protocol, l4 = first.version, first.protocol, first.l4
+    version, l4 = first.version, first.l4
+    protocol = first.protocol if not first.is_later_fragment else None  # there is no transport header then
     at, size = (12, 4) if version == 4 else (8, 16)
     addresses = 0
     for offset, address in ((at, source), (at + size, destination)):
@@ -84,9 +86,12 @@ def rewrite(
 
 
 def tcp_flags(packets: PacketRun) -> int:
-    """The flags of all packets of a TCP run, OR'ed."""
+    """The flags of all packets of a TCP run, OR'ed; 0 of what has none."""
     data, stride = packets.run
-    l4 = parse(data[:stride]).l4
+    first = parse(data[:stride])
+    if first.protocol != PROTOCOL_TCP or first.is_later_fragment:
+        return 0
+    l4 = first.l4
     flags: NDArray[np.uint8] = np.ndarray(
         (packets.run.segment_count,), np.uint8, data, l4 + _TCP_FLAGS_OFFSET, (stride,)
     )

@@ -9,6 +9,7 @@ The router has no address of a resource. The link behind it is as narrow as a te
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -16,6 +17,7 @@ import pytest
 
 from lab.network import execute, run_command
 from lab.plan import RESOURCE, LabSettings
+from lab.processes import wait_until
 from lab.stack import Stack
 from lab.topology import Lab
 from lab.transfer import upload
@@ -81,3 +83,41 @@ def ping(lab: Lab, *arguments: str) -> str:
     """What ``ping`` prints, whether there was an answer or not."""
     command = ["ip", "netns", "exec", lab.client, "ping", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20).stdout
+
+
+@pytest.mark.parametrize("there", [RESOURCE.address, RESOURCE.address6], ids=["ipv4", "ipv6"])
+def test_a_datagram_of_8_kib_arrives_in_fragments_and_so_does_its_echo(lab: Lab, there: str) -> None:
+    """Over IPv6 the resource learns from the first echo how little the tunnel carries, and is asked again."""
+    server = lab.spawn("echo", lab.resource, [sys.executable, "-c", ECHO_SERVER, there])
+    wait_until(lambda: "listening" in server.log_text(), "the echo server listens", [server])
+    lab.run(lab.client, ["ping", "-c1", "-W5", there])  # there is a connection
+    lab.run(lab.client, [sys.executable, "-c", ECHO_CLIENT, there])
+    server.terminate()
+
+
+ECHO_SERVER: Final = """
+import socket, sys
+here = sys.argv[1]
+server = socket.socket(socket.AF_INET6 if ":" in here else socket.AF_INET, socket.SOCK_DGRAM)
+server.bind((here, 7))
+print("listening", flush=True)
+while True:
+    data, sender = server.recvfrom(65535)
+    server.sendto(data, sender)
+"""
+ECHO_CLIENT: Final = """
+import random, socket, sys
+there = sys.argv[1]
+client = socket.socket(socket.AF_INET6 if ":" in there else socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(1)
+sent = random.randbytes(8192)
+for _ in range(5):
+    client.sendto(sent, (there, 7))
+    try:
+        assert client.recv(65535) == sent
+        break
+    except TimeoutError:
+        continue
+else:
+    raise SystemExit("no answer")
+"""

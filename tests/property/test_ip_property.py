@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from connectivity.fragment_table import FragmentTable
 from connectivity.ip import IpError, PacketRun, parse, split_flows
 from connectivity.ip.coalescing import Coalescer
 from connectivity.ip.flow import Flow, mark_congestion
@@ -14,6 +15,7 @@ from connectivity.ip.icmp import prohibited, read_error, unreachable
 from connectivity.ip.offload import Splitter, VirtioNetHeader
 from connectivity.ip.rewrite import rewrite
 from connectivity.run import Run
+from tests.unit.connectivity.fragments import fragments, together
 from tests.unit.connectivity.ip_oracle import checksums_are_right, echo, super_packet, tcp, transport, udp
 
 UNTIMED = settings(deadline=None)  # a busy machine is no defect
@@ -222,3 +224,46 @@ def _without_ids(data: bytes, stride: int) -> bytes:
         out[start + 4 : start + 6] = struct.pack(">H", 0)
         out[start + 10 : start + 12] = b"\0\0"
     return bytes(out)
+
+
+@UNTIMED
+@given(
+    version=VERSIONS,
+    protocol=st.sampled_from([6, 17]),
+    content=st.binary(min_size=1, max_size=60),
+    size=st.integers(3, 30),  # eights of bytes in a fragment
+    others=st.integers(1, 4),  # fragments before the last one
+    last=st.integers(1, 30),
+    identification=st.integers(0, 0xFFFF),
+    host=st.integers(1, 250),
+    port=PORTS,
+)
+def test_fragments_are_of_their_datagrams_flow_and_translated_like_it(
+    version: int,
+    protocol: int,
+    content: bytes,
+    size: int,
+    others: int,
+    last: int,
+    identification: int,
+    host: int,
+    port: int,
+) -> None:
+    header = 20 if protocol == 6 else 8
+    payload = (content * 1200)[: 8 * size * others + min(last, 8 * size) - header]
+    whole = tcp(version, payload) if protocol == 6 else udp(version, payload)
+    destination = parse(whole).destination + host
+    parts = fragments(whole, size=8 * size, identification=identification)
+    assert len(parts) == others + 1
+    table, translated = FragmentTable(), []
+    for part in parts:
+        packet = parse(part)
+        packets = PacketRun(Run.single(bytearray(part)), packet.key, packet.tos)
+        found = table.resolve("peer", packets, 0)
+        assert isinstance(found, PacketRun)
+        assert found.flow == parse(whole).key
+        translated.append(bytes(rewrite(packets, destination=destination, source_port=port).run.data))
+    single = PacketRun(Run.single(bytearray(whole)), parse(whole).key, 0)
+    expected = bytes(rewrite(single, destination=destination, source_port=port).run.data)
+    assert together(translated) == expected
+    assert checksums_are_right(expected)

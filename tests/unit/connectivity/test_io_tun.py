@@ -16,6 +16,7 @@ from connectivity.ip.flow import PacketRun, shares_runs
 from connectivity.ip.offload import VirtioNetHeader
 from connectivity.ip.packet import IpError, parse
 from connectivity.run import Run
+from tests.unit.connectivity.fragments import fragments
 from tests.unit.connectivity.ip_oracle import checksums_are_right, echo, super_packet, tcp, udp
 
 NO_OFFLOAD = bytes(10)
@@ -139,10 +140,16 @@ def test_what_is_not_tcp_or_udp_is_a_run_of_one(device: ScriptedDevice, tun: Tun
     assert read(tun) == [[echo(4, 1)], [echo(4, 1)]]
 
 
-def test_fragments_of_the_host_are_counted_as_such(device: ScriptedDevice, tun: Tun) -> None:
+def test_fragments_of_the_host_are_runs_of_one(device: ScriptedDevice, tun: Tun) -> None:
+    parts = [part for version in (4, 6) for part in fragments(udp(version, bytes(8192)))]
+    device.incoming = [NO_OFFLOAD + part for part in parts]
+    assert read(tun) == [[part] for part in parts]
+
+
+def test_fragments_of_the_host_that_are_none_are_counted_as_such(device: ScriptedDevice, tun: Tun) -> None:
     first, later = bytearray(udp(4, bytes(100))), bytearray(udp(4, bytes(100)))
-    first[6], first[24:26] = 0x20, b"\x05\x78"  # more fragments, of 1400 bytes
-    later[7] = 157
+    first[6] = 0x20  # "more fragments" of a datagram that is whole
+    later[6], later[7] = 0x20, 157  # of 108 bytes, and more to come behind
     device.incoming = [NO_OFFLOAD + bytes(packet) for packet in (first, later, b"\0" * 20)]
     assert read(tun) == []
     assert (tun.counters.unusable, tun.counters.fragments) == (3, 2)

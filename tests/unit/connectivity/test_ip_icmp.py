@@ -46,12 +46,12 @@ def test_an_error_is_never_answered() -> None:
 
 
 def test_a_later_fragment_is_never_answered() -> None:
-    first, later = bytearray(ip(4, 47, b"")), bytearray(ip(4, 47, b""))
+    first, later = bytearray(ip(4, 47, bytes(8))), bytearray(ip(4, 47, bytes(8)))
     first[6], later[7] = 0x20, 1
     assert unreachable(parse(first)) is not None
     assert unreachable(parse(later)) is None
-    assert unreachable(parse(ip(6, 44, b"\x2f\x00\x00\x01" + bytes(4)))) is not None
-    assert unreachable(parse(ip(6, 44, b"\x2f\x00\x00\x08" + bytes(4)))) is None
+    assert unreachable(parse(ip(6, 44, b"\x2f\x00\x00\x01" + bytes(12)))) is not None
+    assert unreachable(parse(ip(6, 44, b"\x2f\x00\x00\x08" + bytes(12)))) is None
 
 
 @pytest.mark.parametrize("source", [bytes(4), b"\xff" * 4, b"\xe0\0\0\1"])

@@ -6,8 +6,11 @@ from ipaddress import ip_address
 from typing import Any, cast
 from uuid import UUID
 
+import pytest
+
 from connectivity import p2p
 from connectivity.endpoint import Endpoint
+from connectivity.fragment_table import FragmentDrop
 from connectivity.ip.flow import PacketRun
 from connectivity.ip.packet import parse
 from connectivity.node import Opened, UnknownConnectionError
@@ -15,7 +18,8 @@ from connectivity.role import _HOST_PACKETS, RoleTunnel, TunnelDrop
 from connectivity.run import Received, Run, Transmit
 from connectivity.tunnel import TunnelCore
 from connectivity.verdict import HOLD, Answer, Drop, Forward, Reflect, Translation, Verdict
-from tests.unit.connectivity.ip_oracle import V4, checksums_are_right, echo, tcp, udp
+from tests.unit.connectivity.fragments import fragments, together
+from tests.unit.connectivity.ip_oracle import V4, V6, checksums_are_right, echo, tcp, udp
 
 PEER = Endpoint(ip_address("192.0.2.1"), 1)
 
@@ -148,6 +152,29 @@ def test_reflect_turns_a_flow_round_translated() -> None:
     assert stage.role.asked == 1
     stage.inbound(tcp(4, b"abc"))
     assert [peer_id for peer_id, _ in stage.node.sent] == ["peer"]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_fragments_share_the_verdict_and_the_translation_of_the_first(version: int) -> None:
+    away = (V4 if version == 4 else V6)[0] + 5
+    stage = Stage(Forward("peer", Translation(destination=away, destination_port=99), rests_on=("x",)))
+    sent = fragments(udp(version, bytes(range(256)) * 16))
+    stage.inbound(sent[1])
+    assert (stage.host, stage.role.asked) == ([], 0)
+    for part in sent:
+        assert stage.outbound(part) is not None
+        stage.inbound(part)
+    assert stage.role.asked == 2, "each way once, for the first fragment"
+    for parts in (stage.host, [data for _, data in stage.node.sealed]):
+        assert {parse(part).destination for part in parts} == {away}
+        whole = together(parts)
+        assert checksums_are_right(whole)
+        assert whole[-4096:] == bytes(range(256)) * 16
+        assert int.from_bytes(whole[-4102:-4100], "big") == 99
+    stage.tunnel.flows.forget("x")
+    stage.role.verdict = Drop(Reason.CLOSED)
+    assert stage.outbound(sent[1]) is None
+    assert stage.tunnel.drops == {FragmentDrop.UNKNOWN: 1, Reason.CLOSED: 1}
 
 
 def test_what_is_held_and_errors_of_icmp_are_judged_each_time() -> None:
