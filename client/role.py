@@ -357,6 +357,13 @@ class ClientRole:
         """As if it had said goodbye."""
         self.forget_peer(peer_id)
 
+    def peer_silent(self, peer_id: str, now: Instant) -> None:
+        """Ask for what is reached through it, beside what there is: who began anew has another key."""
+        gateway = self.gateways.get(peer_id)
+        for resource_id in [] if gateway is None else sorted(gateway.resource_ids)[:ASKED_AFTER_RESET]:
+            if self._requests.ask_again(resource_id, now):
+                self._send_request(resource_id)
+
     def reset(self, now: Instant) -> None:
         """Forget the gateways, and ask at once for what was in use: something may come from there before we send.
 

@@ -102,6 +102,9 @@ class TunnelRole(Protocol):
     def peer_failed(self, peer_id: str) -> None:
         """The connection to a peer was lost without a word."""
 
+    def peer_silent(self, peer_id: str, now: Instant) -> None:
+        """A peer answers nothing any more, although its connection has not failed yet: it may be another one now."""
+
     def reset(self, now: Instant) -> None:
         """All connections are about to go, for we begin anew with another key: forget what rests on them."""
 

@@ -25,6 +25,7 @@ from connectivity.node import (
     ConnectionClosed,
     ConnectionEstablished,
     ConnectionFailed,
+    ConnectionSilent,
     ConnectionStatus,
     NoRelaysError,
     Opened,
@@ -315,6 +316,8 @@ class TunnelCore:
                     self._signal("broadcast_invalidated_ice_candidates", peer_id, candidates)
                 case ConnectionFailed(peer_id):
                     self._role.peer_failed(peer_id)
+                case ConnectionSilent(peer_id, at):
+                    self._role.peer_silent(peer_id, at)
                 case ConnectionEstablished() | ConnectionClosed():
                     pass  # the node has logged it and nothing here depends on it
 

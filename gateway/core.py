@@ -241,6 +241,9 @@ class GatewayRole:
             self._tunnel.flows.forget(client.tag)
             client.close()
 
+    def peer_silent(self, peer_id: str, _now: Instant) -> None:
+        """It is for clients to ask for another connection."""
+
     def reset(self, _now: Instant) -> None:
         """Clients' authorizations outlive their connections, and ours are the portal's to say anew."""
 

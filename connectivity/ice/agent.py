@@ -77,6 +77,7 @@ class Agent:
         self._now = now
         self._wake_at: Instant | None = now
         self._warned = False
+        self.answered_at: Instant | None = None  # when a check of ours was answered last
         self.refused: Counter[CandidateRefusal] = Counter()  # candidates of the peer that are not checked
 
     @property
@@ -175,6 +176,12 @@ class Agent:
         self._timing = timing.IDLE if idle else timing.ACTIVE
         for pair in self._checks:
             pair.reschedule(self._timing, now)
+
+    def check_again(self, now: Instant) -> None:
+        """Check what is in use beside the timetable: does the peer still answer? Without an answer nothing changes."""
+        for pair in self._checks:
+            if pair.nominated:
+                self._send_check(pair, now, is_extra=True)
 
     def accepts(self, message: Message) -> bool:
         """Whether a message is for this agent. Pure: several agents may be asked about one message."""
@@ -276,6 +283,7 @@ class Agent:
         if pair is None or (pair.source, pair.destination) != (destination, source):
             return  # RFC 8445 §7.2.5.2.1: an answer that took another way proves nothing about this pair
         pair.record_answer(answer.transaction_id, self._timing, now)
+        self.answered_at = now
         if self._controlling:
             self._choose_path(now)
 
@@ -317,7 +325,7 @@ class Agent:
             pair.nominated = True
             pair.next_check_at = now
 
-    def _send_check(self, pair: CandidatePair, now: Instant) -> None:
+    def _send_check(self, pair: CandidatePair, now: Instant, *, is_extra: bool = False) -> None:
         transaction_id = self._rng(TRANSACTION_ID_BYTES)
         check = messages.encode_check(
             transaction_id,
@@ -327,7 +335,10 @@ class Agent:
             priority=peer_reflexive_priority(pair.local),
             nominate=self._controlling and pair.nominated,
         )
-        pair.record_check(transaction_id, self._timing, now)
+        if is_extra:
+            pair.record_extra(transaction_id, now)
+        else:
+            pair.record_check(transaction_id, self._timing, now)
         self._transmit(pair.source, pair.destination, check)
 
     def _transmit(self, source: Endpoint, destination: Endpoint, message: bytes) -> None:

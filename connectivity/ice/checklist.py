@@ -37,7 +37,7 @@ class CheckList:
 
     def sent(self, transaction_id: bytes) -> CandidatePair | None:
         """The pair on which this check was sent, if it is remembered."""
-        return next((pair for pair in self._pairs if transaction_id in pair.attempts), None)
+        return next((pair for pair in self._pairs if pair.has_sent(transaction_id)), None)
 
     def uses(self, remote: RemoteCandidate) -> bool:
         """Whether some pair is formed with ``remote``."""

@@ -8,12 +8,15 @@ pair is enough.
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from connectivity.clock import Duration, Instant
 from connectivity.endpoint import Endpoint
 from connectivity.ice.candidate import Candidate
 from connectivity.ice.remote import RemoteCandidate
 from connectivity.ice.timing import CheckTiming
+
+MAX_EXTRAS: Final = 8  # a few seconds' worth
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class CandidatePair:
     triggered: bool = False
     round_trip: Duration | None = None  # of the last check that was answered
     attempts: dict[bytes, Attempt] = field(default_factory=dict)  # by transaction id, oldest first
+    extras: dict[bytes, Attempt] = field(default_factory=dict)  # likewise, beside the timetable
 
     @property
     def source(self) -> Endpoint:
@@ -65,9 +69,19 @@ class CandidatePair:
             del self.attempts[next(iter(self.attempts))]
         self.reschedule(timing, now)
 
+    def record_extra(self, transaction_id: bytes, now: Instant) -> None:
+        """A check leaves that nobody waits for: without an answer it changes nothing."""
+        self.extras[transaction_id] = Attempt(now)
+        while len(self.extras) > MAX_EXTRAS:
+            del self.extras[next(iter(self.extras))]
+
+    def has_sent(self, transaction_id: bytes) -> bool:
+        """Whether this check was sent on this pair and is remembered."""
+        return transaction_id in self.attempts or transaction_id in self.extras
+
     def record_answer(self, transaction_id: bytes, timing: CheckTiming, now: Instant) -> None:
         """The check with this transaction id was answered."""
-        attempt = self.attempts[transaction_id]
+        attempt = self.attempts.get(transaction_id) or self.extras[transaction_id]
         if not attempt.answered:
             self.round_trip = now - attempt.sent_at
         attempt.answered = True

@@ -7,6 +7,7 @@ from connectivity.node.events import (
     ConnectionClosed,
     ConnectionEstablished,
     ConnectionFailed,
+    ConnectionSilent,
     Event,
     Opened,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionEstablished",
     "ConnectionFailed",
+    "ConnectionSilent",
     "ConnectionStatus",
     "Event",
     "NoRelaysError",

@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
-from connectivity.clock import SECOND, Instant, WallTime, earliest
+from connectivity.clock import SECOND, Duration, Instant, WallTime, earliest
 from connectivity.endpoint import Endpoint
 from connectivity.ice import Candidate, CandidateKind, IceCredentials
 from connectivity.ice.agent import Agent
 from connectivity.ice.events import AgentState, Nominated, StateChanged
 from connectivity.ice.policy import CandidateRefusal
-from connectivity.node.events import ConnectionEstablished, Event
+from connectivity.node.events import ConnectionEstablished, ConnectionSilent, Event
 from connectivity.node.path import PathKind, PeerSocket
 from connectivity.node.relays import RelaySet
 from connectivity.node.signalling import Signalling
+from connectivity.node.silence import Silence
 from connectivity.node.statistics import ConnectionStatus
 from connectivity.run import Run, Transmit
 from connectivity.turn.channel_data import HEADER_BYTES, frame
@@ -124,6 +125,7 @@ class Connection:
         self._established = False
         self._waiting_messages: deque[Outgoing] = deque(maxlen=_BUFFERED_MESSAGES)
         self._signalling = Signalling(connection_id)
+        self._silence = Silence()
         self._candidates_since = now
         self._candidate_count = 0
 
@@ -256,6 +258,7 @@ class Connection:
             self.tunnel.handle_timeout(now, wall_now)
             if self.tunnel.expired:
                 self._fail("WireGuard session expired", now)
+            self._notice_silence(now)
         self.drain(now, wall_now)
 
     def poll_timeout(self) -> Instant | None:
@@ -264,6 +267,7 @@ class Connection:
             self._failed_at,  # the node has to take it out
             self.agent.poll_timeout(),
             self.tunnel.poll_timeout() if self.socket is not None else None,
+            self._silence.poll_timeout(self._silent_since(), self._round_trip()) if self.socket is not None else None,
             None if self.agent.remote_candidates else self._created_at + CANDIDATE_TIMEOUT,
             None if self._disconnected_at is None else self._disconnected_at + DISCONNECT_GRACE,
             self._last_activity + IDLE_AFTER if self.state is State.CONNECTED and self._may_idle() else None,
@@ -303,6 +307,22 @@ class Connection:
                 self.add_local_candidate(owner, candidate)
 
     # Private -------------------------------------------------------------------------------------------------------
+
+    def _notice_silence(self, now: Instant) -> None:
+        check, tell = self._silence.due(self._silent_since(), self._round_trip(), now)
+        if check:
+            self.agent.check_again(now)
+        if tell:
+            log.debug("Peer is silent", extra={"fields": {"cid": self.connection_id}})
+            self._emit(ConnectionSilent(self.connection_id, now))
+
+    def _silent_since(self) -> Instant | None:
+        """Of who controls: only it can have another connection made."""
+        since = self.tunnel.unanswered_since if self._controlling else None
+        return since if since is None or self.agent.answered_at is None else max(since, self.agent.answered_at)
+
+    def _round_trip(self) -> Duration:
+        return self.agent.round_trip or 0
 
     def _nominated(self, source: Endpoint, destination: Endpoint, now: Instant, wall_now: WallTime) -> None:
         socket = self._classify(source, destination)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from connectivity.clock import Instant
 from connectivity.run import Run
 
 
@@ -46,10 +47,20 @@ class ConnectionFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionSilent:
+    """The peer answers neither data nor checks, and may be another one by now; the connection goes on."""
+
+    connection_id: str
+    at: Instant
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionClosed:
     """This side closed the connection."""
 
     connection_id: str
 
 
-Event: TypeAlias = CandidatesAdded | CandidatesRemoved | ConnectionEstablished | ConnectionFailed | ConnectionClosed
+Event: TypeAlias = (
+    CandidatesAdded | CandidatesRemoved | ConnectionEstablished | ConnectionFailed | ConnectionSilent | ConnectionClosed
+)

@@ -75,6 +75,11 @@ class Timers:
         """Whether an initiation of ours waits for its response."""
         return self._series_started_at is not None
 
+    @property
+    def unanswered_since(self) -> Instant | None:
+        """When the first data was sent that nothing authentic has answered yet."""
+        return self._unanswered_since
+
     def poll_timeout(self) -> Instant:
         """When something is due."""
         deadline = self._established_at + EXPIRE_AFTER

@@ -109,6 +109,11 @@ class Tunnel:
         return self._current is not None
 
     @property
+    def unanswered_since(self) -> Instant | None:
+        """When the first data was sent that nothing authentic has answered yet."""
+        return self._timers.unanswered_since
+
+    @property
     def waiting_packets(self) -> int:
         """How many packets wait for a path or a session."""
         return len(self._waiting)

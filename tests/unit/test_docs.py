@@ -29,7 +29,7 @@ from tests.unit.relay.playbook import Client, RelayUnderTest, error_code
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-COUNTS = {"A": 16, "B": 14, "C": 12, "D": 8, "E": 6, "F": 5, "G": 6}
+COUNTS = {"A": 17, "B": 14, "C": 12, "D": 8, "E": 6, "F": 5, "G": 6}
 SERVICES: dict[str, Callable[[], object]] = {
     "relay": lambda: relay.settings.read_settings(["--help"]),
     "gateway": lambda: gateway.command.read_settings(["--help"]),
