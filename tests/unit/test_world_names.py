@@ -138,6 +138,85 @@ def test_a_flow_through_another_gateway_than_the_connected_one_takes_over() -> N
     assert world.arrived("gateway-2") == [(REAL[0], b"moved")]
 
 
+def test_a_gateway_that_forgot_us_is_told_anew_when_it_is_back() -> None:
+    world = NamesWorld(gateways=2)
+    proxy = world.established()
+    world.gateway.close(world.now)
+    world.drain("gateway")
+    world.advance(100 * MILLISECOND)
+    world.say(proxy, b"again")
+    world.advance(2 * SECOND)
+    assert world.arrived() == [(REAL[0], b"again")]
+    for to, name in ((2, "gateway-2"), (1, "gateway")):  # and so when the resource only went elsewhere meanwhile
+        world.client_core.role._requests.ask(APP, world.now)
+        world.to(name, "authorize_flow", world.authorization(f"c-1/{APP}", name=name))
+        world.advance(SECOND)
+        world.say(proxy, b"%d" % to)
+        world.advance(2 * SECOND)
+        assert world.arrived(name)[-1] == (REAL[0], b"%d" % to)
+    assert world.host_received["client"] == []  # nothing was refused on the way
+
+
+def test_what_waits_for_a_name_does_not_wait_for_a_gateway_that_it_no_longer_goes_through() -> None:
+    world = NamesWorld(NAMES, LAN, gateways=2)
+    world.say(ip_address("10.20.0.5"), b"lan")
+    world.advance(2 * SECOND)
+    world.addresses[NAME] = None
+    world.say(world.ask()[0])
+    world.advance(SECOND)
+    assert world.client.statistics().waiting_packets == 1
+    world.client_core.role._requests.ask(APP, world.now)
+    world.to("gateway-2", "authorize_flow", world.authorization(f"c-1/{APP}", name="gateway-2"))
+    assert world.client.statistics().waiting_packets == 0
+    assert world.client.statistics().flow_drops[ClientDrop.NAME_FAILED] == 1
+
+
+def test_without_a_gateway_online_a_resource_has_none() -> None:
+    world = NamesWorld(NAMES, LAN)
+    proxy = world.established()
+    world.say(ip_address("10.20.0.5"), b"lan")
+    world.advance(3 * SECOND)
+    world.to_gateway("reject_access", {"client_id": "c-1", "resource_id": APP})
+    world.online = []
+    world.say(proxy, b"refused")
+    world.advance(SECOND)
+    assert {row.resource_id: row.gateway_id for row in world.client.status().resources or ()} == {
+        APP: None,
+        "r-1": "g-1",
+    }
+
+
+def test_a_gateway_with_other_addresses_is_known_by_these() -> None:
+    world = NamesWorld()
+    world.established()
+    own = ip_address(GATEWAY_TUNNEL[0])
+    world.say(own, b"to it")
+    world.ends["gateway"].tunnel = ("100.64.0.33", "fd00:2021:1111::33")
+    world.client_core.role._requests.ask(APP, world.now)
+    world.to_client("flow_created", world.flow(world.ends["client"], world.ends["gateway"], APP))
+    before = world.client.statistics().flow_drops[ClientDrop.NO_GATEWAY]
+    world.say(own, b"to nobody")
+    assert world.client.statistics().flow_drops[ClientDrop.NO_GATEWAY] == before + 1
+
+
+def test_a_narrower_resource_takes_over_what_went_through_a_wider_one() -> None:
+    world = NamesWorld(INTERNET)
+    wide = {"type": "cidr", "id": "r-8", "name": "wide", "address": "9.0.0.0/8"}
+    narrow = {"type": "cidr", "id": "r-24", "name": "narrow", "address": "9.9.9.0/24"}
+    destination = ip_address("9.9.9.9")
+    for resource in (None, wide, narrow):
+        if resource is not None:
+            world.resources.append(resource)
+            shown = resource | {"gateway_groups": [{"id": "s", "name": "site"}]}
+            world.to_client("resource_created_or_updated", shown)
+        world.say(destination)
+        world.advance(2 * SECOND)
+        world.say(destination)  # known by now
+        world.advance(2 * SECOND)
+    assert [asked["resource_id"] for asked in world.sent("create_flow")] == [INTERNET["id"], "r-8", "r-24"]
+    assert len(world.arrived()) == 6
+
+
 def test_access_that_a_gateway_has_lost_is_asked_for_again() -> None:
     world = NamesWorld(NAMES, LAN)
     proxy = world.established()

@@ -326,6 +326,10 @@ def test_tcp_to_a_sentinel_is_turned_to_the_listener_and_back(version: int) -> N
     assert bench.send(tcp(program, Endpoint(sentinel.ip, 80))) == []
     stranger = ip_address("192.0.2.1" if version == 4 else "2001:db8::1")
     assert bench.send(tcp(Endpoint(stranger, 50000), sentinel)) == []
+    bench.core.set_system_resolvers((ip_address("192.0.2.9"), ip_address("2001:db8::9")), bench.now)
+    assert bench.send(tcp(program, sentinel)) == []  # nobody is behind it any more
+    sentinel = Endpoint(next(one for one, _ in bench.configured.sentinels if one.version == version), 53)
+    assert len(bench.send(tcp(program, sentinel))) == 1
     bench.core.serve_dns_over_tcp({})
     assert bench.send(tcp(program, sentinel)) == []
 

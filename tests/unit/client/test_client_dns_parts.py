@@ -1,6 +1,6 @@
 """Records, sentinels, requests and states of the client, each alone."""
 
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import pairwise
 from uuid import UUID
 
@@ -15,10 +15,11 @@ from client.dns.stub_resolver import Answered, StubResolver
 from client.flow_requests import FRESH_AFTER, REQUEST_INTERVAL, RETRY_DELAYS, FlowRequests
 from client.resources import CidrResource, DnsResource, IpStack, ResourceTable, Site
 from client.sites import OFFLINE_COUNTS_FOR, Sites, SiteState
+from client.targets import Targets
 from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.p2p import AssignedIps, DomainStatus
-from connectivity.portal.values import MessageError, network
+from connectivity.portal.values import Interface, MessageError, network
 from connectivity.ranges import is_proxy
 from tests.unit.client.dns_bench import query
 
@@ -235,3 +236,12 @@ def test_a_resource_is_online_by_one_site_and_offline_by_all_for_five_minutes() 
     assert sites.state(resource, frozenset()) is SiteState.UNKNOWN
     nowhere = CidrResource("r", "n", network({"n": "10.0.0.0/8"}, "n"), ())
     assert sites.state(nowhere, frozenset()) is SiteState.UNKNOWN
+
+
+def test_an_address_that_stands_for_a_name_is_of_no_network() -> None:
+    targets = Targets(DnsRecords())
+    targets.resources.put(CidrResource("r", "n", network({"n": "100.96.0.0/11"}, "n"), ()))
+    interface = Interface(IPv4Address("100.64.0.3"), IPv6Address("fd00:2021:1111::3"))
+    gateway = targets.gateways.use("g", interface, "s", "r")
+    assert targets.served_by(gateway, PROXIES[0]) is None
+    assert targets.of(PROXIES[0]) == (None, None)
