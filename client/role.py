@@ -22,12 +22,12 @@ from client.gateways import Gateway
 from client.resources import DnsResource, Resource, is_same_target, parse_resource, parse_resources
 from client.sites import Sites, shown
 from client.targets import Targets
+from client.waiting import WaitingPackets
 from connectivity import p2p
 from connectivity.clock import Instant, WallTime, earliest
 from connectivity.endpoint import IPAddress
 from connectivity.ip import icmp, packet
 from connectivity.ip.flow import Flow, PacketRun
-from connectivity.packet_queue import PacketQueue
 from connectivity.portal import values
 from connectivity.portal.values import Interface, Json, MessageError, mapping, text
 from connectivity.ranges import PROXIES_IPV4, PROXIES_IPV6, SENTINELS_IPV4, SENTINELS_IPV6
@@ -59,7 +59,7 @@ class ClientRole:
         self.sites = Sites()
         self.dns = DnsService(tunnel, self.resources, records, self, rng)
         self._requests = FlowRequests()
-        self._pending: dict[str, PacketQueue] = {}
+        self._waiting = WaitingPackets()
         self._names = NameTranslations(tunnel)
         self._search_domain: str | None = None
 
@@ -82,8 +82,8 @@ class ClientRole:
             return Drop(ClientDrop.NO_RESOURCE)
         gateway = self._connected_gateway(resource.resource_id)
         if gateway is None:
-            pending = self._pending.setdefault(resource.resource_id, PacketQueue())
-            self._tunnel.drops[TunnelDrop.QUEUE_FULL] += pending.push(packets.run, packets.tos)
+            dropped = self._waiting.push(resource.resource_id, packets.run, packets.tos, now)
+            self._tunnel.drops[TunnelDrop.QUEUE_FULL] += dropped
             self._request(resource.resource_id, now)
             return HOLD
         if record is not None and isinstance(resource, DnsResource):
@@ -147,13 +147,11 @@ class ClientRole:
         self._tunnel.act(SendToPortal("create_flow", payload))
 
     def _waits(self, resource_id: str) -> bool:
-        return bool(self._pending.get(resource_id)) or self.dns.waits_for(resource_id)
+        return resource_id in self._waiting or self.dns.waits_for(resource_id)
 
     def _give_up(self, resource_id: str, now: Instant) -> None:
         """No gateway comes: what waits is dropped, and who asked for a name is told."""
-        pending = self._pending.pop(resource_id, None)
-        if pending is not None:
-            self._tunnel.drops[ClientDrop.UNREACHABLE] += len(pending)
+        self._tunnel.drops[ClientDrop.UNREACHABLE] += len(self._waiting.take(resource_id))
         self.dns.no_gateway_comes(resource_id, now)
 
     # What DNS asks -------------------------------------------------------------------------------------------------
@@ -321,8 +319,7 @@ class ClientRole:
         resource = self.resources.get(resource_id)
         if isinstance(resource, DnsResource):
             self._names.renew(gateway_id, resource_id, now)
-        pending = self._pending.pop(resource_id, None)
-        for waiting, tos in [] if pending is None else pending.take():
+        for waiting, tos in self._waiting.take(resource_id):
             record = self._targets.records.at(packet.parse(waiting).destination)
             if record is not None and isinstance(resource, DnsResource):
                 addresses = record.by(resource.ip_stack)
@@ -377,7 +374,7 @@ class ClientRole:
         self.gateways.clear()
         self._requests.clear()
         self.dns.reset(now)
-        for resource_id in [*dict.fromkeys([*self._pending, *wanted])][:ASKED_AFTER_RESET]:
+        for resource_id in [*dict.fromkeys([*self._waiting.resources(), *wanted])][:ASKED_AFTER_RESET]:
             self._request(resource_id, now)
 
     # Time and output -----------------------------------------------------------------------------------------------
@@ -385,7 +382,7 @@ class ClientRole:
     @property
     def waiting_packets(self) -> int:
         """How many packets wait for a gateway, or for one to translate a name."""
-        return sum(len(flow) for flow in self._pending.values()) + len(self._names)
+        return len(self._waiting) + len(self._names)
 
     def status(self) -> RoleStatus:
         """The resources, each with the gateway that its packets go to."""
@@ -397,11 +394,12 @@ class ClientRole:
         for resource_id in self._requests.take_due(now):
             if self._waits(resource_id):
                 self._request(resource_id, now)
+        self._tunnel.drops[ClientDrop.UNREACHABLE] += self._waiting.take_overdue(now)
         self.sites.handle_timeout(now)
         self._names.handle_timeout(now)
         self.dns.handle_timeout(now)
 
     def poll_timeout(self) -> Instant | None:
         """The next of these."""
-        parts = (self._requests, self._names, self.dns, self.sites)
+        parts = (self._requests, self._waiting, self._names, self.dns, self.sites)
         return earliest(*(part.poll_timeout() for part in parts))

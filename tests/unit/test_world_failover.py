@@ -3,6 +3,7 @@
 import pytest
 
 from client.drops import ClientDrop
+from client.waiting import WAIT_LIMIT
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.run import Run
 from connectivity.tunnel import ConfigureTun
@@ -113,6 +114,22 @@ def test_after_the_portal_has_been_asked_for_long_what_waits_is_dropped() -> Non
     world.send_from_client(question(b"at last"))
     world.advance(SECOND)
     assert world.host_received["gateway"] == [question(b"at last")]
+
+
+@pytest.mark.parametrize("answer", ["forbidden", None])
+def test_packets_do_not_wait_for_ever_for_what_the_portal_does_not_give(answer: str | None) -> None:
+    world = World()
+    world.start()
+    world.online = []
+    world._portal = lambda *_: None  # type: ignore[method-assign]  # the portal hears nothing
+    world.send_from_client(question(b"stale"))
+    world.advance(WAIT_LIMIT - SECOND)
+    if answer is not None:
+        world.to_client("flow_creation_failed", {"resource_id": "r-1", "reason": answer})
+    assert world.client.statistics().waiting_packets == 1
+    world.advance(SECOND)
+    assert world.client.statistics().waiting_packets == 0
+    assert world.client.statistics().flow_drops[ClientDrop.UNREACHABLE] == 1
 
 
 def test_without_a_relay_the_portal_is_asked_for_one_and_the_packets_wait() -> None:
