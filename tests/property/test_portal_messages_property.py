@@ -4,19 +4,26 @@ Messages are right ones of which some parts were replaced, so that they get past
 """
 
 import copy
+from ipaddress import ip_address
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.dns import datagram
 from connectivity.clock import SECOND
+from connectivity.endpoint import Endpoint
 from connectivity.portal.values import MessageError
+from tests.unit.client.dns_bench import query
 from tests.unit.test_world import question
 from tests.unit.world import World
 
 TEXTS = st.text(st.characters(), max_size=6) | st.sampled_from(["r-1", "g-1", "c-1", "relay-1", "cidr", "dns", "turn"])
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS
+ASKER = Endpoint(ip_address("100.64.0.2"), 4000)
+SENTINEL = Endpoint(ip_address("100.100.111.1"), 53)
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=2), max_leaves=6
 )
@@ -25,7 +32,8 @@ VALUES = st.recursive(
 def messages(world: World) -> dict[str, dict[str, Any]]:
     """One right message of each kind that each role takes."""
     relays = world.relays(world.client_keys)
-    interface = {"ipv4": "100.64.0.2", "ipv6": "fd00:2021:1111::2"}
+    servers = [{"protocol": "ip_port", "address": "192.0.2.53:53"}]
+    interface = {"ipv4": "100.64.0.2", "ipv6": "fd00:2021:1111::2", "upstream_dns": servers, "search_domain": "example"}
     resource = {
         "type": "cidr",
         "id": "r-2",
@@ -34,15 +42,16 @@ def messages(world: World) -> dict[str, dict[str, Any]]:
         "gateway_groups": [{"id": "s", "name": "site"}],
         "filters": [{"protocol": "tcp", "port_range_start": 1, "port_range_end": 2}],
     }
+    names = resource | {"type": "dns", "id": str(UUID(int=1)), "address": "*.example", "ip_stack": "dual"}
     candidates = {"gateway_id": "g-1", "client_id": "c-1", "candidates": ["candidate:1 1 udp 1 192.0.2.1 1 typ host"]}
     presence = {"disconnected_ids": ["relay-1"], "connected": relays}
     both = {"ice_candidates": candidates, "invalidate_ice_candidates": candidates, "relays_presence": presence}
     return {
         "client": both
         | {
-            "init": {"interface": interface, "resources": [resource], "relays": relays},
+            "init": {"interface": interface, "resources": [resource, names], "relays": relays},
             "config_changed": {"interface": interface},
-            "resource_created_or_updated": resource,
+            "resource_created_or_updated": names,
             "resource_deleted": {"": "r-1"},
             "flow_created": world.flow(world.ends["client"], world.ends["gateway"]),
             "flow_creation_failed": {"resource_id": "r-1", "reason": "offline", "violated_properties": ["x"]},
@@ -75,6 +84,8 @@ def test_any_message_is_taken_or_refused(role: str, data: st.DataObject) -> None
         except MessageError:
             continue  # a warning to whoever drives the core
     world.send_from_client(question())
+    for name in ("a.example", "example.com"):
+        world.send_from_client(datagram.build(ASKER, SENTINEL, query(name)))
     world.advance(5 * SECOND)
 
 
