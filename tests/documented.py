@@ -117,6 +117,19 @@ CLAIMS: Final[dict[str, str]] = {
 NOT_RUN: Final[dict[str, str]] = {
     "make test-kernels": "make test-long, which .ci/run runs, has the same tests",
     "make soak": "it does not end; the property test of the simulated world runs the same cases by number",
+    **dict.fromkeys(
+        (
+            "python3 -m venv --system-site-packages /opt/postern && /opt/postern/bin/pip install .",
+            "install -D --mode 0644 dist/postern.sysusers /etc/sysusers.d/postern.conf && systemd-sysusers",
+            "install -D --mode 0644 dist/*.service --target-directory /etc/systemd/system && systemctl daemon-reload",
+            (
+                "install -D --mode 0644 dist/postern-relay-offload.conf"
+                " /etc/systemd/system/postern-relay.service.d/offload.conf"
+            ),
+            "systemctl enable --now postern-client",
+        ),
+        "changes the host; the units themselves are tested by test_service_units",
+    ),
     "git pull": "what it fetches is not this version's to test",
     "export GATEWAY_IMAGE=$REGISTRY/gateway:1.4.17 CLIENT_IMAGE=$REGISTRY/client:1.5.4": (
         "needs a registry; test_upstream_takes_the_place_of_client_and_gateway does it with images of its own"
