@@ -187,7 +187,7 @@ class GatewayRole:
         client = self._clients.get(client_id)
         if client is None:
             client = self._clients[client_id] = ClientPeer(client_id, addresses, self._shared, now)
-        if client.take_key(public_key):
+        if client.take_key(public_key, now):
             self._tunnel.flows.forget(client.tag)
             log.info("Client has a new key and asks for its resources again", extra={"fields": {"cid": client_id}})
         if client.addresses != addresses:

@@ -42,6 +42,9 @@ class Shared:
     passes: Callable[[str, Flow], bool] = lambda _client_id, _flow: False  # whether a flow of a client is remembered
 
 
+RENEWAL_NS: Final = 15 * SECOND  # a client asks for what it uses at once, and by a packet for the rest
+
+
 @dataclass(slots=True)
 class _Grant:
     resource: Resource
@@ -60,6 +63,8 @@ class ClientPeer:
         self._passes = shared.passes
         self._public_key = b""
         self._grants: dict[str, _Grant] = {}
+        self._former: dict[str, Resource] = {}  # what the key before had, whose sessions wait for it to be given again
+        self._former_until: Instant = 0
         self._behind_names: dict[IPAddress, list[Resource]] = {}  # of hosts that are granted as networks as well
 
     # Grants --------------------------------------------------------------------------------------------------------
@@ -88,21 +93,24 @@ class ClientPeer:
         grants = (GrantStatus(name, *shown(grant.resource), grant.expires_at) for name, grant in self._grants.items())
         return ClientStatus(self.client_id, (self.addresses.ipv4, self.addresses.ipv6), tuple(grants))
 
-    def take_key(self, public_key: bytes) -> bool:
+    def take_key(self, public_key: bytes, now: Instant) -> bool:
         """Take over a WireGuard key; True if that ended authorizations, which were the portal's word about another key.
 
-        Nothing is lost by that: a client with a new key has no flows, and lets nothing in that it did not ask for.
+        What is given to the new one goes on where it was, translations and sessions included; until then it carries
+        nothing, and what is not given again for a while is forgotten.
         """
         changed, self._public_key = public_key != self._public_key, public_key
         if not changed or not self._grants:
             return False
+        self._former |= {resource_id: grant.resource for resource_id, grant in self._grants.items()}
+        self._former_until = now + RENEWAL_NS
         self._grants.clear()
         self._compile()
         return True
 
     def grant(self, resource: Resource, expires_at: int | None, now: Instant) -> None:
         """Authorize, or take over new filters and a new expiry."""
-        held = self.resource(resource.resource_id)
+        held = self._former.pop(resource.resource_id, None) or self.resource(resource.resource_id)
         if held is not None and not is_same_target(held, resource):
             self._end(resource.resource_id, now)
         self._grants[resource.resource_id] = _Grant(resource, expires_at)
@@ -128,6 +136,8 @@ class ClientPeer:
 
     def revoke(self, resource_id: str, now: Instant) -> bool:
         """Take one authorization away, and what rests on it; False if there was none."""
+        if self._former.pop(resource_id, None) is not None:
+            self._end(resource_id, now)
         if self._grants.pop(resource_id, None) is None:
             return False
         self._end(resource_id, now)
@@ -144,6 +154,10 @@ class ClientPeer:
         ]
         for resource_id in expired:
             self.revoke(resource_id, now)
+        if self._former and now >= self._former_until:
+            for resource_id in self._former:
+                self._end(resource_id, now)
+            self._former.clear()
         return expired
 
     # Names ---------------------------------------------------------------------------------------------------------

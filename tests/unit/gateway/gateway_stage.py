@@ -102,8 +102,11 @@ class Stage:
         self.core.handle_portal(event, payload, self.now, WALL + self.now)
         self._drain()
 
-    def authorize(self, resource_id: UUID, client_id: str = "client", *, expires_in: int | None = None) -> None:
-        key = base64.b64encode(bytes(32)).decode()
+    def authorize(
+        self, resource_id: UUID, client_id: str = "client", *, expires_in: int | None = None, number: int = 0
+    ) -> None:
+        """``number`` is that of the client's key."""
+        key = base64.b64encode(bytes((number,)) * 32).decode()
         credentials = {"username": "user", "password": "p" * 22}
         ipv4, ipv6 = addresses_of(client_id)
         peer = {"id": client_id, "public_key": key, "preshared_key": key, "ipv4": ipv4, "ipv6": ipv6}

@@ -7,6 +7,7 @@ import pytest
 
 from connectivity import p2p
 from connectivity.clock import SECOND
+from gateway.peers import RENEWAL_NS
 from gateway.resolutions import LOOKUPS, RESOLUTION_LIMIT
 from tests.unit.gateway.gateway_stage import (
     CLIENT,
@@ -145,6 +146,31 @@ def test_state_lives_across_connections() -> None:
     stage.core.role.peer_failed("client")
     stage.authorize(DNS)
     assert [key(data)[0] for data in stage.from_host(packet(TCP, REAL, V4, (80, 5000)))] == [str(PROXY)]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_under_a_new_key_a_session_goes_on_once_its_access_is_given_again(late: bool) -> None:
+    stage = Stage()
+    stage.set_up(REAL)
+    stage.from_client(packet(TCP, V4, PROXY))
+    stage.authorize(LAN, number=1)
+    answer = packet(TCP, REAL, V4, (80, 5000))
+    assert stage.from_host(answer) == []  # until then it carries nothing, either way
+    assert stage.from_client(packet(TCP, V4, PROXY)) == []
+    if late:
+        stage.advance(RENEWAL_NS)
+    stage.authorize(DNS, number=1)
+    assert [key(data)[0] for data in stage.from_host(answer)] == ([] if late else [str(PROXY)])
+
+
+def test_what_another_key_had_can_be_taken_back_meanwhile() -> None:
+    stage = Stage()
+    stage.set_up(REAL)
+    stage.from_client(packet(TCP, V4, PROXY))
+    stage.authorize(LAN, number=1)
+    stage.portal("reject_access", {"client_id": "client", "resource_id": str(DNS)})
+    stage.authorize(DNS, number=1)
+    assert stage.from_host(packet(TCP, REAL, V4, (80, 5000))) == []
 
 
 def test_a_goodbye_ends_everything() -> None:
