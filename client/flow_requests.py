@@ -7,9 +7,10 @@ asks again. When no gateway is online and something waits, the portal is asked a
 
 from typing import Final
 
-from connectivity.clock import MILLISECOND, SECOND, Instant
+from connectivity.clock import MILLISECOND, SECOND, Duration, Instant
 
 REQUEST_INTERVAL: Final = 2 * SECOND
+NAME_FAILED_INTERVAL: Final = 30 * SECOND  # programs ask for names that do not exist as often as they like
 RETRY_DELAYS: Final = tuple(delay * MILLISECOND for delay in (100, 200, 400, 800, 1600, 2000))
 FRESH_AFTER: Final = 30 * SECOND  # after this long without a request, retries begin quickly again
 
@@ -28,10 +29,10 @@ class FlowRequests:
             return False
         return self._asked(request, now)
 
-    def ask_again(self, resource_id: str, now: Instant) -> bool:
-        """A gateway refused what it should let through: whether to ask the portal, at most every 2 s."""
+    def ask_again(self, resource_id: str, now: Instant, interval: Duration = REQUEST_INTERVAL) -> bool:
+        """A gateway refused what it should let through: whether to ask the portal, at most once in an interval."""
         request = self._requests.setdefault(resource_id, _Request())
-        if request.was_asked and now - request.asked_at < REQUEST_INTERVAL:
+        if request.was_asked and now - request.asked_at < interval:
             return False
         return resource_id not in self._retries and self._asked(request, now)
 

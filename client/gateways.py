@@ -57,6 +57,11 @@ class Gateways:
         """The gateway that a resource goes through."""
         return self._by_resource.get(resource_id)
 
+    def is_through(self, resource_id: str, gateway_id: str) -> bool:
+        """Whether a resource goes through this gateway."""
+        gateway = self._by_resource.get(resource_id)
+        return gateway is not None and gateway.gateway_id == gateway_id
+
     def use(self, gateway_id: str, interface: Interface, site_id: str, resource_id: str) -> Gateway:
         """Let a resource go through a gateway."""
         gateway = self._gateways.get(gateway_id)

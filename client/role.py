@@ -17,7 +17,7 @@ from client.dns.service import DnsService
 from client.dns.translations import NameTranslations
 from client.drops import ClientDrop
 from client.flow_created import parse_flow_created
-from client.flow_requests import FlowRequests
+from client.flow_requests import NAME_FAILED_INTERVAL, FlowRequests
 from client.gateways import Gateway
 from client.resources import DnsResource, Resource, is_same_target, parse_resource, parse_resources
 from client.sites import Sites, shown
@@ -84,7 +84,7 @@ class ClientRole:
         if gateway is None:
             dropped = self._waiting.push(resource.resource_id, packets.run, packets.tos, now)
             self._tunnel.drops[TunnelDrop.QUEUE_FULL] += dropped
-            self._request(resource.resource_id, now)
+            self._request(resource.resource_id, self._requests.ask(resource.resource_id, now))
             return HOLD
         if record is not None and isinstance(resource, DnsResource):
             addresses = record.by(resource.ip_stack)
@@ -116,6 +116,9 @@ class ClientRole:
         """A gateway's word about a name."""
         if isinstance(event, p2p.DomainStatus):
             self._names.handle_status(peer_id, event, now)
+            resource_id = str(event.resource)  # which may be what the gateway does not know; it does not say
+            if not event.active and self.gateways.is_through(resource_id, peer_id):
+                self._request(resource_id, self._requests.ask_again(resource_id, now, NAME_FAILED_INTERVAL))
         else:
             log.debug("Ignoring control message", extra={"fields": {"gid": peer_id, "type": type(event).__name__}})
 
@@ -129,8 +132,7 @@ class ClientRole:
             return
         if record is not None:
             self._names.refused(gateway.gateway_id, record)
-        if self._requests.ask_again(resource.resource_id, now):
-            self._send_request(resource.resource_id)
+        self._request(resource.resource_id, self._requests.ask_again(resource.resource_id, now))
 
     # Requests to the portal ----------------------------------------------------------------------------------------
 
@@ -138,13 +140,10 @@ class ClientRole:
         gateway = self.gateways.of(resource_id)
         return gateway if gateway is not None and self._tunnel.node.has_connection(gateway.gateway_id) else None
 
-    def _request(self, resource_id: str, now: Instant) -> None:
-        if self._requests.ask(resource_id, now):
-            self._send_request(resource_id)
-
-    def _send_request(self, resource_id: str) -> None:
-        payload = {"resource_id": resource_id, "connected_gateway_ids": self.gateways.used()}
-        self._tunnel.act(SendToPortal("create_flow", payload))
+    def _request(self, resource_id: str, is_due: bool) -> None:
+        if is_due:
+            payload = {"resource_id": resource_id, "connected_gateway_ids": self.gateways.used()}
+            self._tunnel.act(SendToPortal("create_flow", payload))
 
     def _waits(self, resource_id: str) -> bool:
         return resource_id in self._waiting or self.dns.waits_for(resource_id)
@@ -160,7 +159,7 @@ class ClientRole:
         """The own address of the gateway of a resource; None if it has none yet, and then the portal is asked."""
         gateway = self._connected_gateway(resource_id)
         if gateway is None:
-            self._request(resource_id, now)
+            self._request(resource_id, self._requests.ask(resource_id, now))
             return None
         return gateway.address(version)
 
@@ -358,8 +357,7 @@ class ClientRole:
         """Ask for what is reached through it, beside what there is: who began anew has another key."""
         gateway = self.gateways.get(peer_id)
         for resource_id in [] if gateway is None else sorted(gateway.resource_ids)[:ASKED_AFTER_RESET]:
-            if self._requests.ask_again(resource_id, now):
-                self._send_request(resource_id)
+            self._request(resource_id, self._requests.ask_again(resource_id, now))
 
     def reset(self, now: Instant) -> None:
         """Forget the gateways, and ask at once for what was in use: something may come from there before we send.
@@ -375,7 +373,7 @@ class ClientRole:
         self._requests.clear()
         self.dns.reset(now)
         for resource_id in [*dict.fromkeys([*self._waiting.resources(), *wanted])][:ASKED_AFTER_RESET]:
-            self._request(resource_id, now)
+            self._request(resource_id, self._requests.ask(resource_id, now))
 
     # Time and output -----------------------------------------------------------------------------------------------
 
@@ -393,7 +391,7 @@ class ClientRole:
         """Ask again for what waits, and give up what has waited too long."""
         for resource_id in self._requests.take_due(now):
             if self._waits(resource_id):
-                self._request(resource_id, now)
+                self._request(resource_id, self._requests.ask(resource_id, now))
         self._tunnel.drops[ClientDrop.UNREACHABLE] += self._waiting.take_overdue(now)
         self.sites.handle_timeout(now)
         self._names.handle_timeout(now)

@@ -16,6 +16,7 @@ from connectivity.ip.packet import parse
 from connectivity.run import Run
 from connectivity.wireguard import KeyPair
 from tests.unit.names_world import APP, INTERNET, LAN, NAME, NAMES, PORT, REAL, SENTINEL, NamesWorld, endpoints
+from tests.unit.test_world import udp
 from tests.unit.world import CLIENT_TUNNEL, GATEWAY_TUNNEL
 
 
@@ -328,3 +329,18 @@ def test_everything_else_goes_through_the_internet_resource() -> None:
     assert "0.0.0.0/0" not in map(str, world.sent("ConfigureTun")[-1].routes)
     world.say(ip_address("9.9.9.9"), b"no more")
     assert world.client.statistics().flow_drops[ClientDrop.NO_RESOURCE] == 1
+
+
+def test_a_gateway_that_serves_a_name_no_more_is_asked_for_its_resource_again() -> None:
+    world, other = NamesWorld(NAMES, LAN), "mail.internal.example"
+    world.established()
+    world.addresses[other] = REAL
+    world.send_from_client(udp(CLIENT_TUNNEL[0], "10.20.0.5", b"lan"))
+    world.advance(30 * SECOND)
+    asked = len(world.sent("create_flow"))
+    world.to_gateway("reject_access", {"client_id": "c-1", "resource_id": APP})  # and the client hears nothing of it
+    for number in range(5):  # a program that looks the name up each time, so that what it sends waits for the gateway
+        world.say(world.ask(other)[0], b"%d" % number, port=6000 + number)
+        world.advance(SECOND)
+    assert world.arrived()[-1] == (REAL[0], b"4")
+    assert len(world.sent("create_flow")) == asked + 1
