@@ -15,18 +15,23 @@ from tests.simulation.network import EPOCH
 from tests.simulation.traffic import Kind
 
 SITES: Final = ("office", "lab")
+_NO_INTERNET: Final = tuple(map(ip_network, ("10.0.0.0/8", "100.64.0.0/10", "192.168.0.0/16", "fc00::/7")))
 EXPIRY_SLACK: Final = 1_100_000_000  # a gateway looks once a second
 SECRET: Final = "the secret of a simulated portal"
 
 
 @dataclass(frozen=True, slots=True)
 class Ware:
-    """A resource in the model: ``open`` lists what its filters let through, None is everything."""
+    """A resource in the model: ``open`` lists what its filters let through, None is everything.
+
+    ``address`` is a network or a pattern of names; of the Internet, any host of it.
+    """
 
     name: str
-    network: str
+    address: str
     site: str
     open: tuple[tuple[str, int, int], ...] | None = None  # protocol, first port, last port
+    type: ResourceType = ResourceType.CIDR
 
     @property
     def resource_id(self) -> str:
@@ -34,8 +39,14 @@ class Ware:
         return named_id("resource", self.name)
 
     def covers(self, address: IPAddress) -> bool:
-        """Whether the address is in it."""
-        return address in ip_network(self.network)
+        """Whether the address is in it; what names stand for is in no network."""
+        match self.type:
+            case ResourceType.DNS:
+                return False
+            case ResourceType.INTERNET:
+                return not any(address in network for network in _NO_INTERNET)
+            case _:
+                return address in ip_network(self.address)
 
     def lets(self, kind: Kind, port: int) -> bool:
         """Whether its filters let this through."""
@@ -47,7 +58,24 @@ class Ware:
 
     def host(self, number: int) -> IPAddress:
         """One of its hosts."""
-        return ip_address(int(ip_network(self.network).network_address) + number)
+        return ip_address(int(ip_network(self.address).network_address) + number)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a client wants to send through a gateway of a site: to an address, or to a name of a resource."""
+
+    client: str
+    site: str
+    address: IPAddress
+    kind: Kind
+    port: int
+    named: str | None = None
+
+    def is_for(self, ware: Ware) -> bool:
+        """Whether this resource lets it through."""
+        is_there = ware.covers(self.address) if self.named is None else ware.name == self.named
+        return is_there and ware.lets(self.kind, self.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +86,12 @@ class Page:
     wares: MappingProxyType[str, Ware]
     grants: MappingProxyType[tuple[str, str], int]
 
-    def allows(self, client: str, site: str, address: IPAddress, kind: Kind, port: int, now: Instant) -> bool:
+    def allows(self, wish: "Wish", now: Instant) -> bool:
         """Whether the client may send this through a gateway of the site, with the slack of its clock."""
         for (who, name), end in self.grants.items():
-            if who == client and (end == NEVER or EPOCH + now < end * SECOND + EXPIRY_SLACK):
+            if who == wish.client and (end == NEVER or EPOCH + now < end * SECOND + EXPIRY_SLACK):
                 ware = self.wares.get(name)
-                if ware is not None and ware.site == site and ware.covers(address) and ware.lets(kind, port):
+                if ware is not None and ware.site == wish.site and wish.is_for(ware):
                     return True
         return False
 
@@ -98,7 +126,7 @@ class Book:
         if is_filtered:
             ware = replace(ware, open=(("udp", 53, 60), ("tcp", 80, 80)))
         if is_elsewhere:
-            ware = replace(ware, network=_next_network(ware.network))
+            ware = replace(ware, address=_other_address(ware))
         self.put(ware, now)
 
     def remove(self, name: str, now: Instant) -> None:
@@ -118,13 +146,11 @@ class Book:
         end = self.page.grants.get((client, name))
         return name in self.page.wares and end is not None and end > (EPOCH + now) // SECOND + margin
 
-    def allowed_since(
-        self, since: Instant, client: str, site: str, address: IPAddress, kind: Kind, port: int, now: Instant
-    ) -> bool:
+    def allowed_since(self, since: Instant, wish: Wish, now: Instant) -> bool:
         """Whether any page in force since then allows it: somebody who heard nothing newer may let it pass."""
         for index, page in enumerate(self.pages):
             is_over = index + 1 < len(self.pages) and self.pages[index + 1].since < since
-            if not is_over and page.allows(client, site, address, kind, port, now):
+            if not is_over and page.allows(wish, now):
                 return True
         return False
 
@@ -136,8 +162,8 @@ class Book:
             Resource(
                 ware.resource_id,
                 ware.name,
-                ResourceType.CIDR,
-                ware.network,
+                ware.type,
+                "" if ware.type is ResourceType.INTERNET else ware.address,
                 (site_ids[ware.site],),
                 tuple(
                     Filter(protocol, None if protocol == "icmp" else (first, last))
@@ -173,6 +199,13 @@ class Book:
         self.pages.append(page)
 
 
-def _next_network(network: str) -> str:
-    known = ip_network(network)
-    return f"{known.network_address + known.num_addresses}/{known.prefixlen}"
+def _other_address(ware: Ware) -> str:
+    """The network beside it, or a pattern that has the same names and more."""
+    match ware.type:
+        case ResourceType.DNS:
+            return f"**.{ware.address.removeprefix('*.')}"
+        case ResourceType.INTERNET:
+            return ware.address
+        case _:
+            known = ip_network(ware.address)
+            return f"{known.network_address + known.num_addresses}/{known.prefixlen}"

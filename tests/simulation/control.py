@@ -182,11 +182,11 @@ class Link:
         self._channel.send(event, payload)
         self._drain()
 
-    def reconnect(self, login: PortalLogin | None = None) -> None:
-        """Another connection at once; what waited is forgotten."""
+    def reconnect(self, login: PortalLogin | None = None, *, moved: bool = False) -> None:
+        """Another connection at once; what waited is forgotten. ``moved``: the portal does not learn of the old end."""
         self.login = login or self.login
         self._channel.clear_queue()
-        self._abandon()
+        self._abandon(silently=moved)
         self._channel.handle_disconnected()
         self._backoff.reset()
         self._dial_at = self.network.now
@@ -278,11 +278,11 @@ class Link:
         self._channel.handle_disconnected()
         self._retry(0)
 
-    def _abandon(self) -> None:
+    def _abandon(self, *, silently: bool = False) -> None:
         self.note_liveness()
         connection, self._connection = self._connection, None
         self.joined_at = None
-        if connection is not None:
+        if connection is not None and not silently:
             connection.to_portal.append(None)
             self.network.at(LATENCY, self._deliver_up(connection))
 

@@ -3,14 +3,15 @@
 It knows resources and sites, and nothing of connections, paths or relays.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from connectivity.clock import MILLISECOND, SECOND, Instant
 from connectivity.endpoint import IPAddress
-from tests.simulation.book import Book
+from tests.simulation.book import Book, Wish
+from tests.simulation.names import FIRST, Zone
 from tests.simulation.network import START
-from tests.simulation.traffic import Letter, is_icmp_error, number_of, quoted_flow
+from tests.simulation.traffic import Letter, is_icmp_error, number_of, quoted_flow, read_ends
 
 ANSWERED_WITHIN: Final = 3 * SECOND
 PORTAL_SLACK: Final = 1_500 * MILLISECOND  # between the portal's file and what a gateway does
@@ -24,6 +25,7 @@ class Sent:
     client: str
     request: bytes
     at: Instant
+    name: str | None = None  # what the address stands for, if it is a proxy's
     is_spoofed: bool = False
     arrivals: int = 0
     answers: int = 0
@@ -42,20 +44,23 @@ class Debt:
 class Ledger:
     """All packets of a case under their numbers."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, zone: Zone) -> None:
         self._book = book
+        self._zone = zone
         self._sent: dict[int, Sent] = {}
         self._debts: list[Debt] = []
-        self.reached: set[tuple[str, str]] = set()  # pairs of client and resource that nothing has disturbed since
+        self.reached: set[tuple[str, str]] = set()  # clients and what they reach, undisturbed since
 
     @property
     def next_number(self) -> int:
         """Of the next packet."""
         return len(self._sent) + 1
 
-    def send(self, letter: Letter, client: str, now: Instant, source: IPAddress | None = None) -> Sent:
-        """A client's host sends this, perhaps with another's address."""
-        sent = Sent(letter, client, letter.request(source), now, is_spoofed=source is not None)
+    def send(
+        self, letter: Letter, client: str, now: Instant, *, source: IPAddress | None = None, name: str | None = None
+    ) -> Sent:
+        """A client's host sends this, perhaps with another's address, perhaps to a name."""
+        sent = Sent(letter, client, letter.request(source), now, name, is_spoofed=source is not None)
         self._sent[letter.number] = sent
         return sent
 
@@ -84,14 +89,22 @@ class Ledger:
         assert sent is not None, f"{where}: a packet that nobody sent: {packet.hex()}"
         letter = sent.letter
         assert not sent.is_spoofed, f"{where}: passed with another's address: {tell(sent)}"
-        assert packet == sent.request, f"{where}: changed on the way: {tell(sent)}"
+        seen = letter if sent.name is None else self._translated(where, sent, sent.name, packet)
+        assert packet == seen.request(), f"{where}: changed on the way: {tell(sent)}: {packet.hex()}"
         sent.arrivals += 1
         assert sent.arrivals == 1, f"{where}: arrived twice: {tell(sent)}"
-        since = heard - PORTAL_SLACK
-        target, kind, port = letter.resource, letter.kind, letter.port
-        is_allowed = self._book.allowed_since(since, sent.client, site, target, kind, port, now)
+        named = None if sent.name is None else FIRST[sent.name][0]
+        wish = Wish(sent.client, site, seen.resource, letter.kind, letter.port, named)
+        is_allowed = self._book.allowed_since(heard - PORTAL_SLACK, wish, now)
         assert is_allowed, f"{where}: the book does not allow {tell(sent)}: {self._book.page}"
-        return letter
+        return seen
+
+    def _translated(self, where: str, sent: Sent, name: str, packet: bytes) -> Letter:
+        """What becomes of a packet to a proxy address: another destination, perhaps another port of its own."""
+        address, port = read_ends(packet)
+        assert self._zone.ever_stood_for(name, address), f"{where}: {address} is not of {name}: {tell(sent)}"
+        assert address.version == sent.letter.resource.version, f"{where}: of another family: {tell(sent)}"
+        return replace(sent.letter, resource=address, own_port=port)
 
     def arrived_at_client(self, name: str, packet: bytes, now: Instant) -> None:
         """A client's host gets an answer, or an ICMP error about what it sent."""
@@ -126,5 +139,6 @@ def tell(sent: Sent) -> str:
     """A packet, for people."""
     letter = sent.letter
     whose = " with another's address" if sent.is_spoofed else ""
+    whose += f" to {sent.name}" if sent.name else ""
     what = f"{letter.kind} from {letter.client} port {letter.own_port} to {letter.resource} port {letter.port}"
     return f"packet {letter.number} of {sent.client}{whose}, sent at {clock(sent.at)}: {what}"

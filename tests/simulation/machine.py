@@ -11,9 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from connectivity.clock import SECOND
 from portal.configuration import NEVER as ALWAYS
+from tests.simulation.names import FIRST
 from tests.simulation.network import BEHAVIOURS, EPOCH
 from tests.simulation.traffic import Kind
-from tests.simulation.world import CLIENTS, CLOSED_PORT, GATEWAYS, RELAYS, WARES, World
+from tests.simulation.world import CLIENTS, CLOSED_PORT, GATEWAYS, NAMES, PLACES, RELAYS, WARES, World
 
 _HOMES: Final = ("open", *BEHAVIOURS)
 _VERSIONS: Final = ((4, 6), (4,), (6,))
@@ -26,6 +27,9 @@ ends: Final = st.sampled_from(_ENDS)
 relays: Final = st.sampled_from(RELAYS)
 machines: Final = st.sampled_from((*_ENDS, *RELAYS))
 resources: Final = st.sampled_from([ware.name for ware in WARES])
+places: Final = st.sampled_from(PLACES)
+domains: Final = st.sampled_from(NAMES)
+families: Final = st.sampled_from((4, 6))
 kinds: Final = st.sampled_from([kind.value for kind in Kind])
 pauses: Final = st.sampled_from(_PAUSES)
 homes: Final = st.sampled_from(_HOMES)
@@ -52,7 +56,7 @@ class SimulatedWorld(RuleBasedStateMachine):
 
     # Calm: whoever has reached something still does ------------------------------------------------------------------
 
-    @rule(client=clients, resource=resources, kind=kinds, size=st.sampled_from((0, 1100)), then=pauses)
+    @rule(client=clients, resource=places, kind=kinds, size=st.sampled_from((0, 1100)), then=pauses)
     def send(self, client: str, resource: str, kind: str, size: int, then: float) -> None:
         """One packet."""
         world = self.world
@@ -73,7 +77,25 @@ class SimulatedWorld(RuleBasedStateMachine):
                 world.ledger.owe(sent, world.network.now, is_refusal=True)
             self._pause(then)
 
-    @rule(client=clients, resource=resources)
+    @rule(client=clients, name=domains, version=families, kind=kinds, then=pauses)
+    def send_to_name(self, client: str, name: str, version: int, kind: str, then: float) -> None:
+        """One packet to what a name had when it was asked for."""
+        world = self.world
+        if client in world.tunnellers:
+            sent = world.send_to_name(client, name, version, Kind(kind))
+            if sent is not None and (client, f"{name}/{version}") in world.ledger.reached:
+                is_open = world.book.ware(FIRST[name][0]).lets(sent.letter.kind, sent.letter.port)
+                world.ledger.owe(sent, world.network.now, is_refusal=not is_open)
+            self._pause(then)
+
+    @rule(client=clients, name=st.sampled_from((*NAMES, "public.example")), version=families, then=pauses)
+    def ask_for(self, client: str, name: str, version: int, then: float) -> None:
+        """A program asks for a name."""
+        if client in self.world.tunnellers:
+            self.world.ask_for(client, name, version)
+            self._pause(then)
+
+    @rule(client=clients, resource=places)
     def send_spoofed(self, client: str, resource: str) -> None:
         """One packet with another's address."""
         if client in self.world.tunnellers:
@@ -84,7 +106,14 @@ class SimulatedWorld(RuleBasedStateMachine):
         """Nothing happens."""
         self._pause(seconds)
 
-    @rule(client=clients, resource=resources)
+    @rule(client=clients, name=domains, version=families)
+    def reach_name(self, client: str, name: str, version: int) -> None:
+        """A client uses a name until it works, if all works that it needs."""
+        world = self.world
+        if client in world.tunnellers and world.is_reachable(client, FIRST[name][0]) and world.zone.has(name, version):
+            world.reach_name(client, name, version)
+
+    @rule(client=clients, resource=places)
     def reach(self, client: str, resource: str) -> None:
         """A client uses a resource until it works, if all works that it needs."""
         world = self.world
@@ -180,6 +209,33 @@ class SimulatedWorld(RuleBasedStateMachine):
             self._pause(then)
             world.start(name)
 
+    @rule(name=clients, home=homes, addresses=versions, notice=st.sampled_from((0.0, 0.3, 5.0)), then=pauses)
+    def roam(self, name: str, home: str, addresses: tuple[int, ...], notice: float, then: float) -> None:
+        """A laptop is carried to another network."""
+        world = self.world
+        if name in world.tunnellers:
+            world.disturbed()
+            world.roam(name, home, addresses, round(notice * SECOND))
+            self._pause(then)
+
+    @rule(name=ends, then=pauses)
+    def hang_up(self, name: str, then: float) -> None:
+        """A process gets SIGHUP, and begins anew where it is."""
+        world = self.world
+        if name in world.tunnellers:
+            world.disturbed()
+            world.tunnellers[name].reset(moved=False)
+            self._pause(then)
+
+    @rule(
+        name=domains,
+        addresses=st.sampled_from((None, (), ("10.50.0.9",), ("2001:db8:50::9",), ("10.50.0.5", "10.50.0.6"))),
+    )
+    def change_name(self, name: str, addresses: tuple[str, ...] | None) -> None:
+        """A name stands for something else."""
+        self.world.disturbed()
+        self.world.zone.put(name, addresses)
+
     # Who may do what -------------------------------------------------------------------------------------------------
 
     @rule(client=clients, resource=resources, seconds=st.sampled_from((0, 3, 100)), then=pauses)
@@ -231,8 +287,11 @@ class SimulatedWorld(RuleBasedStateMachine):
             world.disturbed()
             world.heal()
             for client in world.clients:
-                for ware in WARES:
-                    world.reach(client, ware.name)
+                for place in PLACES:
+                    world.reach(client, place)
+                for name, (_, addresses) in FIRST.items():
+                    for version in sorted({4 if "." in address else 6 for address in addresses}):
+                        world.reach_name(client, name, version)
             world.end()
         finally:
             world.close()

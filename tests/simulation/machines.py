@@ -5,16 +5,18 @@ from ipaddress import ip_address
 from typing import Final, TypeAlias
 
 from client.core import ClientCore
-from connectivity.clock import Instant
+from client.dns.actions import FlushNames, ForwardQuery
+from client.dns.records import DnsRecords
+from connectivity.clock import MILLISECOND, Instant
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.ip.flow import PacketRun, split_flows
 from connectivity.node import NodeError
 from connectivity.phoenix.login import SystemInfo, client_login, gateway_login, relay_login, user_agent
 from connectivity.phoenix.message import Json
-from connectivity.portal.values import Interface
 from connectivity.run import Received, Run, Transmit
 from connectivity.tunnel import ConfigureTun, ReconnectPortal, SendToPortal, TunnelCore
 from connectivity.wireguard import KeyPair
+from gateway.actions import ResolveDomain
 from gateway.core import GatewayCore
 from portal.configuration import TokenType
 from relay.core.configuration import ServerSettings
@@ -24,6 +26,7 @@ from relay.core.outputs import OpenRelayedPort, Relayed, ToClient, ToPeer
 from relay.core.peers import PeerPolicy
 from relay.core.server import Server
 from tests.simulation.control import Link, Portal
+from tests.simulation.names import answer_of_the_internet
 from tests.simulation.network import Host, Network, Place
 
 API: Final = "wss://portal.example/"
@@ -33,13 +36,24 @@ NEVER: Final[Instant] = 1 << 62
 MOST_REPEATS: Final = 3  # of a wake-up at one moment
 
 Arrived: TypeAlias = Callable[["Tunneller", bytes], None]
+Resolve: TypeAlias = Callable[[str], tuple[IPAddress, ...] | None]
+
+RESOLVERS: Final = (ip_address("198.51.100.253"), ip_address("2001:db8:ffff:53::1"))  # of the clients' hosts
+LOOK_UP: Final = 15 * MILLISECOND
 
 
 class Tunneller:
     """A client or a gateway: its machine stays, its process comes and goes."""
 
     def __init__(
-        self, name: str, kind: TokenType, entry: str, network: Network, portal: Portal, arrived: Arrived
+        self,
+        name: str,
+        kind: TokenType,
+        entry: str,
+        network: Network,
+        portal: Portal,
+        arrived: Arrived,
+        resolve: Resolve,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -49,12 +63,14 @@ class Tunneller:
         self.host = Host(name, self._receive)
         self.core: TunnelCore | None = None
         self.link: Link | None = None
-        self.interface: Interface | None = None
+        self.configured: ConfigureTun | None = None
+        self.records: DnsRecords | None = None  # of a client's process, over sign-outs
         self.is_control_cut = False
         self.started_at: Instant = 0
         self.errors: list[Exception] = []
         self.due: Instant = NEVER
         self._arrived = arrived
+        self._resolve = resolve
         self._repeats = 0
 
     # Life ------------------------------------------------------------------------------------------------------------
@@ -69,7 +85,9 @@ class Tunneller:
             self.core = GatewayCore(keys=keys, rng=random.randbytes, now=now)
             login_of = gateway_login
         else:
-            self.core = ClientCore(keys=keys, rng=random.randbytes)
+            self.core = client = ClientCore(keys=keys, rng=random.randbytes, records=self.records)
+            client.set_system_resolvers(RESOLVERS, now)
+            self.records = client.records
             login_of = client_login
         login = login_of(
             API,
@@ -83,22 +101,33 @@ class Tunneller:
         self.drain()
 
     def stop(self) -> None:
-        """The process ends in order: goodbye to its peers, then to the portal."""
+        """It ends in order: goodbye to its peers, then to the portal. A client's process may go on without it."""
         assert self.core is not None, "only what runs is stopped"
         self.core.close(self.network.now)
         self.drain()
+        records = self.records
         self.kill()
+        self.records = records
 
     def kill(self) -> None:
         """The process is gone; the kernel closes its connections."""
         assert self.link is not None, "only what runs is killed"
         self.link.close()
-        self.core = self.link = self.interface = None
+        self.core = self.link = self.configured = self.records = None
         self.due = NEVER
 
     def move(self, place: Place, addresses: tuple[str, ...]) -> None:
         """The machine is somewhere else now."""
         self.network.move(self.host, place, addresses)
+
+    def reset(self, *, moved: bool) -> None:
+        """Begin anew with another key and other sockets, as on SIGHUP or when the network has changed."""
+        if self.core is None or self.link is None:
+            return
+        keys = KeyPair.generate(self.network.random.randbytes)
+        self.core.reset(keys, self.network.now)
+        self.link.reconnect(self.link.login.with_public_key(keys.public), moved=moved)
+        self.drain()
 
     # Inputs ----------------------------------------------------------------------------------------------------------
 
@@ -154,15 +183,38 @@ class Tunneller:
             match action:
                 case SendToPortal(event, payload):
                     link.send(event, payload)
-                case ConfigureTun(interface=interface):
-                    self.interface = interface
+                case ConfigureTun():
+                    self.configured = action
                 case ReconnectPortal():
                     link.reconnect()
+                case ResolveDomain(domain):
+                    self.network.at(LOOK_UP, self._look_up(core, domain))
+                case ForwardQuery(query_id, _, message):
+                    self.network.at(LOOK_UP, self._ask_server(core, query_id, message))
+                case FlushNames():
+                    pass  # the programs here ask every time, and the others keep what they were told
                 case other:
                     raise AssertionError(f"nobody here knows {other}")
         due = core.poll_timeout()
         self.due = NEVER if due is None else due
         self._check_errors()
+
+    def _look_up(self, core: TunnelCore, domain: str) -> Callable[[], None]:
+        def conclude() -> None:
+            if self.core is core and isinstance(core, GatewayCore):
+                core.handle_resolution(domain, self._resolve(domain), self.network.now)
+                self.drain()
+
+        return conclude
+
+    def _ask_server(self, core: TunnelCore, query_id: int, message: bytes) -> Callable[[], None]:
+        def conclude() -> None:
+            if self.core is core and isinstance(core, ClientCore):
+                answer = None if self.host.is_cut else answer_of_the_internet(message)
+                core.handle_dns_answer(query_id, answer, self.network.now)
+                self.drain()
+
+        return conclude
 
     def _check_errors(self) -> None:
         """What peers and networks cause are errors of the batch; anything else is a defect."""

@@ -45,3 +45,12 @@ def test_behind_a_router_that_forgot_us_the_relay_is_asked_what_it_holds(state: 
     state.reach(client="alice", resource="printers")
     state.reboot_router(name="alice", then=2.0)
     state.world.reach("alice", "printers", within=40 * SECOND)
+
+
+def test_a_gateway_process_that_is_new_is_asked_for_every_name_again(state: SimulatedWorld) -> None:
+    state.build(seed=0, home=OPEN, addresses={}, relay_count=1)
+    state.reach_name(client="alice", name="app.office.test", version=6)
+    state.kill(name="desk", then=0.0)
+    state.start(name="desk", then=2.0)
+    state.reach(client="alice", resource="wiki")
+    state.world.reach_name("alice", "mail.office.test", 4, within=40 * SECOND)

@@ -90,6 +90,14 @@ def number_of(packet: bytes) -> int | None:
     return value & 0xFFFF_FFFF_FFFF if value >> 48 == _TOKEN_MARK >> 48 else None
 
 
+def read_ends(packet: bytes) -> tuple[IPAddress, int]:
+    """Destination, and the sender's port or identifier."""
+    version, l4 = (4, 20) if packet[0] >> 4 == 4 else (6, 40)
+    protocol = packet[9] if version == 4 else packet[6]
+    at = l4 + (4 if protocol in (1, 58) else 0)
+    return ip_address(packet[16:20] if version == 4 else packet[24:40]), int.from_bytes(packet[at : at + 2], "big")
+
+
 def is_icmp_error(packet: bytes) -> bool:
     """Whether a packet that a client's host receives is an ICMP error."""
     if packet[0] >> 4 == 4:

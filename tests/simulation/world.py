@@ -8,31 +8,41 @@ what was sent; no core logs an error, raises, or wakes up without end.
 """
 
 import logging
+from collections.abc import Callable
 from random import Random
 from typing import Final
 
 from connectivity.clock import MILLISECOND, SECOND, Duration
+from connectivity.endpoint import IPAddress
 from portal.configuration import NEVER as ALWAYS
-from portal.configuration import TokenType
+from portal.configuration import ResourceType, TokenType
+from tests.simulation import names
 from tests.simulation.book import Book, Ware
 from tests.simulation.control import Portal
+from tests.simulation.error_log import ErrorLog
 from tests.simulation.ledger import Ledger, Sent, clock
 from tests.simulation.machines import NEVER, Relay, Tunneller
 from tests.simulation.network import BEHAVIOURS, Network
 from tests.simulation.traffic import Kind, Letter
 
-CLIENTS: Final = ("alice", "bob")
+CLIENTS: Final[tuple[str, ...]] = ("alice", "bob")
 GATEWAYS: Final = {"desk": "office", "attic": "office", "cellar": "lab"}
 RELAYS: Final = ("east", "west")
+FILTERED: Final = (("tcp", 80, 443), ("udp", 53, 53), ("icmp", 0, 0))
 WARES: Final = (
     Ware("printers", "10.20.0.0/24", "office"),
     Ware("wiki", "2001:db8:20::/64", "office"),
-    Ware("racks", "10.30.0.0/24", "lab", (("tcp", 80, 443), ("udp", 53, 53), ("icmp", 0, 0))),
+    Ware("racks", "10.30.0.0/24", "lab", FILTERED),
+    Ware("internet", "93.184.216.0/24", "lab", type=ResourceType.INTERNET),
+    Ware("intranet", "*.office.test", "office", type=ResourceType.DNS),
+    Ware("store", "db.lab.test", "lab", FILTERED, type=ResourceType.DNS),
 )
+PLACES: Final = tuple(ware.name for ware in WARES if ware.type is not ResourceType.DNS)
+NAMES: Final = tuple(names.FIRST)
 #: How long a resource may stay away when everything works again: a portal's back-off (90 s), then an idle path (102 s).
 RECOVERY: Final = 200 * SECOND
 LONGEST_LOSS: Final = 110 * SECOND  # until an idle connection is noticed to be lost
-LONGEST_ALLOCATION: Final = 3700 * SECOND  # a lifetime of an hour, and a bit
+LONGEST_ALLOCATION: Final = 610 * SECOND  # nobody asks for more than ten minutes
 RESOURCE_DELAY: Final = 2 * MILLISECOND
 OPEN_PORT: Final = {Kind.TCP: 80, Kind.UDP: 53, Kind.ICMP: 0}
 CLOSED_PORT: Final = {Kind.TCP: 8080, Kind.UDP: 5353}
@@ -57,7 +67,9 @@ class World:
         logging.getLogger().addHandler(self.log)
         self.clients = tuple(name for name in CLIENTS if name in homes)
         self.book = Book(WARES, self.clients, self.network.now)
-        self.ledger = Ledger(self.book)
+        self.zone = names.Zone()
+        self.programs: dict[str, names.Program] = {name: names.Program() for name in self.clients}
+        self.ledger = Ledger(self.book, self.zone)
         self.portal = Portal(self.network, self.book.configuration())
         self.relays: dict[str, Relay] = {}
         self.tunnellers: dict[str, Tunneller] = {}
@@ -72,7 +84,9 @@ class World:
         for name in (*self.clients, *gateways):
             kind = TokenType.CLIENT if name in self.clients else TokenType.GATEWAY
             entry = name if kind is TokenType.CLIENT else GATEWAYS[name]
-            machine = self.tunnellers[name] = Tunneller(name, kind, entry, self.network, self.portal, self._arrived)
+            machine = self.tunnellers[name] = Tunneller(
+                name, kind, entry, self.network, self.portal, self._arrived, self.zone.resolve
+            )
             self._settle_in(machine, homes.get(name, "open"), (versions or {}).get(name, (4, 6)), latency_ms)
             machine.start()
         self.advance(2 * SECOND)
@@ -111,31 +125,70 @@ class World:
     def send(
         self, client: str, resource: str, kind: Kind, *, port: int | None = None, size: int = 0, spoofed: bool = False
     ) -> Sent | None:
-        """A client's host sends one packet; None where it has no tunnel."""
-        machine, ledger = self.tunnellers[client], self.ledger
-        if machine.interface is None:
-            return None
+        """A client's host sends one packet to a resource's address; None where it has no tunnel."""
         target = self.book.ware(resource).host(5 if port is None else 6)
-        own = machine.interface.ipv4 if target.version == 4 else machine.interface.ipv6
+        return self._send(client, target, kind, port=port, size=size, spoofed=spoofed)
+
+    def send_to_name(self, client: str, name: str, version: int, kind: Kind, size: int = 0) -> Sent | None:
+        """A client's program sends one packet to what it was told that a name has; None where it was told nothing."""
+        known = self.programs[client].proxies.get((name, version))
+        return None if known is None else self._send(client, known[0], kind, size=size, name=name)
+
+    def ask_for(self, client: str, name: str, version: int) -> None:
+        """A client's program asks for a name's addresses."""
+        machine = self.tunnellers[client]
+        if machine.configured is not None:
+            query = names.query(self.programs[client], machine.configured, name, version)
+            if query is not None:
+                machine.send(query)
+
+    def _send(
+        self,
+        client: str,
+        target: IPAddress,
+        kind: Kind,
+        *,
+        port: int | None = None,
+        size: int = 0,
+        spoofed: bool = False,
+        name: str | None = None,
+    ) -> Sent | None:
+        machine, ledger = self.tunnellers[client], self.ledger
+        if machine.configured is None:
+            return None
+        interface = machine.configured.interface
+        own = interface.ipv4 if target.version == 4 else interface.ipv6
         to = OPEN_PORT[kind] if port is None else port
         letter = Letter(kind, own, target, 40_000, to, ledger.next_number, size)
-        sent = ledger.send(letter, client, self.network.now, own + 77 if spoofed else None)
+        sent = ledger.send(letter, client, self.network.now, source=own + 77 if spoofed else None, name=name)
         machine.send(sent.request)
         return sent
 
     def reach(self, client: str, resource: str, within: Duration = RECOVERY) -> None:
-        """A host that repeats itself gets an answer in time."""
+        """A host that repeats itself gets an answer from a resource in time."""
+        self._repeat(client, resource, lambda: self.send(client, resource, Kind.UDP), within)
+
+    def reach_name(self, client: str, name: str, version: int, within: Duration = RECOVERY) -> None:
+        """The same for a name, which is asked for again before each attempt."""
+
+        def attempt() -> Sent | None:
+            self.ask_for(client, name, version)
+            return self.send_to_name(client, name, version, Kind.UDP)
+
+        self._repeat(client, f"{name}/{version}", attempt, within)
+
+    def _repeat(self, client: str, what: str, attempt: Callable[[], Sent | None], within: Duration) -> None:
         begun = self.network.now
         attempts: list[Sent] = []
         while self.network.now - begun < within:
-            sent = self.send(client, resource, Kind.UDP)
+            sent = attempt()
             attempts += [] if sent is None else [sent]
             self.advance(SECOND if len(attempts) < 10 else 3 * SECOND)
             if any(attempt.answers for attempt in attempts):
-                self.ledger.reached.add((client, resource))
+                self.ledger.reached.add((client, what))
                 self.slowest = max(self.slowest, self.network.now - begun)
                 return
-        raise AssertionError(f"{client} does not reach {resource} since {clock(begun)}: {self.describe()}")
+        raise AssertionError(f"{client} does not reach {what} since {clock(begun)}: {self.describe()}")
 
     def is_reachable(self, client: str, resource: str) -> bool:
         """Whether all works that a client needs for a resource."""
@@ -151,6 +204,9 @@ class World:
         """What a machine's kernel gets out of the tunnel; a gateway's hands it to the resource, which answers."""
         now = self.network.now
         if machine.kind is TokenType.CLIENT:
+            if names.is_answer(packet):
+                names.learn(self.programs[machine.name], packet)
+                return
             self.ledger.arrived_at_client(machine.name, packet, now)
             return
         link, core = machine.link, machine.core
@@ -208,6 +264,8 @@ class World:
         machine = self._machine(name)
         if machine.core is not None:
             machine.kill()
+        if name in self.programs:  # what they were told means nothing to the next process
+            self.programs[name] = names.Program()
 
     def start(self, name: str) -> None:
         """A process with nothing remembered."""
@@ -248,6 +306,12 @@ class World:
             machine.link.note_liveness()
         self._settle_in(machine, behaviour, versions, 10)
 
+    def roam(self, name: str, behaviour: str, versions: tuple[int, ...], notice: Duration) -> None:
+        """A machine moves while its process runs, which notices it after a while."""
+        self.move(name, behaviour, versions)
+        self.advance(notice)
+        self.tunnellers[name].reset(moved=True)
+
     def write(self) -> None:
         """The portal reads its file again."""
         self.portal.apply(self.book.configuration())
@@ -259,6 +323,8 @@ class World:
             self.plug(name)
         for place in self.network.places.values():
             place.loss, place.doubling, place.jitter, place.largest = 0.0, 0.0, 0, None
+        for name, (_, addresses) in names.FIRST.items():
+            self.zone.put(name, addresses)
         for ware in WARES:
             self.book.put(ware, self.network.now)
             for client in self.clients:
@@ -279,6 +345,7 @@ class World:
         for name, machine in self.tunnellers.items():
             assert machine.core is None or not machine.core.connections(), f"{name} holds connections of nobody"
             self.stop(name)
+        self.portal.stop()
         self.advance(LONGEST_ALLOCATION)
         for name, relay in self.relays.items():
             assert relay.core is not None, "relays have not ended"
@@ -319,21 +386,6 @@ class World:
         if kind is not None and not kind.translates:
             own[4] = f"203.0.113.{200 + number % 50}"
         machine.move(place, tuple(own[version] for version in versions))
-
-
-class ErrorLog(logging.Handler):
-    """Keeps lines of level ERROR and above."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(f"{record.name}: {record.getMessage()} {getattr(record, 'fields', '')}")
-
-    def check(self) -> None:
-        """Fail where there is one."""
-        assert not self.lines, f"errors were logged: {self.lines}"
 
 
 def _relay_addresses(number: int) -> tuple[str, str]:
