@@ -17,7 +17,7 @@ from lab import measure
 from lab.counters import udp_error_count
 from lab.errors import LabError
 from lab.machine import check_machine, leave_in_order
-from lab.plan import RESOURCE, LabSettings, Nat, Underlay
+from lab.plan import APP_NAME, RESOURCE, LabSettings, Nat, Underlay
 from lab.records import sweep
 from lab.relay_metrics import RelayCounts, judge_offload
 from lab.report import PICTURE, Progress, RunResult, as_json, as_table
@@ -135,9 +135,12 @@ def _measured(demo_run: DemoRun, lab: Lab, stack: Stack, progress: Progress) -> 
     stack.start_gateway()
     stack.start_resource()
     stack.start_client()
-    progress.say(f"{demo_run.title}: fetching a page through the tunnel that is not there yet")
-    first = measure.first_answer_ms(lab)
-    progress.say(f"{demo_run.title}: answered after {first:.0f} ms; path {stack.path()}; iperf3, TCP")
+    progress.say(f"{demo_run.title}: fetching {measure.NAME_URL} by its name, through the tunnel that is not there yet")
+    first, second = measure.answer_by_name(lab, 4), measure.answer_by_name(lab, 6)
+    for family, answer in (("IPv4", first), ("IPv6", second)):
+        said = f"{APP_NAME} is {answer.address}, answered after {answer.milliseconds:.0f} ms"
+        progress.say(f"{demo_run.title}: over {family} {said}")
+    progress.say(f"{demo_run.title}: path {stack.path()}; iperf3, TCP")
     tcp_up, tcp_down = measure.tcp_mbps(lab, "up"), measure.tcp_mbps(lab, "down")
     progress.say(f"{demo_run.title}: TCP {tcp_up:,.0f} up, {tcp_down:,.0f} down; iperf3, UDP at half of it")
     udp_up, udp_down = measure.udp_mbps(lab, "up", tcp_up / 2), measure.udp_mbps(lab, "down", tcp_down / 2)
@@ -147,7 +150,8 @@ def _measured(demo_run: DemoRun, lab: Lab, stack: Stack, progress: Progress) -> 
         name=demo_run.name,
         underlay=demo_run.lab.underlay.value,
         path=stack.path(),
-        first_answer_ms=round(first, 1),
+        first_answer_ms=round(first.milliseconds, 1),
+        ipv6_answer_ms=round(second.milliseconds, 1),
         tcp_up_mbps=round(tcp_up, 1),
         tcp_down_mbps=round(tcp_down, 1),
         udp_up_mbps=round(udp_up, 1),
@@ -176,7 +180,8 @@ def _say_how_to_look_around(lab: Lab) -> None:
     inside = "ip netns exec"
     lines = [
         "The lab stays up. To look around:",
-        f"  {inside} {lab.user} curl {measure.PAGE_URL}",
+        f"  {inside} {lab.user} curl {measure.NAME_URL}",
+        f"  {inside} {lab.user} dig {APP_NAME} AAAA",
         f"  {inside} {lab.user} iperf3 -c {RESOURCE.address}",
         f"  {inside} {lab.client} curl -s http://127.0.0.1:9100/",
         f"  {inside} {lab.relay} curl -s http://127.0.0.1:8080/metrics",

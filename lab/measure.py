@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from lab.errors import LabError
-from lab.plan import RESOURCE
+from lab.plan import APP_NAME, RESOURCE
 from lab.processes import wait_until
 from lab.resource import PAGE
 from lab.topology import Lab
 
 PAGE_URL: Final = f"http://{RESOURCE.address}/"
 PAGE_URL6: Final = f"http://[{RESOURCE.address6}]/"
+NAME_URL: Final = f"http://{APP_NAME}/"
 # Fits the tunnel's MTU with IPv6 headers, so that no datagram is cut on the way.
 _DATAGRAM_BYTES: Final = 1200
 _PATIENCE_SECONDS: Final = 20
@@ -20,16 +21,32 @@ Direction = Literal["up", "down"]
 Protocol = Literal["tcp", "udp"]
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The page as it came: time from the first packet (of a name's query) to its first byte, and from which address."""
+
+    milliseconds: float
+    address: str
+
+
 def first_answer_ms(lab: Lab, url: str = PAGE_URL) -> float:
     """Fetch the page where nothing is set up yet: from the first packet sent to the first byte of the answer."""
+    return _fetch(lab, url).milliseconds
+
+
+def answer_by_name(lab: Lab, family: Literal[4, 6]) -> Answer:
+    """Fetch the page by the resource's name over one IP version."""
+    return _fetch(lab, NAME_URL, f"-{family}")
+
+
+def _fetch(lab: Lab, url: str, *flags: str) -> Answer:
     found = lab.logs / "page.html"
-    seconds = lab.run(
-        lab.user,
-        ["curl", "-sSf", "--max-time", str(_PATIENCE_SECONDS), "-o", str(found), "-w", "%{time_starttransfer}", url],
-    )
+    command = ["curl", "-sSf", "--max-time", str(_PATIENCE_SECONDS), "-o", str(found), *flags]
+    told = lab.run(lab.user, [*command, "-w", "%{time_starttransfer} %{remote_ip}", url])
     if found.read_bytes() != PAGE:
         raise LabError(f"the page at {url} is not the resource's (it lies in {found})")
-    return float(seconds) * 1000
+    seconds, address = told.split()
+    return Answer(float(seconds) * 1000, address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,15 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from lab.plan import PORTAL, RESOURCE
+from lab.plan import APP_NAME, PORTAL, RESOURCE
 
-APP: Final = "app.internal"
 ZONE: Final = {
     ("portal.lab.", "A"): PORTAL.address,
     ("portal.lab.", "AAAA"): PORTAL.address6,
-    (f"{APP}.", "A"): RESOURCE.address,
-    (f"{APP}.", "AAAA"): RESOURCE.address6,
-    (f"{APP}.", "TXT"): '"the resource behind the gateway"',
-    (f"_http._tcp.{APP}.", "SRV"): f"0 0 80 {APP}.",
+    (f"{APP_NAME}.", "A"): RESOURCE.address,
+    (f"{APP_NAME}.", "AAAA"): RESOURCE.address6,
+    (f"{APP_NAME}.", "TXT"): '"the resource behind the gateway"',
+    (f"_http._tcp.{APP_NAME}.", "SRV"): f"0 0 80 {APP_NAME}.",
 }
 _NAMES: Final = frozenset(name for name, _ in ZONE)
 _PORT: Final = 53

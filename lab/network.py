@@ -51,12 +51,11 @@ def build(plan: Plan, names: dict[str, str]) -> None:
             load_rules(names[role], rules)
 
 
-def set_nameserver(names: Iterable[str], address: str) -> None:
-    """Give each namespace a ``/etc/resolv.conf`` of its own; ``ip netns exec`` puts it in place."""
-    for name in names:
-        directory = _HOST_FILES / name
-        directory.mkdir(parents=True)
-        (directory / "resolv.conf").write_text(f"nameserver {address}\n", encoding="ascii")
+def set_nameserver(name: str, address: str) -> None:
+    """Give a namespace a ``/etc/resolv.conf`` of its own; ``ip netns exec`` puts it in place."""
+    directory = _HOST_FILES / name
+    directory.mkdir(parents=True)
+    (directory / "resolv.conf").write_text(f"nameserver {address}\n", encoding="ascii")
 
 
 def remove(names: Iterable[str]) -> None:

@@ -8,8 +8,8 @@
                                              relay portal
 
 Every box is a network namespace. The user sends through the client into the tunnel and is masqueraded to the
-client's tunnel address, so that the sockets of a measuring program are not counted as the client's own. The links
-behave like a wire between NICs, see ``switches``.
+client's tunnel address, so that the sockets of a measuring program are not counted as the client's own; its name
+server is the client, all others' is the Internet's. The links behave like a wire between NICs, see ``switches``.
 """
 
 from dataclasses import dataclass, field
@@ -23,6 +23,9 @@ TUN_NAME: Final = "tun-firezone"
 # The tunnel's inner MTU: the user's link has it too, so that nothing behind the client learns it from ICMP errors.
 TUN_MTU: Final = 1280
 PORTAL_PORT: Final = 8081
+APP_NAME: Final = "app.internal"  # the resource's, in the DNS of the lab's Internet and as a DNS resource of the portal
+# Where the client answers DNS queries: it has one such address for each name server of its host, counted from here.
+SENTINEL: Final = "100.100.111.1"
 RELAY_LIMIT: Final = 50
 CLIENT_LIMIT: Final = 50
 STACK_ROLES: Final = ("client", "gateway", "relay", "portal")

@@ -1,4 +1,4 @@
-"""The portal's file for a lab: one site, the resource's networks, one policy, fresh tokens."""
+"""The portal's file for a lab: one site, the resource by its networks and by its name, policies, fresh tokens."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Final, Self
 
 import yaml
 
-from lab.plan import PORTAL_PORT, RESOURCE
+from lab.plan import APP_NAME, PORTAL_PORT, RESOURCE
 
 _TOKEN_BYTES: Final = 24
 
@@ -29,14 +29,16 @@ class Tokens:
 def write(path: Path, tokens: Tokens) -> None:
     """Write the file; only its owner reads it, as it holds tokens."""
     resources = {"resources over IPv4": RESOURCE.network, "resources over IPv6": RESOURCE.network6}
+    entries = [
+        {"name": name, "type": "cidr", "address": address, "sites": ["lab"]} for name, address in resources.items()
+    ]
+    entries.append({"name": APP_NAME, "type": "dns", "address": APP_NAME, "sites": ["lab"]})
     content = {
         "listen": f"0.0.0.0:{PORTAL_PORT}",
         "secret": tokens.secret,
         "sites": [{"name": "lab"}],
-        "resources": [
-            {"name": name, "type": "cidr", "address": address, "sites": ["lab"]} for name, address in resources.items()
-        ],
-        "policies": [{"resource": name, "groups": ["everyone"]} for name in resources],
+        "resources": entries,
+        "policies": [{"resource": entry["name"], "groups": ["everyone"]} for entry in entries],
         "tokens": [
             {"type": "relay", "token": tokens.relay},
             {"type": "gateway", "token": tokens.gateway, "site": "lab"},

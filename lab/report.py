@@ -11,7 +11,8 @@ PICTURE: Final = """\
           TUN, WireGuard  └──── internet ────┘          TUN, WireGuard
                                  │    │
                        relay (XDP)    portal
-  Each box is a network namespace of this machine, each line a veth pair. The four runs:
+  Each box is a network namespace of this machine, each line a veth pair. The user asks the client for app.internal.
+  The four runs:
     relayed   both NATs symmetric: only client ─ relay ─ gateway exists     (over IPv4 alone, then dual-stack)
     direct    no NAT: client ─ gateway, the relay only introduces them      (over IPv4 alone, then dual-stack)
 """
@@ -19,12 +20,16 @@ PICTURE: Final = """\
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """One run as measured; speeds in Mbit/s as received, ``udp_buffer_errors`` by the part that the namespace holds."""
+    """One run as measured; speeds in Mbit/s as received, ``udp_buffer_errors`` by the part that the namespace holds.
+
+    The page came by its name: first over IPv4, with everything that had to be set up for it, then over IPv6.
+    """
 
     name: str
     underlay: str
     path: str
     first_answer_ms: float
+    ipv6_answer_ms: float
     tcp_up_mbps: float
     tcp_down_mbps: float
     udp_up_mbps: float
@@ -56,7 +61,8 @@ _HEAD: Final = (
     "run",
     "underlay",
     "path",
-    "first answer",
+    "by name",
+    "IPv6",
     "TCP up",
     "TCP down",
     "UDP up",
@@ -66,8 +72,8 @@ _HEAD: Final = (
     "XDP",
     "UDP errors",
 )
-_UNITS: Final = ("", "", "", "ms", "Mbit/s", "Mbit/s", "Mbit/s", "Mbit/s", "packets", "packets", "mode", "nstat")
-_LEFT: Final = frozenset({0, 1, 2, 10, 11})
+_UNITS: Final = ("", "", "", "ms", "ms", "Mbit/s", "Mbit/s", "Mbit/s", "Mbit/s", "packets", "packets", "mode", "nstat")
+_LEFT: Final = frozenset({0, 1, 2, 11, 12})
 
 
 def as_table(results: Sequence[RunResult]) -> str:
@@ -90,6 +96,7 @@ def _row(result: RunResult) -> tuple[str, ...]:
         result.underlay,
         result.path,
         f"{result.first_answer_ms:.0f}",
+        f"{result.ipv6_answer_ms:.0f}",
         *(f"{speed:,.0f}" for speed in speeds),
         f"{result.relayed_by_xdp:,}",
         f"{result.relayed_by_python:,}",

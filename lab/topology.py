@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from lab import counters, network
-from lab.plan import BACKBONE, STACK_ROLES, LabSettings, make_plan
+from lab.plan import BACKBONE, SENTINEL, STACK_ROLES, LabSettings, make_plan
 from lab.processes import Process, spawn, stop_all
 from lab.records import Record, clear, sweep
 
@@ -42,7 +42,8 @@ class Lab:
         try:
             self.logs = self._make_logs()
             network.build(self._plan, self._names)
-            network.set_nameserver(self._names.values(), BACKBONE.address)
+            for role, name in self._names.items():
+                network.set_nameserver(name, SENTINEL if role == "user" else BACKBONE.address)
         except BaseException:
             self._remove()
             raise

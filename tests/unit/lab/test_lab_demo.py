@@ -19,6 +19,7 @@ GOOD = RunResult(
     underlay="dual",
     path="PeerToRelay",
     first_answer_ms=612.3,
+    ipv6_answer_ms=8.4,
     tcp_up_mbps=1234.5,
     tcp_down_mbps=1100.0,
     udp_up_mbps=600.1,
