@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -163,6 +164,22 @@ def test_direct(project: Project) -> None:
     assert project.paths() == ["PeerToPeer"]
 
 
+def test_the_clients_resolver_knows_the_name_and_asks_for_others(project: Project) -> None:
+    """No hosts file has it, and the engine's DNS has it for the gateways only."""
+    project.ensure_ours()
+    for service in ("client", "user"):
+        said = partial(project.compose, "exec", "-T", service)
+        assert "app.internal" not in said("cat", "/etc/hosts")
+        servers = [line for line in said("cat", "/etc/resolv.conf").splitlines() if line.startswith("nameserver")]
+        assert servers == ["nameserver 100.100.111.1"]
+        for family, proxies in (("4", "100.96."), ("6", "fd00:2021:1111:8000:")):
+            command = ("curl", "-sSf", f"-{family}", "--max-time", "20", "--write-out", "%{remote_ip}")
+            page, address = said(*command, "http://app.internal").rsplit("\n", 1)
+            assert f"{page}\n" == PAGE.decode()
+            assert address.startswith(proxies)
+        assert said("getent", "ahostsv4", "client-router").startswith("10.30.0.253 ")  # by the engine's DNS
+
+
 def test_relayed_by_xdp(project: Project) -> None:
     project.ensure(RELAYED)
     project.in_client("curl", "-sSf", "--max-time", "20", "http://app.internal")
@@ -208,7 +225,7 @@ def test_all_are_healthy_and_confined(project: Project) -> None:
     for name, entry in project.inspect().items():
         host = entry["HostConfig"]
         assert not host["Privileged"], name
-        assert host["ReadonlyRootfs"], name
+        assert host["ReadonlyRootfs"] is (name != "client"), name  # which writes the engine's resolv.conf
         assert host["CapDrop"] == ["ALL"], name
         assert host["SecurityOpt"] == ["no-new-privileges:true"], name
     for name in ("relay-1", "gateway-1", "client", "portal"):
