@@ -1,18 +1,26 @@
-"""What a gateway has beside its tunnel: the look-up of names for its core, and the DNS server of its site."""
+"""What a gateway has beside its tunnel: the look-up of names for its core, and the DNS server of its site.
 
+Both are there once the portal has let the gateway in, or with the first name, and are imported beside what else goes
+on: a gateway that takes another one's place is to be in the portal as soon as it can.
+"""
+
+import asyncio
+import importlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from connectivity.clock import Instant
 from connectivity.endpoint import IPAddress
 from connectivity.io.extension import ExtensionHost, Tasks
 from connectivity.tunnel import ConfigureTun
 from gateway.actions import ResolveDomain
-from gateway.nameservers import Nameservers
-from gateway.resolver import Resolver
-from gateway.site_dns import SiteDns
-from gateway.system_names import SystemNames
+
+if TYPE_CHECKING:
+    from gateway.naming import Naming
+    from gateway.system_names import SystemNames
+
+_LATE: Final = "gateway.naming"
 
 
 class NamingCore(Protocol):
@@ -28,14 +36,14 @@ class NamingCore(Protocol):
 class GatewayExtension:
     """One for each run of a gateway."""
 
-    def __init__(self, host: ExtensionHost, core: NamingCore, system: SystemNames | None = None) -> None:
+    def __init__(self, host: ExtensionHost, core: NamingCore, system: "SystemNames | None" = None) -> None:
         self._call: Callable[..., None] = host.call
         self._core = core
+        self._mark = host.mark
+        self._system = system
         self._tasks = Tasks(host.fail)
-        names = system or SystemNames()
-        self._resolver = Resolver(self._answer, self._tasks.start, mark=host.mark, system=names)
-        nameservers = Nameservers(self._tasks.start, mark=host.mark, system=names)
-        self._site = SiteDns(nameservers, self._tasks.start, core.may_ask)
+        self._naming: Naming | None = None
+        self._addresses: tuple[IPAddress, ...] = ()
 
     async def start(self) -> None:
         """Nothing is needed before the first name."""
@@ -44,25 +52,49 @@ class GatewayExtension:
         """Look a name up."""
         if not isinstance(action, ResolveDomain):
             return False
-        self._resolver.resolve(action.domain)
+        if self._naming is None:
+            self._tasks.start(self._resolve(action.domain))
+        else:
+            self._naming.resolver.resolve(action.domain)
         return True
 
     def configured(self, configuration: ConfigureTun) -> None:
         """Serve DNS at the addresses of the device."""
-        self._site.serve(configuration.interface.ipv4, configuration.interface.ipv6)
+        self._addresses = configuration.interface.ipv4, configuration.interface.ipv6
+        self._tasks.start(self._serve())
 
     async def reset(self) -> None:
         """Sockets are new with each query; only what names meant is forgotten."""
-        self._resolver.forget()
+        if self._naming is not None:
+            self._naming.resolver.forget()
 
     async def close(self) -> None:
         """Listen no longer, and end what runs."""
-        self._site.close()
+        if self._naming is not None:
+            self._naming.site.close()
         await self._tasks.cancel()
 
     def counters(self) -> Mapping[str, Mapping[str, int]]:
         """Look-ups and queries."""
-        return {"resolver": self._resolver.counters(), "site_dns": self._site.counters()}
+        naming = self._made()
+        return {"resolver": naming.resolver.counters(), "site_dns": naming.site.counters()}
+
+    async def _resolve(self, domain: str) -> None:
+        await asyncio.to_thread(importlib.import_module, _LATE)
+        self._made().resolver.resolve(domain)
+
+    async def _serve(self) -> None:
+        await asyncio.to_thread(importlib.import_module, _LATE)
+        self._made().site.serve(*self._addresses)
+
+    def _made(self) -> "Naming":
+        if self._naming is None:
+            from gateway.naming import Naming
+
+            self._naming = Naming.make(
+                self._tasks, self._mark, answer=self._answer, may_ask=self._core.may_ask, system=self._system
+            )
+        return self._naming
 
     def _answer(self, domain: str, addresses: tuple[IPAddress, ...] | None) -> None:
         self._call(self._core.handle_resolution, domain, addresses, time.monotonic_ns())

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import dns.asyncbackend
 import dns.asyncresolver
@@ -39,6 +39,8 @@ LONGEST_MEMORY: Final[Duration] = 30 * SECOND
 MOST_ADDRESSES: Final = 16
 
 log = logging.getLogger("gateway")
+
+OnResolved: TypeAlias = Callable[[str, tuple[IPAddress, ...] | None], None]
 
 
 class Failure(StrEnum):
@@ -94,7 +96,7 @@ class Resolver:
 
     def __init__(
         self,
-        answer: Callable[[str, tuple[IPAddress, ...] | None], None],
+        answer: OnResolved,
         start: Callable[[Coroutine[Any, Any, None]], None],
         *,
         mark: int | None,

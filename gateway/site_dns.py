@@ -15,7 +15,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import dns.exception
 import dns.flags
@@ -51,6 +51,8 @@ _PARTS: Final = (
 
 log = logging.getLogger("gateway")
 
+MayAsk: TypeAlias = Callable[[IPAddress, str], bool]
+
 
 class SiteDns:
     """One for each gateway.
@@ -65,7 +67,7 @@ class SiteDns:
         self,
         nameservers: Nameservers,
         start: Callable[[Coroutine[Any, Any, None]], None],
-        may_ask: Callable[[IPAddress, str], bool],
+        may_ask: MayAsk,
     ) -> None:
         self._nameservers = nameservers
         self._start = start

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
@@ -22,6 +24,7 @@ from gateway import site_dns
 from gateway.actions import ResolveDomain
 from gateway.extension import GatewayExtension
 from gateway.system_names import SystemNames
+from tests.documented import ROOT
 
 HERE = Interface(IPv4Address("127.0.0.1"), IPv6Address("::1"))
 V4 = IPv4Address("192.0.2.1")
@@ -112,13 +115,22 @@ def test_a_name_of_the_core_is_looked_up_and_others_actions_are_not_ours(tmp_pat
         assert service.extension.act(ResolveDomain("app.internal"))
         assert service.extension.act(ResolveDomain("nobody.internal"))
         assert not service.extension.act("something else")
+        heard = {await service.core.heard.get(), await service.core.heard.get()}
+        assert heard == {("app.internal", (V4,)), ("nobody.internal", None)}
+        assert service.extension.act(ResolveDomain("app.internal"))  # what is there now
         assert await service.core.heard.get() == ("app.internal", (V4,))
-        assert await service.core.heard.get() == ("nobody.internal", None)
         await service.extension.reset()
         counted = service.extension.counters()["resolver"]
-        assert (counted["resolved"], counted["no_nameserver"]) == (1, 1)
+        assert (counted["resolved"], counted["remembered"], counted["no_nameserver"]) == (1, 1, 1)
 
     asyncio.run(Service(tmp_path).run(script))
+
+
+def test_a_gateway_starts_without_what_speaks_dns() -> None:
+    """Its import would be a good part of the time that a gateway takes to be there again."""
+    code = "import sys, gateway.command; print([name for name in sys.modules if name.partition('.')[0] == 'dns'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_site_is_served_at_both_addresses_over_both_transports(tmp_path: Path, port: int) -> None:
@@ -168,8 +180,7 @@ def test_an_address_that_comes_late_is_tried_again(tmp_path: Path, port: int, mo
     monkeypatch.setattr(site_dns, "open_listener", late)
 
     async def script(service: Service) -> None:
-        site = service.extension._site
-        site.serve(HERE.ipv4)
+        service.extension._made().site.serve(HERE.ipv4)
         await bound(service)
         assert attempts == ["127.0.0.1"] * 4
         assert await ask("127.0.0.1", port) == dns.rcode.SERVFAIL
