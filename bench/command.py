@@ -10,6 +10,7 @@ KINDS: Final = {
     "stack": ("bench.stack", "the whole matrix, judged by UDP buffer errors: what CI runs"),
     "relay": ("bench.relay", "coturn, our relay in user space and by XDP, in turn"),
     "siege": ("bench.siege", "floods of every listener, and whether others are served meanwhile"),
+    "faults": ("bench.faults", "how long nothing comes back when a part dies or the client moves"),
     "compare": ("bench.compare", "TCP through our and upstream's stacks in turn"),
 }
 

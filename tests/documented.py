@@ -44,6 +44,7 @@ _NAMES: Final = frozenset(
         "demo",
         "bench",
         "bench compare",
+        "bench faults",
         "bench relay",
         "bench siege",
         "bench stack",

@@ -29,11 +29,12 @@ def test_each_kind_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "the kind of benchmark is missing: expected one of stack, relay, siege, compare"),
-        (["stak"], "'stak' is no kind of benchmark: expected one of stack, relay, siege, compare"),
+        ([], "the kind of benchmark is missing: expected one of stack, relay, siege, faults, compare"),
+        (["stak"], "'stak' is no kind of benchmark: expected one of stack, relay, siege, faults, compare"),
         (["stack", "--rounds", "0"], "--rounds is '0': "),
         (["stack", "--only", "sideways"], "--only is 'sideways': "),
         (["siege", "--only", "storm"], "--only is 'storm': "),
+        (["faults", "--only", "earthquake"], "--only is 'earthquake': "),
         (["siege", "--seconds", "31"], "--seconds is '31': "),
         (
             ["siege", "--programs", "/nowhere/postern"],
