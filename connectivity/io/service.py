@@ -14,19 +14,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
 from connectivity.clock import Instant
 from connectivity.errors import FatalError, chain
-from connectivity.io import extension, host, logs, service_manager, status_document, wire_log
+from connectivity.io import extension, logs, service_manager, status_document, wire_log
 from connectivity.io.buffers import raise_limits
 from connectivity.io.extension import Extension, ExtensionHost, NoExtension
 from connectivity.io.local_socket import LocalServer
 from connectivity.io.metrics import Sources, counters, exporting
 from connectivity.io.portal import Disconnected, PortalLink
-from connectivity.io.roam import Roaming
 from connectivity.io.status import serve
 from connectivity.io.status_document import Identity, PortalState
 from connectivity.io.status_view import SOCKET_NAME
@@ -38,6 +37,9 @@ from connectivity.phoenix.channel import Joined, MessageReceived
 from connectivity.phoenix.login import PortalLogin
 from connectivity.tunnel import ConfigureTun, ReconnectPortal, SendToPortal, TunnelCore
 from connectivity.wireguard import KeyPair
+
+if TYPE_CHECKING:
+    from connectivity.io.roam import Roaming
 
 log = logging.getLogger("connectivity.io")
 
@@ -103,7 +105,7 @@ class _Service:
 
     driver: TunnelDriver
     extension: Extension
-    roaming: Roaming | None = None
+    roaming: "Roaming | None" = None
 
     def __init__(
         self, settings: TunnelSettings, role: Role, core: TunnelCore, sources: Sources, login: PortalLogin
@@ -143,6 +145,8 @@ class _Service:
         given = ExtensionHost(self._core, driver.call, driver.fail, SOCKET_MARK, self._tun.name)
         self.extension = NoExtension() if make is None else make(given)
         if self._role.roams:
+            from connectivity.io.roam import Roaming
+
             self.roaming = Roaming(
                 core=self._core,
                 driver=driver,
@@ -237,12 +241,16 @@ class _Service:
         """Take back what the device does not take along when it goes. Never hides what ended the service."""
         if not self._host_changed:
             return
+        from connectivity.io import host
+
         try:
             host.remove_policy_routing()
         except OSError as error:
             log.warning("Cannot remove the policy rules", extra={"fields": {"error": chain(error)}})
 
     def _configure(self, action: ConfigureTun) -> None:
+        from connectivity.io import host  # pyroute2: a tenth of a second that the portal need not wait for
+
         self._host_changed = True
         try:
             host.configure(self._tun.name, action.interface.ipv4, action.interface.ipv6)
