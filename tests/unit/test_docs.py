@@ -15,8 +15,11 @@ import gateway.command
 import portal.command
 import relay.settings
 from client.drops import ClientDrop
+from connectivity import wireguard
 from connectivity.endpoint import Endpoint
+from connectivity.fragment_table import FragmentDrop
 from connectivity.io.udp_counters import UdpCounters
+from connectivity.role import TunnelDrop
 from connectivity.settings import HelpRequested
 from connectivity.stun import ErrorCode
 from gateway.reasons import GatewayDrop
@@ -138,6 +141,14 @@ def test_every_reason_for_a_drop_of_a_role_is_in_the_operators_page(heading: str
     section = text.partition(f"### Names at a {heading}\n")[2]
     table = section[section.index("| reason in `flow_drops` |") :]
     assert [reason for reason in reasons if f"`{reason}`" not in table[: table.index("\n\n")]] == []
+
+
+def test_every_reason_for_a_drop_of_a_tunnel_is_in_the_operators_page() -> None:
+    text = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+    _, _, section = text.partition("### What client and gateway drop alike\n")
+    flows, _, sessions = section.partition("## ")[0].partition("| reason in `drops` |")
+    assert [reason for reason in (*TunnelDrop, *FragmentDrop) if f"`{reason}`" not in flows] == []
+    assert [reason for reason in wireguard.DropReason if f"`{reason.value}`" not in sessions] == []
 
 
 def test_every_reason_for_a_drop_is_in_the_operators_page_and_at_metrics_from_the_start() -> None:

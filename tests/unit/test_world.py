@@ -6,6 +6,7 @@ import pytest
 
 from client.drops import ClientDrop
 from connectivity.clock import MILLISECOND, SECOND
+from connectivity.fragment_table import FragmentDrop
 from connectivity.run import Run
 from connectivity.tunnel import ConfigureTun, TunnelDrop
 from gateway.reasons import GatewayDrop
@@ -198,7 +199,7 @@ def test_what_either_role_refuses_is_counted_by_its_reason() -> None:
 
 def test_reasons_of_tunnel_and_roles_are_told_apart() -> None:
     for role in (ClientDrop, GatewayDrop):
-        assert not {reason.value for reason in TunnelDrop} & {reason.value for reason in role}
+        assert not {reason.value for reason in (*TunnelDrop, *FragmentDrop)} & {reason.value for reason in role}
 
 
 def test_congestion_on_the_outside_shows_inside() -> None:
