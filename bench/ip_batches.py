@@ -18,14 +18,14 @@ import numpy as np
 from connectivity.ip.checksum import refresh, row_sums
 from connectivity.ip.coalescing import Coalescer
 from connectivity.ip.flow import PacketRun, split_flows
-from connectivity.ip.offload import (
+from connectivity.ip.packet import IpError, parse
+from connectivity.ip.segmentation import (
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
     VIRTIO_NET_HDR_GSO_TCPV4,
     VIRTIO_NET_HDR_GSO_TCPV6,
     Splitter,
     VirtioNetHeader,
 )
-from connectivity.ip.packet import IpError, parse
 from connectivity.run import Run
 
 PACKETS: Final = 48

@@ -26,14 +26,6 @@ from connectivity.io.tun_counters import TunCounters
 from connectivity.ip.checksum import CHECKSUM_OFFSET, PROTOCOL_UDP, complements, row_sums, udp_complements
 from connectivity.ip.coalescing import NO_OFFLOAD, Buffers, Coalescer
 from connectivity.ip.flow import PacketRun, shares_runs
-from connectivity.ip.offload import (
-    VIRTIO_HEADER_BYTES,
-    VIRTIO_NET_HDR_F_NEEDS_CSUM,
-    VIRTIO_NET_HDR_GSO_NONE,
-    Splitter,
-    VirtioNetHeader,
-    complete_checksum,
-)
 from connectivity.ip.packet import (
     IPV4_HEADER_BYTES,
     IPV6_HEADER_BYTES,
@@ -42,6 +34,14 @@ from connectivity.ip.packet import (
     IpReason,
     Packet,
     parse,
+)
+from connectivity.ip.segmentation import (
+    VIRTIO_HEADER_BYTES,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM,
+    VIRTIO_NET_HDR_GSO_NONE,
+    Splitter,
+    VirtioNetHeader,
+    complete_checksum,
 )
 from connectivity.run import Run
 

@@ -1,4 +1,4 @@
-"""The way out to a TUN device: runs of packets to super-packets, as generic receive offload would merge them.
+"""Packets are merged (GRO): runs on the way to a TUN device become super-packets, as a network card would make them.
 
 Consecutive TCP segments with equal headers (acknowledgement, window, flags, options, hop limit, flow label) become one
 GSO packet with a partial checksum; UDP packets do where the device takes USO. Rules that keep the kernel's view true:
@@ -28,7 +28,8 @@ from connectivity.ip.checksum import (
     store,
 )
 from connectivity.ip.flow import PacketRun
-from connectivity.ip.offload import (
+from connectivity.ip.packet import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, UDP_HEADER_BYTES
+from connectivity.ip.segmentation import (
     TCP_CWR,
     TCP_FIN,
     TCP_FLAGS_OFFSET,
@@ -40,7 +41,6 @@ from connectivity.ip.offload import (
     VIRTIO_NET_HDR_GSO_UDP_L4,
     VirtioNetHeader,
 )
-from connectivity.ip.packet import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, UDP_HEADER_BYTES
 
 Buffers: TypeAlias = tuple[bytes | memoryview, ...]
 

@@ -12,8 +12,8 @@ from connectivity.ip import IpError, PacketRun, parse, split_flows
 from connectivity.ip.coalescing import Coalescer
 from connectivity.ip.flow import Flow, mark_congestion
 from connectivity.ip.icmp import prohibited, read_error, unreachable
-from connectivity.ip.offload import Splitter, VirtioNetHeader
 from connectivity.ip.rewrite import rewrite
+from connectivity.ip.segmentation import Splitter, VirtioNetHeader
 from connectivity.run import Run
 from tests.unit.connectivity.fragments import fragments, together
 from tests.unit.connectivity.ip_oracle import checksums_are_right, echo, super_packet, tcp, transport, udp

@@ -19,7 +19,7 @@ from connectivity.clock import MILLISECOND, SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.ip.coalescing import Coalescer
 from connectivity.ip.flow import PacketRun
-from connectivity.ip.offload import VIRTIO_NET_HDR_GSO_NONE, Splitter, VirtioNetHeader
+from connectivity.ip.segmentation import VIRTIO_NET_HDR_GSO_NONE, Splitter, VirtioNetHeader
 from connectivity.run import Received, Run, Transmit
 from relay.core.outputs import ToPeer
 from tests.unit.connectivity.ip_oracle import internet_checksum, pseudo_header, super_packet

@@ -13,8 +13,8 @@ from connectivity.errors import FatalError
 from connectivity.io import tun as module
 from connectivity.io.tun import Tun
 from connectivity.ip.flow import PacketRun, shares_runs
-from connectivity.ip.offload import VirtioNetHeader
 from connectivity.ip.packet import IpError, parse
+from connectivity.ip.segmentation import VirtioNetHeader
 from connectivity.run import Run
 from tests.unit.connectivity.fragments import fragments
 from tests.unit.connectivity.ip_oracle import checksums_are_right, echo, super_packet, tcp, udp

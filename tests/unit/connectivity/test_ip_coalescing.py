@@ -8,8 +8,8 @@ import pytest
 
 from connectivity.ip.coalescing import MAX_SUPER_PACKET_BYTES, NO_OFFLOAD, Coalescer
 from connectivity.ip.flow import PacketRun, split_flows
-from connectivity.ip.offload import Splitter, VirtioNetHeader
 from connectivity.ip.packet import IpError, parse
+from connectivity.ip.segmentation import Splitter, VirtioNetHeader
 from connectivity.run import Run
 from tests.unit.connectivity.ip_oracle import (
     echo,

@@ -4,8 +4,8 @@ import struct
 
 import pytest
 
-from connectivity.ip.offload import Splitter, VirtioNetHeader
 from connectivity.ip.packet import IpError, parse
+from connectivity.ip.segmentation import Splitter, VirtioNetHeader
 from tests.unit.connectivity.ip_oracle import V6, checksums_are_right, echo, super_packet, tcp, udp
 
 

@@ -1,4 +1,4 @@
-"""The virtio-net header that TUN devices put before each packet, and the way in: super-packets to runs.
+"""TSO and USO packets are split: the super-packets that a TUN device hands out become runs. Its virtio-net header, too.
 
 With TSO, a TUN device hands out one TCP packet (with USO, UDP) of up to 64 KiB and a note how to cut it. ``Splitter``
 cuts it as a network card would: whole packets with right lengths, ids, sequence numbers, flags and checksums, back to
