@@ -5,13 +5,14 @@ transport that it was asked by. Addresses are not its business: clients get thos
 every other type is refused, and every name that is of no resource granted to the client. Of a family that has no
 socket it serves nothing, and goes on with the other one.
 
-Who asks is a client of the tunnel: so many queries and connections each, and in total.
+Who asks is a client of the tunnel: so many queries and connections each, at a time and a second, and in total.
 """
 
 import asyncio
 import functools
 import logging
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from ipaddress import ip_address
@@ -25,6 +26,8 @@ import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
 
+from connectivity.budget import Budget, Rate
+from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import chain
 from connectivity.io import descriptors
@@ -38,6 +41,8 @@ from gateway.peers import SITE_DNS_PORT
 LONGEST_UDP_ANSWER: Final = 1200  # fits into a packet of the tunnel
 MOST_QUERIES: Final = 1000  # at a time, each with a socket
 MOST_QUERIES_OF_ONE: Final = 64
+RATE_OF_ONE: Final = Rate(256, 64)  # a program that starts asks for some dozen names
+MOST_BUDGETS: Final = 4096  # clients that asked lately; addresses in the tunnel cannot be forged
 MOST_CONNECTIONS: Final = 256
 MOST_CONNECTIONS_OF_ONE: Final = 10
 IDLE_SECONDS: Final = 10.0  # for a whole query, and again for its answer
@@ -61,6 +66,7 @@ class SiteDns:
         nameservers: whom to ask.
         start: runs what answers a query.
         may_ask: whether the client of an address may ask for a name.
+        clock: monotonic.
     """
 
     def __init__(
@@ -68,10 +74,14 @@ class SiteDns:
         nameservers: Nameservers,
         start: Callable[[Coroutine[Any, Any, None]], None],
         may_ask: MayAsk,
+        *,
+        clock: Callable[[], Instant] = time.monotonic_ns,
     ) -> None:
         self._nameservers = nameservers
         self._start = start
         self._may_ask_for = may_ask
+        self._clock = clock
+        self._budgets: dict[IPAddress, Budget] = {}  # oldest first
         self._families: dict[int, _Family] = {}
         self._queries: Counter[IPAddress] = Counter()
         self._connections: Counter[IPAddress] = Counter()
@@ -137,7 +147,16 @@ class SiteDns:
         return None
 
     def _has_room(self, client: IPAddress) -> bool:
-        return self._queries.total() < MOST_QUERIES and self._queries[client] < MOST_QUERIES_OF_ONE
+        """Whether one more query of this client is taken."""
+        now = self._clock()
+        budget = self._budgets.get(client)
+        if budget is None:
+            if len(self._budgets) >= MOST_BUDGETS:
+                del self._budgets[next(iter(self._budgets))]
+            budget = self._budgets[client] = Budget(RATE_OF_ONE, now)
+        return (
+            budget.take(1, now) and self._queries.total() < MOST_QUERIES and self._queries[client] < MOST_QUERIES_OF_ONE
+        )
 
     async def _answer_datagram(
         self, sender: socket.socket, query: bytes, source: tuple[Any, ...], client: IPAddress

@@ -13,6 +13,7 @@ import dns.rcode
 import dns.rrset
 import pytest
 
+from connectivity.clock import SECOND
 from connectivity.endpoint import IPAddress
 from connectivity.io.extension import Tasks
 from gateway import site_dns
@@ -23,6 +24,7 @@ from gateway.site_dns import (
     MOST_CONNECTIONS_OF_ONE,
     MOST_QUERIES,
     MOST_QUERIES_OF_ONE,
+    RATE_OF_ONE,
     SiteDns,
 )
 
@@ -62,11 +64,12 @@ class Stage:
     """A server without listeners; what it is handed, it gets directly."""
 
     def __init__(self) -> None:
+        self.now = 0
         self.failures: list[Exception] = []
         self.servers = Servers()
         self.tasks = Tasks(self.failures.append)
         self.asked_for: list[tuple[str, str]] = []
-        self.site = SiteDns(cast(Nameservers, self.servers), self.tasks.start, self.may_ask)
+        self.site = SiteDns(cast(Nameservers, self.servers), self.tasks.start, self.may_ask, clock=lambda: self.now)
         self.outgoing = Outgoing()
 
     async def __aenter__(self) -> Self:
@@ -276,6 +279,24 @@ def test_one_client_has_so_many_queries_at_a_time_and_others_theirs() -> None:
         stage.servers.may_answer.set()
         await stage.settle()
         assert len(stage.outgoing.sent) == MOST_QUERIES_OF_ONE + 1
+        await stage.ask(QUERY.to_wire())
+
+    run(script)
+
+
+def test_one_client_has_so_many_queries_a_second() -> None:
+    async def script(stage: Stage) -> None:
+        for _ in range(RATE_OF_ONE.burst // 64):
+            for _ in range(64):
+                stage.datagram(b"what is no query costs, too")
+            await stage.settle()
+        stage.datagram(QUERY.to_wire())
+        await stage.settle()
+        assert stage.site.counters()["too_many"] == 1
+        stage.datagram(QUERY.to_wire(), OTHER)
+        await stage.settle()
+        assert len(stage.outgoing.sent) == 1
+        stage.now += SECOND
         await stage.ask(QUERY.to_wire())
 
     run(script)
