@@ -8,7 +8,7 @@ request or confirmation, whichever is younger:
     bind the peer again      on the same number while bound and less than 900 s old
     number for another peer  900 s old, nothing received since the last confirmation, no request pending
     refresh                  300 s old, something received since the last confirmation, no request pending
-    receive                  bound
+    receive                  bound, or in flight: data may come before the answer that a relay sends with others
 
 Only received data keeps a channel alive: one that is only sent on lapses and is bound again on demand.
 Invariant: at most 4096 entries, each number at most once.
@@ -120,11 +120,14 @@ class ChannelTable:
         return in_flight
 
     def receive(self, number: int, now: Instant) -> Endpoint | None:
-        """The peer of a confirmed channel that data arrived on."""
+        """The peer of a channel that data arrived on."""
         channel = self._channels.get(number)
-        if channel is None or not channel.is_bound:
+        if channel is None:
             return None
-        channel.received_at = now
+        if channel.is_bound:
+            channel.received_at = now
+        elif channel.age(now) >= LIFETIME_NS:
+            return None
         return channel.peer
 
     def due(self, pending: Collection[int], now: Instant) -> Iterator[tuple[Endpoint, int]]:
