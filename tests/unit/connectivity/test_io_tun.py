@@ -156,6 +156,17 @@ def test_fragments_of_the_host_that_are_none_are_counted_as_such(device: Scripte
     assert len(tun.take_errors()) == 3
 
 
+def test_a_packet_of_ours_is_written_as_it_is_and_a_refusal_counted(device: ScriptedDevice, tun: Tun) -> None:
+    tun.write_packet(tcp(4, b"a"))
+    assert device.written == [NO_OFFLOAD + tcp(4, b"a")]
+    for code in (errno.EAGAIN, errno.EINVAL):
+        device.refuse = lambda _, code=code: code  # type: ignore[misc]  # bound now
+        tun.write_packet(tcp(4, b"b"))
+    counted = tun.counters
+    assert (counted.packets_written, counted.write_dropped, counted.write_errors) == (1, 1, 1)
+    assert len(tun.take_errors()) == 1
+
+
 def test_a_super_packet_ends_a_pack_and_is_a_run_of_its_own(device: ScriptedDevice, tun: Tun) -> None:
     virtio, whole = super_packet(4, 6, bytes(250), 100)
     device.incoming = [NO_OFFLOAD + udp(4, b"a"), virtio + whole, NO_OFFLOAD + udp(4, b"b")]

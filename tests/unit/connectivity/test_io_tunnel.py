@@ -74,6 +74,7 @@ class BusyTun:
         self.ready = Ready()
         self.errors: list[Exception] = []
         self.written: list[PacketRun] = []
+        self.given: list[bytes] = []
 
     def fileno(self) -> int:
         return self.ready.fileno()
@@ -89,6 +90,9 @@ class BusyTun:
     def write(self, packets: PacketRun) -> None:
         self.written.append(packets)
 
+    def write_packet(self, packet: bytes) -> None:
+        self.given.append(packet)
+
     def take_errors(self) -> list[Exception]:
         taken, self.errors = self.errors, []
         return taken
@@ -102,6 +106,7 @@ class RecordingCore:
         self.heard: Callable[[], None] = lambda: None
         self._due: Instant | None = 0 if timer else None
         self.datagram_errors: list[Exception] = []
+        self.answers: list[bytes] = []
 
     def handle_packets(self, packets: PacketRun, now: Instant, errors: list[Exception]) -> Transmit | None:
         del now, errors
@@ -136,7 +141,7 @@ class RecordingCore:
         return None
 
     def poll_host_packet(self) -> bytes | None:
-        return None
+        return self.answers.pop(0) if self.answers else None
 
     def poll_action(self) -> None:
         return None
@@ -199,6 +204,27 @@ def test_a_full_network_stops_reading_from_the_host_but_not_from_the_network() -
     assert sum(count for kind, count in turns[first + 1 : turns.index(("packet", 100), first + 1)]) >= 5 * 8
     assert len(kernel.sent) == 250
     assert len(tun.written) == 80
+
+
+@pytest.mark.parametrize("input_kind", ["packet", "datagram", "timer"])
+def test_what_the_core_has_for_the_host_is_written_after_any_input(input_kind: str) -> None:
+    class Answering(RecordingCore):
+        def handle_packets(self, packets: PacketRun, now: Instant, errors: list[Exception]) -> Transmit | None:
+            super().handle_packets(packets, now, errors)
+            assert not self.answers, "the last packet's answers have been written before this one is handled"
+            self.answers += [b"one", b"two"]
+            return None
+
+    core = Answering(timer=input_kind == "timer")
+    kernel, tun = BusySocket(3 if input_kind == "datagram" else 0), BusyTun(3 if input_kind == "packet" else 0)
+
+    def is_over() -> bool:
+        if input_kind != "packet" and not core.answers and core.log[-1] == input_kind:
+            core.answers += [b"one", b"two"]
+        return core.log.count(input_kind) >= 3
+
+    drive(core, kernel, tun, is_over)
+    assert tun.given[:2] == [b"one", b"two"]
 
 
 def test_no_error_of_a_batch_hides_another(caplog: pytest.LogCaptureFixture) -> None:
