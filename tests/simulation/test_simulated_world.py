@@ -9,7 +9,7 @@ import pytest
 
 from tests.simulation.soak import run_cases
 
-SHARDS = 10  # so that several processes share them
+SHARDS = 25  # so that several processes share them, and a slow machine is not too slow for any
 CASES = 500
 
 

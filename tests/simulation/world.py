@@ -16,7 +16,7 @@ from connectivity.clock import MILLISECOND, SECOND, Duration
 from connectivity.endpoint import IPAddress
 from portal.configuration import NEVER as ALWAYS
 from portal.configuration import ResourceType, TokenType
-from tests.simulation import names
+from tests.simulation import leftovers, names
 from tests.simulation.book import Book, Ware
 from tests.simulation.control import Portal
 from tests.simulation.error_log import ErrorLog
@@ -344,12 +344,15 @@ class World:
         self.advance(LONGEST_LOSS)
         for name, machine in self.tunnellers.items():
             assert machine.core is None or not machine.core.connections(), f"{name} holds connections of nobody"
+            leftovers.check(name, machine.core)
             self.stop(name)
+        leftovers.check("the portal", self.portal.core)
         self.portal.stop()
         self.advance(LONGEST_ALLOCATION)
         for name, relay in self.relays.items():
             assert relay.core is not None, "relays have not ended"
             assert relay.core.allocation_count == 0, f"{name} holds allocations of nobody"
+            leftovers.check(name, relay.core)
 
     def close(self) -> None:
         """This world is over."""

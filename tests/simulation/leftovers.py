@@ -1,0 +1,48 @@
+"""What a core still holds when everybody has left: a container that is full then grows with each who comes."""
+
+from collections import deque
+from collections.abc import Iterator
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Final
+
+MOST: Final = 64
+#: As large from the start, however many come: tables of ports and of nonces.
+FIXED: Final = ("_ports._index", "nonces.rows")
+_PLAIN: Final = (str, bytes, int, float, type(None), type, memoryview, ModuleType, FunctionType, BuiltinFunctionType)
+
+
+def check(name: str, core: object) -> None:
+    """Fail where a core holds much of something."""
+    for path, size in _containers(core):
+        assert size <= MOST or path.endswith(FIXED), f"{name} holds {size} things in {path}"
+
+
+def _containers(core: object) -> Iterator[tuple[str, int]]:
+    """Every container that can be reached from a core, with the way to it."""
+    seen: set[int] = set()
+    open_: list[tuple[object, str]] = [(core, type(core).__name__)]
+    while open_:
+        held, path = open_.pop()
+        if id(held) in seen or isinstance(held, _PLAIN):
+            continue
+        seen.add(id(held))
+        if isinstance(held, dict):
+            yield path, len(held)
+            open_ += [(part, f"{path}[]") for pair in held.items() for part in pair]
+        elif isinstance(held, (list, set, frozenset, deque)):
+            yield path, len(held)
+            open_ += [(part, f"{path}[]") for part in held]
+        elif isinstance(held, tuple):
+            open_ += [(part, path) for part in held]
+        elif isinstance(held, MethodType):
+            open_.append((held.__self__, path))
+        else:
+            open_ += [(part, f"{path}.{name}") for name, part in _attributes(held)]
+
+
+def _attributes(held: object) -> Iterator[tuple[str, object]]:
+    yield from getattr(held, "__dict__", {}).items()
+    for kind in type(held).__mro__:
+        for name in getattr(kind, "__slots__", ()):
+            if hasattr(held, name):
+                yield name, getattr(held, name)
