@@ -27,7 +27,8 @@ class ClientCore(TunnelCore):
 
     def set_system_resolvers(self, servers: tuple[IPAddress, ...], _now: Instant) -> None:
         """The servers that the host uses, our own sentinels not counted."""
-        self.role.set_system_resolvers(servers)
+        self.role.dns.set_system(servers)
+        self.role.configure()
 
     def serve_dns_over_tcp(self, ports: Mapping[int, int]) -> None:
         """The driver listens at these ports of our own tunnel addresses, by IP version."""

@@ -20,13 +20,13 @@ from client.flow_created import parse_flow_created
 from client.flow_requests import NAME_FAILED_INTERVAL, FlowRequests
 from client.gateways import Gateway
 from client.resources import DnsResource, Resource, is_same_target, parse_resource, parse_resources
-from client.sites import Sites, shown
+from client.sites import Sites, established, shown
 from client.targets import Targets
 from client.waiting import WaitingPackets
 from connectivity import p2p
 from connectivity.clock import Instant, WallTime, earliest
 from connectivity.endpoint import IPAddress
-from connectivity.ip import icmp, packet
+from connectivity.ip import packet
 from connectivity.ip.flow import Flow, PacketRun
 from connectivity.portal import values
 from connectivity.portal.values import Interface, Json, MessageError, mapping, text
@@ -124,15 +124,11 @@ class ClientRole:
 
     def _look_for_refusal(self, gateway: Gateway, packets: PacketRun, now: Instant) -> None:
         """If a gateway refuses what it should let through, it may have lost what the portal said: ask again."""
-        error = quoted_error(packets)
-        if error is None or not icmp.is_prohibition(error):
-            return
-        resource, record = self._targets.of(error.destination)
-        if resource is None or resource.resource_id not in gateway.resource_ids:
-            return
+        resource, record = self._targets.refused_by(gateway, quoted_error(packets))
         if record is not None:
             self._names.refused(gateway.gateway_id, record)
-        self._request(resource.resource_id, self._requests.ask_again(resource.resource_id, now))
+        if resource is not None:
+            self._request(resource.resource_id, self._requests.ask_again(resource.resource_id, now))
 
     # Requests to the portal ----------------------------------------------------------------------------------------
 
@@ -183,15 +179,15 @@ class ClientRole:
                 self._handle_init(mapping(payload), now)
             case "config_changed":
                 self._take_interface(mapping(payload))
-                self._configure()
+                self.configure()
             case "resource_created_or_updated":
                 self._handle_resource(mapping(payload), now)
-                self._configure()
+                self.configure()
             case "resource_deleted":
                 if not isinstance(payload, str):
                     raise MessageError("resource_deleted: expected an id")
                 self._remove_resource(payload, now)
-                self._configure()
+                self.configure()
             case "flow_created":
                 self._handle_flow_created(mapping(payload), now, wall_now)
             case "flow_creation_failed":
@@ -211,7 +207,7 @@ class ClientRole:
                 self._remove_resource(resource_id, now)
         for resource in resources:
             self._put_resource(resource, now)
-        self._configure()
+        self.configure()
         self._tunnel.node.update_relays((), servers, now)
 
     def _take_interface(self, message: Json) -> None:
@@ -222,7 +218,8 @@ class ClientRole:
         self._search_domain = domain
         self.dns.set_upstream(servers)
 
-    def _configure(self) -> None:
+    def configure(self) -> None:
+        """Ask for the device as it is to be."""
         routes = (*self.resources.networks(), *_NAMES)
         self._tunnel.configure(
             routes,
@@ -230,11 +227,6 @@ class ClientRole:
             sentinels=self.dns.mapping,
             search_domain=self._search_domain,
         )
-
-    def set_system_resolvers(self, servers: tuple[IPAddress, ...]) -> None:
-        """The servers that the host uses when the portal names none."""
-        self.dns.set_system(servers)
-        self._configure()
 
     def _handle_resource(self, message: Json, now: Instant) -> None:
         resource = parse_resource(message)
@@ -287,7 +279,7 @@ class ClientRole:
             return
         if not self._requests.is_open(resource_id):
             return
-        self._tunnel.node.upsert(  # without a relay the packets wait on: with relays known, the next one asks again
+        is_new = self._tunnel.node.upsert(  # without a relay packets wait: with relays known, the next one asks again
             gateway_id,
             public_key=flow.public_key,
             preshared_key=flow.preshared_key,
@@ -296,6 +288,9 @@ class ClientRole:
             now=now,
             wall_now=wall_now,
         )
+        if is_new:  # another process may be there, which knows no names
+            self._names.forget(gateway_id=gateway_id)
+            self._tunnel.flows.forget(("gateway", gateway_id))
         self._requests.created(resource_id)
         self.sites.found(flow.site_id)
         self._use_gateway(resource_id, gateway_id, flow.interface, flow.site_id, now)
@@ -337,7 +332,9 @@ class ClientRole:
         if resource is None or reason != "offline":
             return
         self.sites.offline(resource.sites, now)
-        self._withdraw(resource_id, now)
+        gateway = self.gateways.of(resource_id)
+        if gateway is not None and gateway.gateway_id not in established(self._tunnel.node.connections()):
+            self._withdraw(resource_id, now)  # one that is connected may only have lost the portal
         if not self._waits(resource_id) or not self._requests.offline(resource_id, now):
             self._give_up(resource_id, now)
 

@@ -59,12 +59,17 @@ class Sites:
         return next(iter(self._offline.values()), None)
 
 
+def established(connections: Iterable[ConnectionStatus]) -> frozenset[str]:
+    """The gateways to which there is a path."""
+    return frozenset(row.peer_id for row in connections if row.state in _ESTABLISHED)
+
+
 def shown(
     resources: ResourceTable, gateways: Gateways, sites: Sites, connections: Iterable[ConnectionStatus]
 ) -> Iterator[ResourceStatus]:
     """The resources as people ask about them, each with the gateway that its packets go to."""
-    established = {row.peer_id for row in connections if row.state in _ESTABLISHED}
-    connected = frozenset(one.site_id for one in gateways.all() if one.gateway_id in established)
+    through = established(connections)
+    connected = frozenset(one.site_id for one in gateways.all() if one.gateway_id in through)
     for one in resources.all():
         gateway, state = gateways.of(one.resource_id), sites.state(one, connected)
         gateway_id = None if gateway is None else gateway.gateway_id

@@ -4,6 +4,7 @@ from client.dns.records import DnsRecords, Record
 from client.gateways import Gateway, Gateways
 from client.resources import CidrResource, DnsResource, InternetResource, Resource, ResourceTable
 from connectivity.endpoint import IPAddress
+from connectivity.ip import icmp
 from connectivity.ip.icmp import IcmpError
 from connectivity.portal.values import Interface
 from connectivity.ranges import covers, is_of_the_internet, is_proxy
@@ -45,6 +46,14 @@ class Targets:
         if error is None or own is None or error.source not in {own.ipv4, own.ipv6}:
             return False
         return self.served_by(gateway, error.destination) is not None
+
+    def refused_by(self, gateway: Gateway, error: IcmpError | None) -> tuple[Resource | None, Record | None]:
+        """The resource through this gateway, and the name, to which packets are prohibited, as an ICMP error says."""
+        if error is None or not icmp.is_prohibition(error):
+            return None, None
+        resource, record = self.of(error.destination)
+        is_through = resource is not None and resource.resource_id in gateway.resource_ids
+        return (resource, record) if is_through else (None, None)
 
     def is_in_tunnel(self, address: IPAddress) -> bool:
         """Whether a resource includes a server's address."""

@@ -17,6 +17,7 @@ from connectivity.run import Run
 log = logging.getLogger("client")
 
 HELD_PACKETS: Final = 32  # of one name
+RENEWED_AT_ONCE: Final = 32  # names, the last ones: far below what a gateway looks up for a client at once
 
 
 class NameTranslations:
@@ -26,7 +27,7 @@ class NameTranslations:
         self._tunnel = tunnel
         self._states = NatStates()
         self._held: dict[NatKey, PacketQueue] = {}
-        self._refused: set[NatKey] = set()
+        self._refused: dict[NatKey, None] = {}
 
     def __len__(self) -> int:
         """How many packets wait."""
@@ -54,13 +55,15 @@ class NameTranslations:
 
     def refused(self, gateway_id: str, record: Record) -> None:
         """The gateway lets nothing to the name through: it may have forgotten it."""
-        self._refused.add(key_of(gateway_id, record))
+        self._note_refused(key_of(gateway_id, record))
 
     def renew(self, gateway_id: str, resource_id: str, now: Instant) -> None:
         """The gateway was told of the resource (again): it is told of the names that it refused."""
         resource = UUID(resource_id)
-        for key in sorted(key for key in self._refused if key.gateway_id == gateway_id and key.resource == resource):
-            self._refused.discard(key)
+        refused = [key for key in self._refused if key.gateway_id == gateway_id and key.resource == resource]
+        for key in refused:
+            del self._refused[key]
+        for key in refused[-RENEWED_AT_ONCE:]:
             message = self._states.renew(key, now)
             if message is not None:
                 self._tunnel.send_control(gateway_id, message, now)
@@ -75,6 +78,7 @@ class NameTranslations:
         if key is None:
             return
         if not status.active:
+            self._note_refused(key)  # it may not know the resource; it does not say
             self._drop(key)
             return
         for packet, tos in self._take(key):
@@ -83,7 +87,8 @@ class NameTranslations:
     def forget(self, *, gateway_id: str | None = None, resource_id: str | None = None) -> None:
         """A gateway or a resource is gone."""
         resource = None if resource_id is None else UUID(resource_id)
-        self._refused = {key for key in self._refused if gateway_id != key.gateway_id and resource != key.resource}
+        for key in [key for key in self._refused if gateway_id == key.gateway_id or resource == key.resource]:
+            del self._refused[key]
         for key in self._states.forget(gateway_id=gateway_id, resource=resource):
             self._drop(key)
 
@@ -98,6 +103,11 @@ class NameTranslations:
     def poll_timeout(self) -> Instant | None:
         """When either is due."""
         return self._states.poll_timeout()
+
+    def _note_refused(self, key: NatKey) -> None:
+        """The last one is at the end."""
+        self._refused.pop(key, None)
+        self._refused[key] = None
 
     def _take(self, key: NatKey) -> list[tuple[bytes, int]]:
         held = self._held.pop(key, None)

@@ -111,8 +111,11 @@ class Node:
         remote: IceCredentials,
         now: Instant,
         wall_now: WallTime,
-    ) -> None:
+    ) -> bool:
         """Make a connection, or keep the one there is if keys and both credentials are unchanged.
+
+        Returns:
+            Whether it is a new one.
 
         Raises:
             NoRelaysError: a new connection is needed and no relay is known; an existing one is left alone.
@@ -128,7 +131,7 @@ class Node:
                 held.start_session(now, wall_now)
             held.drain(now, wall_now)
             self._settle()
-            return
+            return False
         relay_id = self._relays.pick()
         if relay_id is None:
             raise NoRelaysError(f"no relay for ID {connection_id}")
@@ -149,6 +152,7 @@ class Node:
         for owner, candidate in self._relays.candidates():
             connection.add_local_candidate(owner, candidate)
         self._settle()
+        return True
 
     def close(self, connection_id: str, goodbye: bytes, now: Instant) -> None:
         """Forget a connection after sending ``goodbye`` (an IP packet) through it, if it has a path."""

@@ -10,6 +10,7 @@ import pytest
 from client.dns import datagram
 from client.dns.nat_states import HOLD_LIMIT
 from client.drops import ClientDrop
+from client.flow_requests import NAME_FAILED_INTERVAL
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.ip.packet import parse
@@ -17,6 +18,7 @@ from connectivity.run import Run
 from connectivity.wireguard import KeyPair
 from tests.unit.names_world import APP, INTERNET, LAN, NAME, NAMES, PORT, REAL, SENTINEL, NamesWorld, endpoints
 from tests.unit.test_world import udp
+from tests.unit.test_world_silence import begin_anew
 from tests.unit.world import CLIENT_TUNNEL, GATEWAY_TUNNEL
 
 
@@ -172,19 +174,48 @@ def test_what_waits_for_a_name_does_not_wait_for_a_gateway_that_it_no_longer_goe
     assert world.client.statistics().flow_drops[ClientDrop.NAME_FAILED] == 1
 
 
-def test_without_a_gateway_online_a_resource_has_none() -> None:
+def test_a_gateway_that_is_connected_stays_in_use_while_the_portal_has_lost_it() -> None:
+    world = NamesWorld()
+    proxy = world.established()
+    world.advance(NAME_FAILED_INTERVAL)
+    world.online = []
+    world.say(world.ask("nobody.internal.example")[0])  # has the portal asked, which knows no gateway
+    world.advance(SECOND)
+    assert len(world.sent("create_flow")) == 2
+    (status,) = world.client.status().resources or ()
+    assert (status.state, status.gateway_id) == ("online", "g-1")
+    world.say(proxy, b"still there")
+    world.advance(SECOND)
+    assert world.arrived() == [(REAL[0], b"still there")]
+
+
+def test_a_gateway_that_is_another_process_is_told_of_names_before_it_gets_packets() -> None:
+    world = NamesWorld()
+    proxy = world.established()
+    begin_anew(world)
+    world.client_core.role._requests.ask(APP, world.now)
+    world.to_gateway("authorize_flow", world.authorization(f"c-1/{APP}"))
+    world.say(proxy, b"same flow")
+    world.advance(SECOND)
+    assert world.arrived() == [(REAL[0], b"same flow")]
+    assert world.host_received["client"] == []
+
+
+def test_a_name_that_was_refused_for_lost_access_is_set_up_with_the_next_flow() -> None:
     world = NamesWorld(NAMES, LAN)
     proxy = world.established()
     world.say(ip_address("10.20.0.5"), b"lan")
-    world.advance(3 * SECOND)
+    world.advance(NAME_FAILED_INTERVAL)
     world.to_gateway("reject_access", {"client_id": "c-1", "resource_id": APP})
-    world.online = []
-    world.say(proxy, b"refused")
+    world.host_received["gateway"].clear()
+    other = world.ask("other.internal.example")[0]
+    world.addresses["other.internal.example"] = ("10.50.0.9",)
+    world.say(other, b"lost")
     world.advance(SECOND)
-    assert {row.resource_id: row.gateway_id for row in world.client.status().resources or ()} == {
-        APP: None,
-        "r-1": "g-1",
-    }
+    world.say(other, b"found")
+    world.advance(SECOND)
+    assert world.arrived() == [("10.50.0.9", b"found")]
+    assert proxy != other
 
 
 def test_a_gateway_with_other_addresses_is_known_by_these() -> None:
