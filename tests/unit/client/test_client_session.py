@@ -120,7 +120,7 @@ def portal(monkeypatch: pytest.MonkeyPatch) -> Portal:
     monkeypatch.setattr(service, "bind_sockets", lambda **_: {})
     monkeypatch.setattr(service, "PortalLink", portal.link)
     monkeypatch.setattr(Tun, "create", lambda *_, **__: Interface(portal.steps))
-    monkeypatch.setattr(service, "Roaming", Staying)
+    monkeypatch.setattr("connectivity.io.roam.Roaming", Staying)
     monkeypatch.setattr("client.session.make_extension", lambda *_: NoExtension())
     for name in ("configure", "set_routes", "remove_policy_routing"):
         monkeypatch.setattr(host, name, lambda *_: None)
