@@ -1,7 +1,7 @@
 # Every target sets up what it needs first; the second time that takes a moment.
 LOCK = --quiet --no-header --no-emit-index-url --python-version 3.11 --generate-hashes --allow-unsafe
 
-.PHONY: demo test test-long test-kernels check fuzz soak bench bench-relay bench-siege perf lock setup clean
+.PHONY: demo test test-long test-kernels check fuzz soak bench bench-relay bench-siege bench-faults perf lock setup clean
 
 demo: setup
 	@.venv/bin/postern demo $(ARGS)
@@ -54,6 +54,9 @@ bench-relay: setup
 
 bench-siege: setup
 	@.venv/bin/postern bench siege $(ARGS)
+
+bench-faults: setup
+	@.venv/bin/postern bench faults $(ARGS)
 
 perf: setup
 	@.venv/bin/postern bench stack $(ARGS)

@@ -140,6 +140,7 @@ NOT_RUN: Final[dict[str, str]] = {
     'make perf ARGS="--rounds 3 --history history.jsonl --svg picture.svg"': (
         "many minutes; .ci/run has the short form, test_bench_stack the same flags"
     ),
+    'make bench-faults ARGS="--json figures.json"': "minutes, red on a busy machine; test_bench_faults has some of it",
     'make bench-siege ARGS="--json figures.json"': "minutes, red on a busy machine; test_bench_siege has some of it",
     'make bench-relay ARGS="--rounds 3 --json figures.json"': (
         "many minutes, and coturn; test_bench_relay has a short form"
