@@ -17,7 +17,6 @@ from connectivity.io.status import serve
 from connectivity.io.tunnel_settings import TunnelSettings, configure_logs, read_tunnel_settings
 from connectivity.phoenix.login import PortalLogin, gateway_login, user_agent
 from connectivity.settings import SettingsReader
-from connectivity.tunnel import ConfigureTun
 from connectivity.wireguard import KeyPair
 from gateway.core import GatewayCore, GatewayRole
 from gateway.extension import GatewayExtension
@@ -91,27 +90,20 @@ async def _serve(settings: GatewaySettings) -> None:
         )
 
     masquerade = Masquerade(DEVICE, settings.forward)
-    configured = asyncio.Event()
-
-    def handle_configured(_: ConfigureTun) -> None:
-        masquerade.apply()
-        configured.set()
-
+    ready = asyncio.Event()
     role = Role(
         "gateway",
         make_core,
         make_login,
         GatewayRole.peer_field,
         MAX_PARTITION_SECONDS,
-        on_configured=handle_configured,
-        make_extension=lambda host: GatewayExtension(host, cast(GatewayCore, host.core)),
+        make_extension=lambda host: GatewayExtension(host, cast(GatewayCore, host.core), masquerade, ready),
     )
     # Ready from the portal's first word on: tunnels outlive its absence.
-    health = await serve(settings.health_address, dict, ready=configured.is_set)
+    health = await serve(settings.health_address, dict, ready=ready.is_set)
     try:
         await run_tunnel(settings.tunnel, role)
     finally:
-        masquerade.remove()
         await health.close()
 
 

@@ -1,7 +1,7 @@
-"""What a gateway has beside its tunnel: the look-up of names for its core, and the DNS server of its site.
+"""What a gateway has beside its tunnel: look-ups for its core, its site's DNS server, the host's forwarding.
 
-Both are there once the portal has let the gateway in, or with the first name, and are imported beside what else goes
-on: a gateway that takes another one's place is to be in the portal as soon as it can.
+The first two are there once the portal has let the gateway in, or with the first name, and are imported beside what
+else goes on: a gateway that takes another one's place is to be in the portal as soon as it can.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from connectivity.endpoint import IPAddress
 from connectivity.io.extension import ExtensionHost, Tasks
 from connectivity.tunnel import ConfigureTun
 from gateway.actions import ResolveDomain
+from gateway.masquerade import Masquerade
 
 if TYPE_CHECKING:
     from gateway.naming import Naming
@@ -36,7 +37,17 @@ class NamingCore(Protocol):
 class GatewayExtension:
     """One for each run of a gateway."""
 
-    def __init__(self, host: ExtensionHost, core: NamingCore, system: "SystemNames | None" = None) -> None:
+    def __init__(
+        self,
+        host: ExtensionHost,
+        core: NamingCore,
+        masquerade: Masquerade,
+        ready: asyncio.Event,
+        system: "SystemNames | None" = None,
+    ) -> None:
+        """``ready`` is set once the device is configured and the host forwards for it."""
+        self._masquerade = masquerade
+        self._ready = ready
         self._call: Callable[..., None] = host.call
         self._core = core
         self._mark = host.mark
@@ -59,7 +70,9 @@ class GatewayExtension:
         return True
 
     def configured(self, configuration: ConfigureTun) -> None:
-        """Serve DNS at the addresses of the device."""
+        """Have the host forward for the device, and serve DNS at its addresses."""
+        if not self._ready.is_set():
+            self._tasks.start(self._forward())
         self._addresses = configuration.interface.ipv4, configuration.interface.ipv6
         self._tasks.start(self._serve())
 
@@ -69,15 +82,21 @@ class GatewayExtension:
             self._naming.resolver.forget()
 
     async def close(self) -> None:
-        """Listen no longer, and end what runs."""
+        """Listen no longer, end what runs, and take back what the host did for us."""
         if self._naming is not None:
             self._naming.site.close()
         await self._tasks.cancel()
+        await asyncio.to_thread(self._masquerade.remove)
 
     def counters(self) -> Mapping[str, Mapping[str, int]]:
         """Look-ups and queries."""
         naming = self._made()
         return {"resolver": naming.resolver.counters(), "site_dns": naming.site.counters()}
+
+    async def _forward(self) -> None:
+        # In a thread: ``nft`` may take its time, while clients are signalled.
+        await asyncio.to_thread(self._masquerade.apply)
+        self._ready.set()
 
     async def _resolve(self, domain: str) -> None:
         await asyncio.to_thread(importlib.import_module, _LATE)

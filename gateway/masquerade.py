@@ -7,6 +7,7 @@ warning, not an end.
 """
 
 import logging
+import threading
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -31,7 +32,10 @@ class Forward(StrEnum):
 
 
 class Masquerade:
-    """Applied when the device is ready, so that a gateway that is not let in changes nothing; removed at the end."""
+    """Applied when the device is ready, so that a gateway that is not let in changes nothing; removed at the end.
+
+    Both run programs and wait for them: threads may call them, and take turns.
+    """
 
     def __init__(self, device: str, forward: Forward | None = None) -> None:
         """``forward`` None confines the families whose forwarding is switched on here."""
@@ -39,11 +43,25 @@ class Masquerade:
         self._forward = forward
         self._applied = False
         self._switched_on: list[str] = []
+        self._turn = threading.Lock()
 
     def apply(self) -> None:
         """Forward and masquerade from now on; again is fine."""
-        if self._applied:
-            return
+        with self._turn:
+            if not self._applied:
+                self._apply()
+
+    def remove(self) -> None:
+        """Switch off what was switched on here, then take the table away.
+
+        Its masquerade stays where clients have connections, which the next run of the gateway goes on with.
+        """
+        with self._turn:
+            if self._applied:
+                self._applied = False
+                self._remove()
+
+    def _apply(self) -> None:
         present = [family for family, name in FORWARDING.items() if (_SYSCTL / name).exists()]
         off = [family for family in present if not _is_on(FORWARDING[family])]
         left = _left_by_a_former_run()
@@ -68,14 +86,7 @@ class Masquerade:
         for finding in firewall.examine(self._device):
             log.warning("Another table drops the tunnel's traffic", extra={"fields": finding.fields()})
 
-    def remove(self) -> None:
-        """Switch off what was switched on here, then take the table away.
-
-        Its masquerade stays where clients have connections, which the next run of the gateway goes on with.
-        """
-        if not self._applied:
-            return
-        self._applied = False
+    def _remove(self) -> None:
         for family in self._switched_on:
             _set(FORWARDING[family], "0")
         waiting = _clients_have_connections()

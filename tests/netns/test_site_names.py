@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -68,7 +69,7 @@ class Gateway:
         call: Callable[..., None] = lambda function, *arguments: function(*arguments)  # noqa: E731
         given = ExtensionHost(cast(Any, self.core), call, self.failures.append, SOCKET_MARK, DEVICE)
         names = SystemNames(directory / "resolv.conf", directory / "hosts")
-        self.extension = GatewayExtension(given, self.core, names)
+        self.extension = GatewayExtension(given, self.core, cast(Any, Mock()), asyncio.Event(), names)
         self.use()
 
     def use(self, *servers: str) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import dns.message
@@ -55,7 +56,12 @@ class Service:
             cast(Any, self.core), lambda function, *arguments: function(*arguments), self.failures.append, 7, "tun-test"
         )
         names = SystemNames(tmp_path / "resolv.conf", tmp_path / "hosts")
-        self.extension = GatewayExtension(host, self.core, names)
+        self.told_host: list[str] = []
+        self.ready = asyncio.Event()
+        masquerade = SimpleNamespace(
+            apply=lambda: self.told_host.append("apply"), remove=lambda: self.told_host.append("remove")
+        )
+        self.extension = GatewayExtension(host, self.core, cast(Any, masquerade), self.ready, names)
 
     async def run(self, script: Callable[["Service"], Any]) -> None:
         async with asyncio.timeout(20):
@@ -146,6 +152,19 @@ def test_the_site_is_served_at_both_addresses_over_both_transports(tmp_path: Pat
         assert (counted["queries_udp"], counted["queries_tcp"], counted["failed"]) == (4, 2, 4)
 
     asyncio.run(Service(tmp_path).run(script))
+
+
+def test_it_is_ready_when_the_host_forwards_and_takes_that_back(tmp_path: Path) -> None:
+    async def script(service: Service) -> None:
+        assert not service.ready.is_set()
+        service.extension.configured(ConfigureTun(HERE, ()))
+        await service.ready.wait()
+        service.extension.configured(ConfigureTun(HERE, ()))
+        assert service.told_host == ["apply"]
+
+    service = Service(tmp_path)
+    asyncio.run(service.run(script))
+    assert service.told_host == ["apply", "remove"]
 
 
 def test_a_family_that_cannot_be_bound_costs_the_other_nothing_and_is_tried_again(
