@@ -8,8 +8,8 @@ binding lives as long as it has one. A session keeps its real address, wherever 
 Time-outs are looked for once a second: nothing here is called per packet, the flow table writes into the translations.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
+from itertools import chain
 from typing import Final, NamedTuple
 
 from connectivity.clock import SECOND, Duration, Instant
@@ -31,9 +31,10 @@ MAX_CLIENT_SESSIONS: Final = 8192
 MAX_EXPIRED: Final = 1024
 EXPIRED_LIFETIME: Final[Duration] = 600 * SECOND
 
-_AVOIDED: Final = 16
-_LARGEST_PORT: Final = 0xFFFF
+_PORTS: Final = 0x10000
+_NEAR: Final = 64
 _FIN, _SYN, _RST = 0x01, 0x02, 0x04
+_ENDING: Final = _FIN | _RST
 _LIFETIMES: Final = {
     PROTOCOL_TCP: TCP_LIFETIME,
     PROTOCOL_UDP: UDP_LIFETIME,
@@ -54,7 +55,7 @@ class Key(NamedTuple):
 class Session:
     """What a client has with one port of a real address; verdicts about its flow rest on it."""
 
-    __slots__ = ("_closed_at", "_due", "binding", "inbound", "outbound", "peer_port")
+    __slots__ = ("binding", "closed_at", "due", "inbound", "outbound", "peer_port")
 
     def __init__(self, binding: "Binding", peer_port: int, now: Instant) -> None:
         inside, outside = binding.inside, binding.outside
@@ -62,31 +63,31 @@ class Session:
         self.peer_port = peer_port
         self.outbound = Translation(destination=outside.address, source_port=outside.port)
         self.inbound = Translation(source=inside.address, destination_port=inside.port)
-        self._due = now + UNCONFIRMED_LIFETIME  # not over before
-        self._closed_at: Instant | None = None
+        self.due = now + UNCONFIRMED_LIFETIME  # not over before, but for what TCP says
+        self.closed_at: Instant | None = None
 
     def is_over(self, now: Instant) -> bool:
         """Whether it has timed out, was reset, or was closed by both sides a while ago."""
         sent, got = self.outbound, self.inbound
         seen = sent.tcp_flags | got.tcp_flags
-        if seen & _RST or ((seen & _FIN or self._closed_at is not None) and self._is_closed(now)):
+        if seen & _RST or ((seen & _FIN or self.closed_at is not None) and self._is_closed(now)):
             return True
-        if now < self._due:
+        if now < self.due:
             return False
         lifetime = UNCONFIRMED_LIFETIME if got.last_used is None else _LIFETIMES[self.binding.inside.protocol]
         last_used = max(sent.last_used or 0, got.last_used or 0)
-        self._due = max(self._due, last_used + lifetime)
-        return now >= self._due
+        self.due = max(self.due, last_used + lifetime)
+        return now >= self.due
 
     def _is_closed(self, now: Instant) -> bool:
         """Look at the FINs; a SYN after them opens a connection of the same ports anew."""
         sent, got = self.outbound, self.inbound
-        if self._closed_at is not None and sent.tcp_flags & _SYN:
-            self._closed_at = None
+        if self.closed_at is not None and sent.tcp_flags & _SYN:
+            self.closed_at = None
         if sent.tcp_flags & got.tcp_flags & _FIN:
             sent.tcp_flags = got.tcp_flags = 0
-            self._closed_at = self._closed_at or now
-        return self._closed_at is not None and now - self._closed_at >= CLOSED_LIFETIME
+            self.closed_at = self.closed_at or now
+        return self.closed_at is not None and now - self.closed_at >= CLOSED_LIFETIME
 
 
 class Binding:
@@ -117,14 +118,14 @@ class NatTable:
     def __init__(self, capacity: Capacity, *, limit: int = MAX_CLIENT_SESSIONS) -> None:
         self._capacity = capacity
         self._limit = limit
-        self._session_count = 0
+        self._sessions: dict[Session, None] = {}
         self._inside: dict[Key, Binding] = {}
-        self._outside: dict[tuple[int, IPAddress], dict[int, Binding]] = {}  # then by mapped port
+        self._outside: dict[tuple[int, IPAddress], _Ports] = {}
         self._expired: dict[Key, Instant] = {}  # outside keys, oldest first
 
     def __len__(self) -> int:
         """How many sessions there are."""
-        return self._session_count
+        return len(self._sessions)
 
     @property
     def is_idle(self) -> bool:
@@ -138,7 +139,7 @@ class NatTable:
     def outside(self, key: Key) -> Binding | None:
         """The binding of an outside key."""
         ports = self._outside.get((key.protocol, key.address))
-        return None if ports is None else ports.get(key.port)
+        return None if ports is None else ports.bindings.get(key.port)
 
     def is_expired(self, key: Key) -> bool:
         """Whether an outside key was somebody's a while ago."""
@@ -175,28 +176,34 @@ class NatTable:
         session = None if binding is None else binding.sessions.get(peer_port)
         if session is not None:
             return session
-        if self._session_count >= self._limit:
+        if len(self._sessions) >= self._limit:
             return GatewayDrop.NAT_FULL_FOR_CLIENT
         if self._capacity.used >= self._capacity.limit:
             return GatewayDrop.NAT_FULL
         if binding is None:
-            ports = self._outside.get((inside.protocol, real), {})
-            free = list(islice((port for port in _from(inside.port) if port not in ports), _AVOIDED))
-            if not free:
+            ports = self._outside.get((inside.protocol, real)) or _Ports()
+            mapped = ports.choose(inside.port, is_taken)
+            if mapped is None:
                 return GatewayDrop.NAT_EXHAUSTED
-            mapped = next((port for port in free if not is_taken(port)), free[0])
             self._outside[inside.protocol, real] = ports
             binding = Binding(inside, Key(inside.protocol, mapped, real), resource_id)
-            self._inside[inside] = ports[mapped] = binding
+            self._inside[inside] = ports.bindings[mapped] = binding
             self._expired.pop(binding.outside, None)
         session = binding.sessions[peer_port] = Session(binding, peer_port, now)
-        self._session_count += 1
+        self._sessions[session] = None
         self._capacity.used += 1
         return session
 
     def sweep(self, now: Instant) -> list[Session]:
         """End what has timed out, and give it back."""
-        over = [session for session in self._sessions() if session.is_over(now)]
+        looked_at = [
+            session
+            for session in self._sessions  # in line, as there may be thousands
+            if now >= session.due
+            or (session.outbound.tcp_flags | session.inbound.tcp_flags) & _ENDING
+            or session.closed_at is not None
+        ]
+        over = [session for session in looked_at if session.is_over(now)]
         for session in over:
             self._end(session, now)
         while self._expired:
@@ -208,42 +215,67 @@ class NatTable:
 
     def end_resource(self, resource_id: str, now: Instant) -> list[Session]:
         """End all sessions of a resource, and give them back."""
-        ended = [session for session in self._sessions() if session.binding.resource_id == resource_id]
+        ended = [session for session in self._sessions if session.binding.resource_id == resource_id]
         for session in ended:
             self._end(session, now)
         return ended
 
     def clear(self) -> list[Session]:
         """End everything and remember nothing."""
-        ended = list(self._sessions())
-        self._capacity.used -= self._session_count
-        self._session_count = 0
+        ended = list(self._sessions)
+        self._capacity.used -= len(ended)
+        self._sessions.clear()
         self._inside.clear()
         self._outside.clear()
         self._expired.clear()
         return ended
 
-    def _sessions(self) -> Iterator[Session]:
-        for binding in self._inside.values():
-            yield from binding.sessions.values()
-
     def _end(self, session: Session, now: Instant) -> None:
         binding = session.binding
-        del binding.sessions[session.peer_port]
-        self._session_count -= 1
+        del binding.sessions[session.peer_port], self._sessions[session]
         self._capacity.used -= 1
         if binding.sessions:
             return
         outside = binding.outside
         del self._inside[binding.inside]
         ports = self._outside[outside.protocol, outside.address]
-        del ports[outside.port]
-        if not ports:
+        del ports.bindings[outside.port]
+        if not ports.bindings:
             del self._outside[outside.protocol, outside.address]
         self._expired.pop(outside, None)
         self._expired[outside] = now
         if len(self._expired) > MAX_EXPIRED:
             del self._expired[next(iter(self._expired))]
+
+
+class _Ports:
+    """The mapped ports of one protocol towards one real address."""
+
+    __slots__ = ("_next", "bindings")
+
+    def __init__(self) -> None:
+        self.bindings: dict[int, Binding] = {}
+        self._next: int | None = None  # behind the last one that was far away
+
+    def choose(self, wanted: int, is_taken: Callable[[int], bool]) -> int | None:
+        """A port that is free: the wanted one, or the first above it, around at the end; None if there is none.
+
+        Where a row of ports is taken, it is not counted through again for each: one behind the last such row serves.
+        """
+        near: int | None = None
+        for port in range(wanted, min(wanted + _NEAR, _PORTS)):
+            if port not in self.bindings:
+                if not is_taken(port):
+                    return port
+                near = near or port
+        if near is not None:
+            return near
+        first = self._next or wanted + _NEAR
+        for port in chain(range(first, _PORTS), range(1, min(first, _PORTS))):
+            if port not in self.bindings:
+                self._next = port + 1
+                return port
+        return None
 
 
 def peer_port(protocol: int, port: int) -> int:
@@ -254,10 +286,3 @@ def peer_port(protocol: int, port: int) -> int:
 def is_translatable(protocol: int, *, is_echo: bool) -> bool:
     """Whether packets of this kind have something to tell sessions apart by."""
     return is_echo or protocol in (PROTOCOL_TCP, PROTOCOL_UDP)
-
-
-def _from(first: int) -> Iterator[int]:
-    """All ports, upwards from the first and around; 0 is none, unless the client chose it."""
-    yield first
-    yield from range(first + 1, _LARGEST_PORT + 1)
-    yield from range(1, first)

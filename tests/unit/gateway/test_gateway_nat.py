@@ -1,6 +1,8 @@
 """Bindings and sessions of one client, and when they end."""
 
+from collections import Counter
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -56,6 +58,24 @@ def test_the_port_stays_unless_it_is_taken_and_then_counts_upwards() -> None:
 def test_counting_goes_on_from_one_behind_the_last_port() -> None:
     nat = table()
     assert [opened(nat, port=65535, proxy=proxy).binding.outside.port for proxy in range(3)] == [65535, 1, 2]
+
+
+def test_a_row_of_taken_ports_is_not_counted_through_for_each_session() -> None:
+    nat = table(total=9000)
+    for port in range(60_000, 64_000):
+        opened(nat, port=port)
+    looked_at = Counter[str]()
+
+    class Counted(dict[int, Any]):
+        def __contains__(self, port: object) -> bool:
+            looked_at["ports"] += 1
+            return super().__contains__(port)
+
+    ports = nat._outside[TCP, REAL]
+    ports.bindings = Counted(ports.bindings)
+    mapped = [opened(nat, port=port, proxy=1).binding.outside.port for port in range(60_000, 61_000)]
+    assert mapped == list(range(64_000, 65_000))
+    assert looked_at["ports"] < 80_000  # 64 each, and the row once
 
 
 def test_all_ports_may_be_taken() -> None:
