@@ -142,6 +142,7 @@ NOT_RUN: Final[dict[str, str]] = {
     ),
     'make bench-faults ARGS="--json figures.json"': "minutes, red on a busy machine; test_bench_faults has some of it",
     'make bench-siege ARGS="--json figures.json"': "minutes, red on a busy machine; test_bench_siege has some of it",
+    "postern bench scale --json figures.json": "minutes, red on a busy machine; test_bench_scale counts its steps",
     'make bench-relay ARGS="--rounds 3 --json figures.json"': (
         "many minutes, and coturn; test_bench_relay has a short form"
     ),

@@ -29,8 +29,8 @@ def test_each_kind_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "the kind of benchmark is missing: expected one of stack, relay, siege, faults, compare"),
-        (["stak"], "'stak' is no kind of benchmark: expected one of stack, relay, siege, faults, compare"),
+        ([], "the kind of benchmark is missing: expected one of stack, relay, siege, faults, scale, compare"),
+        (["stak"], "'stak' is no kind of benchmark: expected one of stack, relay, siege, faults, scale, compare"),
         (["stack", "--rounds", "0"], "--rounds is '0': "),
         (["stack", "--only", "sideways"], "--only is 'sideways': "),
         (["siege", "--only", "storm"], "--only is 'storm': "),

@@ -178,6 +178,8 @@ def test_a_goodbye_ends_everything() -> None:
     stage.set_up(REAL)
     stage.from_client(packet(TCP, V4, PROXY))
     stage.from_client(p2p.build(p2p.Goodbye()))
+    assert stage.from_client(packet(TCP, V4, PROXY)) == []
+    assert stage.from_host(packet(TCP, REAL, V4, (80, 5000))) == []
     stage.authorize(DNS)
     assert stage.from_client(packet(TCP, V4, PROXY)) == []
     assert stage.from_host(packet(TCP, REAL, V4, (80, 5000))) == []
