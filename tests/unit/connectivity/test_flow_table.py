@@ -2,12 +2,15 @@
 
 from enum import StrEnum
 
+import pytest
+
 from connectivity.flow_table import FlowTable, translate
 from connectivity.ip.flow import PacketRun
 from connectivity.ip.packet import parse
 from connectivity.run import Run
 from connectivity.verdict import Drop, Forward, Translation
-from tests.unit.connectivity.ip_oracle import V4, checksums_are_right, echo, ip, tcp, udp
+from tests.unit.connectivity.fragments import fragments, together
+from tests.unit.connectivity.ip_oracle import ADDRESSES, V4, checksums_are_right, echo, ip, tcp, udp
 
 
 class Reason(StrEnum):
@@ -83,6 +86,19 @@ def test_a_translation_is_applied_to_a_whole_run_and_notes_what_passed() -> None
         assert checksums_are_right(bytes(segment))
     translate(run_of(tcp(4, b"", flags=0x04)), translation, 6)
     assert (translation.last_used, translation.tcp_flags) == (6, 0x1D)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_fragments_among_whole_packets_are_whole_again_at_their_end(version: int) -> None:
+    translation = Translation(destination=ADDRESSES[version][1] + 9, source_port=777)
+    whole = udp(version, b"whole")
+    datagram = udp(version, bytes(range(250)) * 20)
+    for packet in (whole, whole, *fragments(whole, size=8), whole):
+        translate(run_of(packet), translation, 1)
+    translated = [bytes(translate(run_of(part), translation, 1).run.data) for part in fragments(datagram)]
+    assert len(translated) > 3
+    assert together(translated)[-5000:] == datagram[-5000:]
+    assert checksums_are_right(together(translated))
 
 
 def test_flags_are_of_tcp_alone() -> None:
