@@ -86,6 +86,7 @@ class ClientExtension:
 
     async def close(self) -> None:
         """The host's DNS first: nothing else is left behind."""
+        self._loops.stop()
         await self._keeper.close()
         await self._tasks.cancel()
         await self._listener.close()
@@ -124,7 +125,7 @@ class ClientExtension:
 
     def _in_place(self) -> None:
         """The host asks us now: does what we ask come back?"""
-        self._loops.check(self._upstreams)
+        self._loops.watch(self._upstreams)
 
 
 def _ignore(message: bytes | None) -> None:

@@ -3,9 +3,11 @@
 A forwarder on the host that takes its servers from ``resolv.conf`` or from systemd-resolved sends to us what we send to
 it: with us in place it has no server of its own any more. As dnsmasq does with ``dns-loop-detect``, a question that
 nobody else asks is put to it; if that comes back to one of our own addresses, it went round. Only servers at addresses
-of this host are asked: from elsewhere nothing leads to our sentinels.
+of this host are asked: from elsewhere nothing leads to our sentinels. They are asked again a little later, since a
+forwarder may take its time to read what the host's servers are now.
 """
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +27,7 @@ from connectivity.io.families import FAMILIES
 # since of those only A, AAAA, HTTPS, SRV, TXT and PTR are answered by the client itself.
 _DOMAIN: Final = "example.com"
 _TYPE: Final = dns.rdatatype.MX
+_AGAIN_AFTER_SECONDS: Final = (1.0, 5.0, 30.0)
 _REPEATED_AFTER: Final = 10 * SECOND  # a server that is just slow is asked no more often
 _REMEMBERED: Final = 64  # questions under way; the host has fewer servers
 
@@ -51,13 +54,29 @@ class LoopCheck:
         self._pattern = self._token.encode()
         self._names: dict[str, IPAddress] = {}
         self._checked: dict[IPAddress, Instant] = {}
+        self._again: list[asyncio.TimerHandle] = []
         self.looping: set[IPAddress] = set()
 
     def forget(self) -> None:
         """The host uses other servers, or others for them."""
+        self.stop()
         self.looping.clear()
         self._names.clear()
         self._checked.clear()
+
+    def stop(self) -> None:
+        """Ask nobody any more."""
+        for handle in self._again:
+            handle.cancel()
+        self._again.clear()
+
+    def watch(self, servers: Iterable[IPAddress]) -> None:
+        """Ask those of this host, now and a few times later."""
+        watched = tuple(servers)
+        self.stop()
+        self.check(watched)
+        loop = asyncio.get_running_loop()
+        self._again += [loop.call_later(seconds, self.check, watched) for seconds in _AGAIN_AFTER_SECONDS]
 
     def check(self, servers: Iterable[IPAddress]) -> None:
         """Ask those of this host."""

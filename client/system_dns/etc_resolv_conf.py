@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from connectivity.errors import chain
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 _BACKUP_SUFFIX: Final = ".before-firezone"
 _MAX_BYTES: Final = 65536  # what no resolver reads to its end
+# Whoever writes the file without replacing it may not be done yet.
+_SETTLED_SECONDS: Final = 1.0
 _NOT_OURS_TO_WRITE: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 _log = logging.getLogger("client.dns")
@@ -52,6 +55,10 @@ class ResolvConf:
         if resolv_conf.is_ours(text):
             return self._before(text) or ""
         return _decoded(resolv_conf.unpadded(content))
+
+    def is_settled(self) -> bool:
+        """Whether nobody has written it just now."""
+        return not 0 <= time.time() - self.path.stat().st_mtime < _SETTLED_SECONDS
 
     def holds(self, wanted: Wanted) -> bool:
         """Whether the file is ours, with these servers; without any, whether it is not."""
@@ -192,6 +199,7 @@ class FileDns:
     def __init__(self, file: ResolvConf | None = None) -> None:
         self._file = file or ResolvConf()
         self._applied = Wanted()
+        self._found: Found | None = None
 
     async def start(self) -> None:
         """Put back what a run that was killed left, and see that the file can be written."""
@@ -215,7 +223,10 @@ class FileDns:
 
     def _look(self) -> Found:
         try:
-            return Found(resolv_conf.nameservers(self._file.text_without_us()), self._file.holds(self._applied))
+            holds = self._file.holds(self._applied)
+            if holds or self._found is None or self._file.is_settled():
+                self._found = Found(resolv_conf.nameservers(self._file.text_without_us()), holds)
+            return self._found
         except OSError as error:
             raise DnsControlError(ETC_RESOLV_CONF, f"cannot read {self._file.path}", chain(error)) from None
 

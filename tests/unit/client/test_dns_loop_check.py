@@ -1,5 +1,6 @@
 """A server of this host that asks us in turn is found by a question that comes back."""
 
+import asyncio
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -8,6 +9,7 @@ import dns.name
 import pytest
 
 from client.dns.actions import ForwardQuery, Transport
+from client.dns_io import loop_check
 from client.dns_io.loop_check import LoopCheck
 from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
@@ -87,6 +89,24 @@ def test_a_silent_server_is_suspected_now_and_then() -> None:
     for _ in range(5):
         stage.check.suspect(HERE)
     assert len(stage.asked) == 2
+
+
+def test_who_reads_the_hosts_servers_late_is_found_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_check, "_AGAIN_AFTER_SECONDS", (0.001, 0.002, 0.003))
+
+    async def work() -> None:
+        stage = Stage()
+        stage.check.watch([HERE])
+        stage.check.watch([DOCKERS])  # in place of the ones before
+        while len(stage.asked) < 5:  # noqa: ASYNC110  # timers of this loop
+            await asyncio.sleep(0.001)
+        assert [one.server.ip for one in stage.asked] == [HERE, *[DOCKERS] * 4]
+        stage.check.watch([HERE])
+        stage.check.stop()
+        await asyncio.sleep(0.01)
+        assert len(stage.asked) == 6
+
+    asyncio.run(work())
 
 
 def test_what_is_remembered_is_bounded() -> None:

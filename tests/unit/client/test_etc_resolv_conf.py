@@ -103,7 +103,11 @@ def test_whoever_writes_it_meanwhile_names_the_servers_and_is_restored_in_the_en
     asyncio.run(dns.start())
     asyncio.run(dns.apply(ONE))
     assert asyncio.run(dns.look()).is_in_place
-    path.write_text("nameserver 192.0.2.99\n")  # a DHCP client
+    path.write_text("")  # a DHCP client, which has opened it and goes on to write
+    assert asyncio.run(dns.look()).is_in_place
+    assert servers() == ["192.0.2.1"]
+    path.write_text("nameserver 192.0.2.99\n")
+    os.utime(path, (1, 1))  # and has done so long ago
     assert not asyncio.run(dns.look()).is_in_place
     assert servers() == ["192.0.2.99"]
     asyncio.run(dns.apply(ONE))
