@@ -7,6 +7,7 @@ import pytest
 
 from connectivity import p2p
 from connectivity.clock import SECOND
+from gateway import resolutions
 from gateway.peers import RENEWAL_NS
 from gateway.resolutions import LOOKUPS, RESOLUTION_LIMIT
 from tests.unit.gateway.gateway_stage import (
@@ -279,3 +280,37 @@ def test_a_connection_closed_by_both_sides_ends_five_seconds_later() -> None:
     assert len(stage.from_client(packet(TCP, V4, PROXY))) == 1
     stage.advance(2 * SECOND)
     assert stage.from_host(packet(TCP, REAL, V4, (80, 5000))) == []
+
+
+def test_a_name_that_made_room_for_another_keeps_its_sessions() -> None:
+    stage = Stage()
+    stage.core.role._shared.names.limit = 1
+    stage.set_up(REAL, proxies=PROXIES[:4])
+    stage.from_client(packet(TCP, V4, PROXY))
+    stage.set_up("10.0.0.6", domain="wiki.internal", proxies=PROXIES[4:])
+    assert [key(data)[1] for data in stage.from_client(packet(TCP, V4, PROXY))] == [REAL]
+    stage.advance(SECOND)
+    assert [key(data)[0] for data in stage.from_host(packet(TCP, REAL, V4, (80, 5000)))] == [str(PROXY)]
+    assert stage.from_client(packet(TCP, V4, PROXY, (5001, 80))) == []
+    assert stage.drops == {"name_forgotten": 1, "filtered": 1}
+
+
+def test_who_has_no_name_gets_none_where_all_places_are_taken() -> None:
+    stage = Stage(clients=2)
+    stage.core.role._shared.names.limit = 1
+    stage.set_up(REAL)
+    stage.assign(client_id="client-2")
+    assert stage.resolve("app.internal", REAL) == [INACTIVE]
+    assert stage.drops == {"names_full": 1}
+    assert len(stage.from_client(packet(TCP, V4, PROXY))) == 1
+
+
+def test_so_many_wait_for_look_ups_and_the_next_one_has_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolutions, "MAX_WAITING", 1)
+    stage = Stage(clients=2)
+    stage.assign("a.internal")
+    stage.assign("b.internal", client_id="client-2")
+    assert (stage.lookups, stage.drops) == (["a.internal"], {"names_full": 1})
+    stage.resolve("a.internal", REAL)
+    stage.assign("b.internal", client_id="client-2")
+    assert stage.lookups == ["a.internal", "b.internal"]
