@@ -70,7 +70,7 @@ def _grants(clients: Iterable[Mapping[str, Any]], wall_now: float) -> Iterator[l
 
 def _connection(row: Mapping[str, Any]) -> list[object]:
     round_trip, handshake = row["round_trip_ms"], row["handshake_seconds"]
-    path = _NONE if row["path"] is None else _PATHS[row["path"]].format(**row)
+    path = _NONE if row["path"] is None else _PATHS.get(row["path"], row["path"]).format_map(row)
     return [
         row.get("gid", row.get("cid")),
         row["state"],

@@ -44,8 +44,8 @@ def run(service: str, words: Sequence[str]) -> int:
 
     def ask() -> dict[str, Any]:
         found = _fetch(service, address) if address is not None else local and local.ask("GET", "/status")
-        if not isinstance(found, dict):
-            raise FatalError(f"what answers is no {service}")
+        if not isinstance(found, dict) or found.get("service") != service:
+            raise FatalError(f"what answers is no {service} of this version")
         return found
 
     if watched:

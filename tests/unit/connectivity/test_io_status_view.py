@@ -111,6 +111,15 @@ def test_watching_one_that_never_answered_ends() -> None:
         status_view.watch(ask, as_json=False)
 
 
+@pytest.mark.parametrize("told", [document("gateway"), {}, {"ready": True, "connections": []}])
+def test_what_is_no_client_is_told_as_that(told: dict[str, Any], tmp_path: Path) -> None:
+    def ask(_: Endpoint, path: Path) -> None:
+        with pytest.raises(FatalError, match="what answers is no client of this version"):
+            status_view.run("client", ["status", "--status-socket", str(path)])
+
+    asked(ask, tmp_path / "it.sock", told)
+
+
 def test_a_log_filter_goes_to_the_service(tmp_path: Path) -> None:
     def ask(_: Endpoint, path: Path) -> None:
         assert status_view.run("client", ["log", "info,wire=trace", "--status-socket", str(path)]) == 0
