@@ -37,16 +37,22 @@ class Ways:
         """Everything was built anew: what is found next is what it rests on."""
         self._ways.clear()
 
-    def compare(self, found: Mapping[IPAddress, Way | None], own: Collection[IPAddress]) -> str:
+    def compare(
+        self,
+        found: Mapping[IPAddress, Way | None],
+        own: Collection[IPAddress],
+        needed: Collection[IPAddress] = (),
+    ) -> str:
         """Look at what was found now (None: no way there), with the host's ``own`` addresses.
 
         Returns:
             What is another now, in words, each time until ``forget``. Empty if nothing is that matters, or nothing can
-            be reached at all: then it is best to wait, since the old ways may come back.
+            be reached at all, or none of those ``needed`` to begin anew: then it is best to go on with what still
+            works, since the old ways may come back.
         """
         self._asked = frozenset(found)
         usable = {destination: way for destination, way in found.items() if way is not None}
-        if not usable:
+        if not usable or (needed and not any(destination in usable for destination in needed)):
             return ""
         for destination, before in self._ways.items():
             if destination not in found:

@@ -12,10 +12,13 @@ from lab.topology import Lab
 _SECONDS: Final = 60
 
 
-def download(lab: Lab, length: int, *, role: str = "user", url: str = PAGE_URL) -> None:
-    """Fetch ``length`` bytes; LabError if other bytes arrive than were sent."""
+def download(
+    lab: Lab, length: int, *, role: str = "user", url: str = PAGE_URL, bytes_per_second: int | None = None
+) -> None:
+    """Fetch ``length`` bytes, as fast as it goes or at a pace; LabError if other bytes arrive than were sent."""
     target = lab.logs / f"downloaded-{role}"
-    command = ["curl", "-sSf", "-m", str(_SECONDS), "-o", str(target), f"{url}bytes/{length}"]
+    pace = [] if bytes_per_second is None else ["--limit-rate", str(bytes_per_second)]
+    command = ["curl", "-sSf", "-m", str(_SECONDS), *pace, "-o", str(target), f"{url}bytes/{length}"]
     lab.run(lab.namespace(role), command, timeout=70)
     with target.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -56,10 +56,15 @@ class NetworkWatch:
         *,
         mark: int,
         fail: Callable[[Exception], None],
+        needed: Callable[[], Collection[IPAddress]] = tuple,
         look: Callable[[Collection[IPAddress], int], "Found"] | None = None,
     ) -> None:
-        """``destinations`` are those whose ways count, at most ``MOST_DESTINATIONS`` of them."""
+        """``destinations`` are those whose ways count, at most ``MOST_DESTINATIONS`` of them.
+
+        Nothing is said while none of those ``needed`` can be reached.
+        """
         self._destinations = destinations
+        self._needed = needed
         self._changed = changed
         self._mark = mark
         self._look = look or ask_kernel
@@ -147,7 +152,7 @@ class NetworkWatch:
             return
         with self._guard:
             try:
-                reason = self._ways.compare(*done.result())
+                reason = self._ways.compare(*done.result(), self._needed())
             except OSError as error:
                 log.debug("Cannot ask for routes", extra={"fields": {"error": chain(error)}})
                 reason = ""

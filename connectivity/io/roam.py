@@ -49,7 +49,9 @@ class Roaming:
         self._bind = bind
         self._by_hand = False
         self._tasks = Tasks(driver.fail)
-        self._watch = NetworkWatch(self._destinations, self.reset, mark=SOCKET_MARK, fail=driver.fail)
+        self._watch = NetworkWatch(
+            self._destinations, self.reset, mark=SOCKET_MARK, fail=driver.fail, needed=link.addresses
+        )
 
     def start(self, *, by_hand: bool = True) -> None:
         """Watch the network, and heed SIGHUP, unless the process with its signals is somebody else's."""

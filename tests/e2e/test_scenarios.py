@@ -4,6 +4,7 @@ Every case runs in a lab of its own and ends with the same proof: no complaint i
 side of a relay, no UDP error counted by the kernel in any namespace. ``-s`` shows what each case showed.
 """
 
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ import pytest
 from lab.counters import nstat
 from lab.impairment import impaired, impaired_count
 from lab.measure import PAGE_URL, PAGE_URL6, first_answer_ms
-from lab.plan import GATEWAY_ROUTER, LabSettings, Nat, Underlay, client_role, relay_role, relay_site
+from lab.plan import CLIENT_INSIDE, GATEWAY_ROUTER, LabSettings, Nat, Underlay, client_role, relay_role, relay_site
 from lab.processes import stop_all
 from lab.stack import Stack
 from lab.topology import Lab
@@ -128,6 +129,8 @@ def test_network_leaves_its_path(network: Network) -> None:
 
 DIRECT_NETWORK: Final = LabSettings(underlay=DUAL)
 RELAYED_NETWORK: Final = LabSettings(SYMMETRIC, SYMMETRIC, IPV4)
+CLIENT_NETWORK: Final = CLIENT_INSIDE.address.rpartition(".")[0]
+BACK_TO_IPV4: Final = f"route add default via {CLIENT_INSIDE.address}"
 
 
 def test_direct_connection_outlives_what_it_can_do_without() -> None:
@@ -250,6 +253,37 @@ def test_clients_move_from_a_relay_that_dies_to_the_other_and_back() -> None:
             assert relay_site(number).address not in after["local"] + after["remote"]
             print(f"{relay.name} died: {before['local']} -> {after['local']}, page again after {seconds:.1f} s")
             stack.start_relay(number)
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["by-itself", "by-hand"])
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "relayed"])
+def test_a_connection_inside_goes_on_when_the_client_moves(direct: bool, by_hand: bool) -> None:
+    """Another address; with both families then also IPv6 alone, by which the portal is out of reach, and both again."""
+    moves = [f"-4 address flush dev eth0; address add {CLIENT_NETWORK}.101/24 dev eth0; {BACK_TO_IPV4}"]
+    if direct:
+        moves += ["-4 address flush dev eth0", f"address add {CLIENT_NETWORK}.102/24 dev eth0; {BACK_TO_IPV4}"]
+    with running(DIRECT_NETWORK if direct else RELAYED_NETWORK, ebpf=not direct) as (stack, _):
+        lab = stack.lab
+        client = next(process for process in lab.processes if process.name == "client")
+        first_answer_ms(lab)
+        with ThreadPoolExecutor(1) as threads:
+            transfer = threads.submit(download, lab, 3_000_000, bytes_per_second=300_000)
+            seconds = []
+            for commands in moves:
+                time.sleep(1)
+                for command in commands.split(";"):
+                    lab.run(lab.client, ["ip", *command.split()])
+                if by_hand and BACK_TO_IPV4 in commands:
+                    client.popen.send_signal(signal.SIGHUP)
+                moved = time.monotonic()
+                assert is_within(lambda: reaches(lab), RECOVERY_SECONDS)
+                seconds.append(round(time.monotonic() - moved, 2))
+            transfer.result()
+        assert client.running()
+        assert is_within(lambda: (stack.path() == DIRECT) is direct, SETTLE_SECONDS)
+        anew = client.log_text().count("Beginning anew")
+        assert anew >= 1 + (by_hand and direct)
+    print(f"page again after {seconds} s, {anew} times anew, and one download of 3 MB went on")
 
 
 def test_capture_finds_a_wrong_checksum() -> None:

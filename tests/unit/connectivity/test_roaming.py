@@ -59,6 +59,16 @@ def test_from_one_family_to_the_other_and_back() -> None:
     assert ways.compare({PORTAL: HOME, PORTAL6: None}, OWN) == "a destination is out of reach"
 
 
+def test_while_the_portal_is_out_of_reach_what_works_goes_on() -> None:
+    """Who begins anew has to log in: it would give up a connection by IPv6 for nothing."""
+    ways = at_home(str(PORTAL), str(PORTAL6))
+    assert ways.compare({PORTAL: None, PORTAL6: HOME6}, OWN, needed=[PORTAL]) == ""
+    assert ways.compare({PORTAL: HOME, PORTAL6: HOME6}, OWN, needed=[PORTAL]) == ""
+    moved = HOME._replace(link=3)
+    assert ways.compare({PORTAL: moved, PORTAL6: HOME6}, OWN, needed=[PORTAL]) == "another link"
+    assert ways.compare({PORTAL: None, PORTAL6: HOME6}, OWN) == "a destination is out of reach"
+
+
 def test_one_more_family_or_one_more_relay_is_no_other_network() -> None:
     ways = at_home(str(PORTAL))
     assert ways.compare({PORTAL: HOME, PORTAL6: HOME6, RELAY: HOME}, OWN) == ""
