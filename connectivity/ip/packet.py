@@ -157,13 +157,19 @@ class Packet(NamedTuple):
     @property
     def key(self) -> bytes:
         """What runs are told apart by: the flow's key, or a fragment's datagram as if it were a flow of protocol 44."""
-        data = self.data
-        if data[6] & 0x3F or data[7] if self.version == 4 else self.l4 != IPV6_HEADER_BYTES:
-            fragment = self.fragment
-            if fragment is not None:
-                addresses = data[12:20] if self.version == 4 else data[8:40]
-                return bytes((self.version, FRAGMENT)) + bytes(addresses) + fragment.datagram
-        return self.flow_key
+        data, version, protocol, l4, _ = self
+        if version == 4:
+            whole = not (data[6] & 0x3F or data[7])
+            if whole and l4 == IPV4_HEADER_BYTES and protocol in (PROTOCOL_TCP, PROTOCOL_UDP):
+                return bytes((4, protocol)) + bytes(data[12:24])  # addresses and ports lie in one piece
+        else:
+            whole = l4 == IPV6_HEADER_BYTES
+            if whole and protocol in (PROTOCOL_TCP, PROTOCOL_UDP):
+                return bytes((6, protocol)) + bytes(data[8:44])
+        fragment = None if whole else self.fragment
+        if fragment is None:
+            return self.flow_key
+        return bytes((version, FRAGMENT)) + bytes(data[12:20] if version == 4 else data[8:40]) + fragment.datagram
 
     @property
     def flow_key(self) -> bytes:
