@@ -69,6 +69,8 @@ async def run_tunnel(settings: TunnelSettings, role: Role, stop: asyncio.Event |
     Raises:
         FatalError, PortalFatal: what ended the service before.
     """
+    if role.roams:
+        import connectivity.io.roam  # noqa: F401  # takes a while, and no signal is heeded once there is a device
     if settings.raise_limits:
         raise_limits()
     keys = KeyPair.generate(os.urandom)
