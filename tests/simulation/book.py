@@ -104,6 +104,7 @@ class Book:
         held = {ware.name: ware for ware in wares}
         grants = {(client, name): NEVER for client in self.clients for name in held}
         self.pages = [Page(now, MappingProxyType(held), MappingProxyType(grants))]
+        self.secret = SECRET
         self._first = held
         self.token_ends = dict.fromkeys(self.clients, NEVER)
 
@@ -183,7 +184,9 @@ class Book:
         ]
         tokens += [Token(name, TokenType.GATEWAY, token_of(name), site_id=site_ids[name]) for name in SITES]
         tokens.append(Token("relay", TokenType.RELAY, token_of("relay")))
-        return Configuration(Endpoint.parse("192.0.2.1:8080"), sites, resources, policies, tuple(tokens), secret=SECRET)
+        return Configuration(
+            Endpoint.parse("192.0.2.1:8080"), sites, resources, policies, tuple(tokens), secret=self.secret
+        )
 
     def _turn(
         self,

@@ -128,6 +128,12 @@ class SimulatedWorld(RuleBasedStateMachine):
             self._pause(seconds)
             self.world.mend_control(name)
 
+    @rule(count=st.sampled_from((1, 20)), elsewhere=st.booleans(), then=pauses)
+    def replay(self, count: int, elsewhere: bool, then: float) -> None:
+        """Somebody sends again what he has heard."""
+        self.world.network.replay(count, elsewhere=elsewhere)
+        self._pause(then)
+
     # Disturbances ----------------------------------------------------------------------------------------------------
 
     @rule(name=machines, then=pauses)
@@ -174,13 +180,15 @@ class SimulatedWorld(RuleBasedStateMachine):
             world.restart_relay(name, new_secret=new_secret, new_address=new_address)
             self._pause(then)
 
-    @rule(seconds=st.sampled_from((0.0, 1.0, 10.0, 80.0)), then=pauses)
-    def restart_portal(self, seconds: float, then: float) -> None:
-        """The portal is away, and has forgotten everything when it is back."""
+    @rule(seconds=st.sampled_from((0.0, 1.0, 10.0, 80.0)), new_secret=st.booleans(), then=pauses)
+    def restart_portal(self, seconds: float, then: float, new_secret: bool = False) -> None:
+        """The portal is away, and has forgotten everything when it is back, perhaps its secret too."""
         world = self.world
         world.disturbed()
         world.portal.stop()
         self._pause(seconds)
+        world.book.secret += " again" if new_secret else ""
+        world.write()
         world.portal.start()
         self._pause(then)
 

@@ -6,6 +6,7 @@ be lost, doubled or overtaken, and is looked at by the router of the place that 
 """
 
 import heapq
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,6 +20,8 @@ from connectivity.run import Received, Run
 
 START: Final = 1_000 * SECOND
 EPOCH: Final = 1_800_000_000 * SECOND
+REMEMBERED: Final = 64  # datagrams that somebody on the way could send again
+STRANGER: Final = Endpoint(ip_address("198.51.100.254"), 4444)
 MOST_EVENTS: Final = 400_000  # of one case; more is a storm
 _FIRST_PORT: Final = 20_000
 
@@ -147,6 +150,9 @@ class Network:
         self.places: dict[str, Place] = {}
         self.datagrams = 0
         self._by_address: dict[IPAddress, Place] = {}  # as the Internet sees it
+        self._heard: deque[Callable[[Endpoint | None], None]] = deque(
+            maxlen=REMEMBERED
+        )  # what arrived, to happen again
         self._events: list[_Event] = []
         self._sequence = 0
 
@@ -244,13 +250,20 @@ class Network:
         segment_size: int,
         tos: int,
     ) -> None:
-        def arrive() -> None:
+        def arrive(again_from: Endpoint | None = None) -> None:
+            sender = again_from or source
             local: Endpoint | None = destination
             # The router looks at what comes from outside, and at what comes back to its own address.
             if target.router is not None and (origin is not target or destination.ip not in target.hosts):
-                local = target.router.inward(destination, source, self.now)
+                local = target.router.inward(destination, sender, self.now)
             host = None if local is None else target.hosts.get(local.ip)
             if local is not None and host is not None and not host.is_cut:
-                host.receive(Received(local, source, Run(memoryview(bytearray(data)), segment_size), tos))
+                host.receive(Received(local, sender, Run(memoryview(bytearray(data)), segment_size), tos))
 
+        self._heard.append(arrive)
         self.at(delay, arrive)
+
+    def replay(self, count: int, *, elsewhere: bool) -> None:
+        """Somebody on the way sends again what he has heard, from where it came or from a place of his own."""
+        for _ in range(min(count, len(self._heard))):
+            self._heard[self.random.randrange(len(self._heard))](STRANGER if elsewhere else None)
