@@ -5,13 +5,37 @@ from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Final
 
+from connectivity.clock import SECOND
+from tests.simulation.world import World
+
+LONGEST_LOSS: Final = 110 * SECOND  # until an idle connection is noticed to be lost
+LONGEST_ALLOCATION: Final = 610 * SECOND  # nobody asks for more than ten minutes
 MOST: Final = 64
 #: As large from the start, however many come: tables of ports and of nonces.
 FIXED: Final = ("_ports._index", "nonces.rows")
 _PLAIN: Final = (str, bytes, int, float, type(None), type, memoryview, ModuleType, FunctionType, BuiltinFunctionType)
 
 
-def check(name: str, core: object) -> None:
+def leave(world: World) -> None:
+    """Everybody leaves; what peers and relays hold for them ends with it, or in its time."""
+    world.disturbed()
+    for client in world.clients:
+        world.stop(client)
+    world.advance(LONGEST_LOSS)
+    for name, machine in world.tunnellers.items():
+        assert machine.core is None or not machine.core.connections(), f"{name} holds connections of nobody"
+        _check(name, machine.core)
+        world.stop(name)
+    _check("the portal", world.portal.core)
+    world.portal.stop()
+    world.advance(LONGEST_ALLOCATION)
+    for name, relay in world.relays.items():
+        assert relay.core is not None, "relays have not ended"
+        assert relay.core.allocation_count == 0, f"{name} holds allocations of nobody"
+        _check(name, relay.core)
+
+
+def _check(name: str, core: object) -> None:
     """Fail where a core holds much of something."""
     for path, size in _containers(core):
         assert size <= MOST or path.endswith(FIXED), f"{name} holds {size} things in {path}"

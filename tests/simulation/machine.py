@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from connectivity.clock import SECOND
 from portal.configuration import NEVER as ALWAYS
+from tests.simulation.leftovers import leave
 from tests.simulation.names import FIRST
 from tests.simulation.network import BEHAVIOURS, EPOCH
 from tests.simulation.traffic import Kind
@@ -127,6 +128,13 @@ class SimulatedWorld(RuleBasedStateMachine):
             self.world.cut_control(name)
             self._pause(seconds)
             self.world.mend_control(name)
+
+    @rule(client=clients, resource=places, kind=kinds, port=st.sampled_from((0, 53, 80, 8080)), then=pauses)
+    def send_regardless(self, client: str, resource: str, kind: str, port: int, then: float) -> None:
+        """A client that obeys nobody sends one packet through every gateway that it is connected to."""
+        if client in self.world.tunnellers:
+            self.world.send_regardless(client, resource, Kind(kind), port)
+            self._pause(then)
 
     @rule(count=st.sampled_from((1, 20)), elsewhere=st.booleans(), then=pauses)
     def replay(self, count: int, elsewhere: bool, then: float) -> None:
@@ -256,6 +264,9 @@ class SimulatedWorld(RuleBasedStateMachine):
             world.book.grant(client, resource, end, world.network.now)
             world.write()
             self._pause(then)
+            if seconds == 3:
+                self._pause(seconds)
+                self._try_regardless(resource)
 
     @rule(client=clients, resource=resources, then=pauses)
     def revoke(self, client: str, resource: str, then: float) -> None:
@@ -266,6 +277,7 @@ class SimulatedWorld(RuleBasedStateMachine):
             world.book.revoke(client, resource, world.network.now)
             world.write()
             self._pause(then)
+            self._try_regardless(resource)
 
     @rule(resource=resources, then=pauses)
     def delete(self, resource: str, then: float) -> None:
@@ -275,6 +287,7 @@ class SimulatedWorld(RuleBasedStateMachine):
         world.book.remove(resource, world.network.now)
         world.write()
         self._pause(then)
+        self._try_regardless(resource)
 
     @rule(resource=resources, is_filtered=st.booleans(), is_elsewhere=st.booleans(), then=pauses)
     def change(self, resource: str, is_filtered: bool, is_elsewhere: bool, then: float) -> None:
@@ -284,6 +297,7 @@ class SimulatedWorld(RuleBasedStateMachine):
         world.book.change(resource, is_filtered=is_filtered, is_elsewhere=is_elsewhere, now=world.network.now)
         world.write()
         self._pause(then)
+        self._try_regardless(resource)
 
     def teardown(self) -> None:
         """With everything in order again, every resource is reached, and what is left at the end is nothing."""
@@ -300,7 +314,7 @@ class SimulatedWorld(RuleBasedStateMachine):
                 for name, (_, addresses) in FIRST.items():
                     for version in sorted({4 if "." in address else 6 for address in addresses}):
                         world.reach_name(client, name, version)
-            world.end()
+            leave(world)
         finally:
             world.close()
 
@@ -308,6 +322,13 @@ class SimulatedWorld(RuleBasedStateMachine):
 
     def _pause(self, seconds: float) -> None:
         self.world.advance(round(seconds * SECOND))
+
+    def _try_regardless(self, resource: str) -> None:
+        """Clients that obey nobody try at once whether they are let through."""
+        if resource in PLACES:
+            for client in self.world.clients:
+                self.world.send_regardless(client, resource, Kind.UDP, 53)
+            self._pause(0.3)
 
     def _disturb(self, what: str, name: str, then: float) -> None:
         world = self.world

@@ -16,7 +16,7 @@ from connectivity.clock import MILLISECOND, SECOND, Duration
 from connectivity.endpoint import IPAddress
 from portal.configuration import NEVER as ALWAYS
 from portal.configuration import ResourceType, TokenType
-from tests.simulation import leftovers, names
+from tests.simulation import names
 from tests.simulation.book import Book, Ware
 from tests.simulation.control import Portal
 from tests.simulation.error_log import ErrorLog
@@ -41,8 +41,6 @@ PLACES: Final = tuple(ware.name for ware in WARES if ware.type is not ResourceTy
 NAMES: Final = tuple(names.FIRST)
 #: How long a resource may stay away when everything works again: a portal's back-off (90 s), then an idle path (102 s).
 RECOVERY: Final = 200 * SECOND
-LONGEST_LOSS: Final = 110 * SECOND  # until an idle connection is noticed to be lost
-LONGEST_ALLOCATION: Final = 610 * SECOND  # nobody asks for more than ten minutes
 RESOURCE_DELAY: Final = 2 * MILLISECOND
 OPEN_PORT: Final = {Kind.TCP: 80, Kind.UDP: 53, Kind.ICMP: 0}
 CLOSED_PORT: Final = {Kind.TCP: 8080, Kind.UDP: 5353}
@@ -129,6 +127,16 @@ class World:
         target = self.book.ware(resource).host(5 if port is None else 6)
         return self._send(client, target, kind, port=port, size=size, spoofed=spoofed)
 
+    def send_regardless(self, client: str, resource: str, kind: Kind, port: int) -> None:
+        """A client's program that is not ours sends through every connection, whatever it was told that it may."""
+        machine = self.tunnellers[client]
+        for connection in [] if machine.core is None else machine.core.connections():
+            letter = self._letter(client, self.book.ware(resource).host(5), kind, port)
+            if letter is not None and machine.core is not None:
+                sent = self.ledger.send(letter, client, self.network.now)
+                machine.core._tunnel.node.send(connection.peer_id, sent.request, 0, self.network.now)
+                machine.drain()
+
     def send_to_name(self, client: str, name: str, version: int, kind: Kind, size: int = 0) -> Sent | None:
         """A client's program sends one packet to what it was told that a name has; None where it was told nothing."""
         known = self.programs[client].proxies.get((name, version))
@@ -153,16 +161,22 @@ class World:
         spoofed: bool = False,
         name: str | None = None,
     ) -> Sent | None:
-        machine, ledger = self.tunnellers[client], self.ledger
-        if machine.configured is None:
+        letter = self._letter(client, target, kind, OPEN_PORT[kind] if port is None else port, size)
+        if letter is None:
             return None
-        interface = machine.configured.interface
-        own = interface.ipv4 if target.version == 4 else interface.ipv6
-        to = OPEN_PORT[kind] if port is None else port
-        letter = Letter(kind, own, target, 40_000, to, ledger.next_number, size)
-        sent = ledger.send(letter, client, self.network.now, source=own + 77 if spoofed else None, name=name)
-        machine.send(sent.request)
+        sent = self.ledger.send(
+            letter, client, self.network.now, source=letter.client + 77 if spoofed else None, name=name
+        )
+        self.tunnellers[client].send(sent.request)
         return sent
+
+    def _letter(self, client: str, target: IPAddress, kind: Kind, port: int, size: int = 0) -> Letter | None:
+        """The next packet of a client's host; None where it has no tunnel."""
+        configured = self.tunnellers[client].configured
+        if configured is None:
+            return None
+        own = configured.interface.ipv4 if target.version == 4 else configured.interface.ipv6
+        return Letter(kind, own, target, 40_000, port, self.ledger.next_number, size)
 
     def reach(self, client: str, resource: str, within: Duration = RECOVERY) -> None:
         """A host that repeats itself gets an answer from a resource in time."""
@@ -335,24 +349,6 @@ class World:
             self.start(name)
 
     # The end ---------------------------------------------------------------------------------------------------------
-
-    def end(self) -> None:
-        """Everybody leaves; what peers and relays hold for them ends with it, or in its time."""
-        self.disturbed()
-        for client in self.clients:
-            self.stop(client)
-        self.advance(LONGEST_LOSS)
-        for name, machine in self.tunnellers.items():
-            assert machine.core is None or not machine.core.connections(), f"{name} holds connections of nobody"
-            leftovers.check(name, machine.core)
-            self.stop(name)
-        leftovers.check("the portal", self.portal.core)
-        self.portal.stop()
-        self.advance(LONGEST_ALLOCATION)
-        for name, relay in self.relays.items():
-            assert relay.core is not None, "relays have not ended"
-            assert relay.core.allocation_count == 0, f"{name} holds allocations of nobody"
-            leftovers.check(name, relay.core)
 
     def close(self) -> None:
         """This world is over."""
