@@ -69,8 +69,10 @@ async def run_tunnel(settings: TunnelSettings, role: Role, stop: asyncio.Event |
     Raises:
         FatalError, PortalFatal: what ended the service before.
     """
-    if role.roams:
-        import connectivity.io.roam  # noqa: F401  # takes a while, and no signal is heeded once there is a device
+    owns_process = stop is None
+    if stop is None:
+        stop = asyncio.Event()
+        _heed_signals(stop)
     if settings.raise_limits:
         raise_limits()
     keys = KeyPair.generate(os.urandom)
@@ -80,17 +82,25 @@ async def run_tunnel(settings: TunnelSettings, role: Role, stop: asyncio.Event |
     try:
         with Tun.create(DEVICE, offloads=settings.tun_offloads) as tun:
             sources = Sources(sockets, tun, core.statistics, extension=lambda: service.extension.counters())
-            service = _Service(settings, role, core, sources, login)
+            service = _Service(settings, role, core, sources, login, stop, owns_process=owns_process)
             driver = TunnelDriver(core, sockets, tun, service.act, sources.refusals)
             service.extend(driver)
             with exporting(settings.metrics, sources, role.topic, login):
                 try:
-                    await service.run(driver, stop)
+                    await service.run(driver)
                 finally:
                     service.leave_host()
     finally:
         for opened in sockets.values():
             opened.close()
+
+
+def _heed_signals(stop: asyncio.Event) -> None:
+    """SIGINT and SIGTERM end the service in order from its first moment on."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is a wire log to switch
 
 
 def _bind(settings: TunnelSettings, previous: Mapping[int, UdpSocket] = MappingProxyType({})) -> dict[int, UdpSocket]:
@@ -110,7 +120,15 @@ class _Service:
     roaming: "Roaming | None" = None
 
     def __init__(
-        self, settings: TunnelSettings, role: Role, core: TunnelCore, sources: Sources, login: PortalLogin
+        self,
+        settings: TunnelSettings,
+        role: Role,
+        core: TunnelCore,
+        sources: Sources,
+        login: PortalLogin,
+        stop: asyncio.Event,
+        *,
+        owns_process: bool,
     ) -> None:
         self._settings = settings
         self._role = role
@@ -135,8 +153,8 @@ class _Service:
         self._local = LocalServer(SOCKET_NAME, [web.get("/status", self._show_status)], self._set_filter)
         self._configuration: ConfigureTun | None = None  # what the device has
         self._host_changed = False
-        self._owns_process = False
-        self._stop = asyncio.Event()
+        self._owns_process = owns_process
+        self._stop = stop
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def extend(self, driver: TunnelDriver) -> None:
@@ -158,12 +176,9 @@ class _Service:
                 bind=partial(_bind, self._settings, self._sources.sockets),
             )
 
-    async def run(self, driver: TunnelDriver, stop: asyncio.Event | None) -> None:
-        if stop is None:
-            self._owns_process = True
-            self._heed_signals()
-        else:
-            self._stop = stop
+    async def run(self, driver: TunnelDriver) -> None:
+        if self._owns_process:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._switch_wire_log)
         status = self._settings.status_address
         shown = (
             None if status is None else await serve(status, self._status, ready=lambda: self._configuration is not None)
@@ -194,12 +209,8 @@ class _Service:
             if shown is not None:
                 await shown.close()
 
-    def _heed_signals(self) -> None:
-        """SIGINT and SIGTERM end the service, SIGUSR1 switches the wire log."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGUSR1, lambda: self._set_filter(wire_log.toggled(logs.filter_in_use())))
+    def _switch_wire_log(self) -> None:
+        self._set_filter(wire_log.toggled(logs.filter_in_use()))
 
     async def _say_goodbye(self, driver: TunnelDriver) -> None:
         """Never hides what ended the service."""

@@ -142,7 +142,8 @@ def test_the_end_does_not_wait_for_a_name_server_that_is_silent(stage: Stage) ->
     nameserver = stage.process("nameserver")
     nameserver.popen.send_signal(signal.SIGSTOP)
     try:
-        env = {"FIREZONE_API_URL": "ws://portal.lab:8081", "FIREZONE_TOKEN": stage.stack.tokens.client}
+        url = "ws://portal.lab:8081"
+        env = {"FIREZONE_API_URL": url, "FIREZONE_TOKEN": stage.stack.tokens.client, "FIREZONE_DNS_CONTROL": "disabled"}
         client = stage.stack.lab.spawn("client", stage.stack.lab.client, [*POSTERN, "client"], env)
         wait_until(
             lambda: "TUN device created" in client.log_text().splitlines()[-1], "it asks for the portal", [client]
