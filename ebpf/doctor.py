@@ -27,6 +27,13 @@ def explain() -> list[str]:
     return [problem for problem in problems if problem]
 
 
+def hopeless() -> list[str]:
+    """Those of the obstacles with which there is no use in compiling, which takes seconds and much memory."""
+    missing = missing_capabilities(Path("/proc/self/status").read_text())
+    problems = [_syscall_problem(), *(line for line in missing if "CAP_BPF" in line)]
+    return [problem for problem in problems if problem]
+
+
 def missing_capabilities(status: str) -> list[str]:
     """What ``/proc/self/status`` says is missing."""
     match = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)

@@ -20,7 +20,7 @@ from connectivity.errors import chain
 from ebpf import bpf_syscall, layout, netlink
 from ebpf.attach import Attachment, attach_all, attach_by_ladder
 from ebpf.bindings import Bindings, Buckets
-from ebpf.doctor import explain
+from ebpf.doctor import explain, hopeless
 from ebpf.egress import examine_egress
 from ebpf.egresses import Egresses, Tested
 from ebpf.host import find_interfaces, own_addresses
@@ -388,6 +388,8 @@ class RelayOffload:
 
 def _load(options: BuildOptions) -> LoadedProgram:
     """Load, and if that fails say first what stands in the way on this host: the compiler's words seldom do."""
+    if hopeless():
+        raise OffloadError("; ".join(explain()))
     try:
         return load(options)
     except OffloadError as error:

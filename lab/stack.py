@@ -149,14 +149,21 @@ class Stack:
         if maker is Maker.UPSTREAM:
             network.load_rules(self.lab.gateway, masquerading_rules())
         env = self._login(self.tokens.gateway, "gateway")
-        ours = {"POSTERN_STATUS_ADDR": STATUS_HTTP, "POSTERN_FORWARD": "tunnel"}  # as in our images
+        ours = {**self._status("gateway"), "POSTERN_FORWARD": "tunnel"}  # as in our images
         return self._launched(self._spawn("gateway", self._command("gateway", maker), env, ours, maker))
 
     def _launch_client(self, number: int) -> _Launched:
         maker, role = self.parts.client, client_role(number)
         env = {"FIREZONE_DNS_CONTROL": "disabled", **self._login(self.tokens.client, role)}
-        ours = {"POSTERN_STATUS_ADDR": STATUS_HTTP}
+        ours = self._status(role)
         return self._launched(self._spawn(role, self._command("client", maker), env, ours, maker))
+
+    def status_socket(self, role: str) -> Path:
+        """Where ``postern client status`` and ``postern gateway status`` ask a part of this stack."""
+        return self.lab.logs / f"{role}.sock"
+
+    def _status(self, role: str) -> dict[str, str]:
+        return {"POSTERN_STATUS_ADDR": STATUS_HTTP, "POSTERN_STATUS_SOCKET": str(self.status_socket(role))}
 
     def _launched(self, process: Process) -> _Launched:
         """A client or gateway, ready once it has its tunnel."""

@@ -49,11 +49,18 @@ class Ended:
 def run_a_moment(directory: Path, env: dict[str, str]) -> Ended:
     """Start the client, let it find that there is no portal, and tell it to stop."""
     base = {"PATH": os.environ["PATH"], "FIREZONE_API_URL": "ws://127.0.0.1:9", "FIREZONE_TOKEN": "token"}
+    base |= {"FIREZONE_DNS_CONTROL": "disabled", "POSTERN_STATUS_SOCKET": "off"}
     with (
         (directory / "output").open("w+") as output,
         subprocess.Popen(
             ["unshare", "--net", *POSTERN, "client"],
-            env={**base, "FIREZONE_ID": "device", **env},
+            env={
+                **base,
+                "FIREZONE_ID": "device",
+                "FIREZONE_DNS_CONTROL": "disabled",
+                "POSTERN_STATUS_SOCKET": "off",
+                **env,
+            },
             stdout=output,
             stderr=subprocess.PIPE,
             text=True,

@@ -147,10 +147,21 @@ def fetch(namespace: str, page: str) -> tuple[int, str]:
 
 def readiness(namespace: str, status: int) -> dict[str, Any]:
     """What ``/readyz`` says once it answers with this status; in between the link may only be about to notice."""
-    for _ in range(200):
+    return {name: value for name, value in _readyz(namespace, status).items() if name != "offload"}
+
+
+def decided_offload(namespace: str) -> dict[str, Any]:
+    """What ``/readyz`` says of the offload once the relay is ready."""
+    found: dict[str, Any] = _readyz(namespace, 200)["offload"]
+    return found
+
+
+def _readyz(namespace: str, status: int) -> dict[str, Any]:
+    for _ in range(600):
         found, body = fetch(namespace, "readyz")
         if found == status:
-            return {name: value for name, value in json.loads(body).items() if name != "offload"}
+            read: dict[str, Any] = json.loads(body)
+            return read
     raise AssertionError(f"/readyz never answered {status}")
 
 

@@ -33,6 +33,7 @@ from tests.netns.relay_stage import (
     Portal,
     WireClient,
     bound,
+    decided_offload,
     fetch,
     readiness,
     receive,
@@ -176,9 +177,8 @@ def test_the_kernel_takes_over_and_python_takes_what_it_leaves() -> None:
         process = stack.enter_context(running(names[0], {**ENVIRONMENT, "POSTERN_EBPF_INTERFACES": "veth0"}))
         client = WireClient(stack, names[1], 4, portal.wait_join())
         peer = bound(stack, names[1], 6)
-        _, body = fetch(names[0], "readyz")
-        offload = json.loads(body)["offload"]
-        assert (offload["mode"], offload["egress"]) == ("native", {"veth0": "verified"}), body
+        offload = decided_offload(names[0])
+        assert (offload["mode"], offload["egress"]) == ("native", {"veth0": "verified"}), offload
         relayed = Endpoint(RELAY[6], client.allocate())
         client.bind(0x4000, Endpoint(FAR[6], peer.local.port))
         payloads = [bytes([index]) * 1200 for index in range(20)]

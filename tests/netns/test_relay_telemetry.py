@@ -122,6 +122,8 @@ def test_a_client_exports_its_metrics_too(stack: ExitStack) -> None:
         "FIREZONE_API_URL": "ws://127.0.0.1:9",
         "FIREZONE_TOKEN": "token",
         "FIREZONE_ID": "device",
+        "FIREZONE_DNS_CONTROL": "disabled",
+        "POSTERN_STATUS_SOCKET": "off",
         "FIREZONE_METRICS": "otel-collector",
         "OTLP_GRPC_ENDPOINT": f"127.0.0.1:{PORT}",
         **EVERY_HALF_SECOND,

@@ -67,11 +67,19 @@ def test_commands_at_the_relay(stack: Stack) -> None:
 
 
 def test_commands_at_the_gateway(stack: Stack) -> None:
-    run_all(stack.lab.gateway, claimed("test_troubleshooting::test_commands_at_the_gateway"))
+    run_all(
+        stack.lab.gateway,
+        claimed("test_troubleshooting::test_commands_at_the_gateway"),
+        {"POSTERN_STATUS_SOCKET": str(stack.status_socket("gateway"))},
+    )
 
 
 def test_commands_at_the_client(stack: Stack) -> None:
-    run_all(stack.lab.client, claimed("test_troubleshooting::test_commands_at_the_client"))
+    run_all(
+        stack.lab.client,
+        claimed("test_troubleshooting::test_commands_at_the_client"),
+        {"POSTERN_STATUS_SOCKET": str(stack.status_socket("client"))},
+    )
 
 
 def test_commands_for_anywhere(stack: Stack, tmp_path: Path) -> None:
@@ -96,13 +104,14 @@ def _says(process: Process, text: str) -> bool:
     return text in process.log_text()
 
 
-def run_all(namespace: str, commands: list[str]) -> None:
+def run_all(namespace: str, commands: list[str], settings: dict[str, str] | None = None) -> None:
     """Each as a shell runs it, with the right answer."""
     assert commands
+    env = {"PATH": os.environ["PATH"]} | (settings or {})
     for command in commands:
         done = subprocess.run(
             ["ip", "netns", "exec", namespace, "sh", "-c", _path(command)],
-            env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=30, check=False,
+            env=env, capture_output=True, text=True, timeout=30, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.stderr}"
         assert SHOWN.get(command, "") in done.stdout, command
