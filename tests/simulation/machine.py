@@ -49,11 +49,23 @@ class SimulatedWorld(RuleBasedStateMachine):
         ),
         addresses=st.dictionaries(ends, versions, max_size=2),
         relay_count=st.integers(1, len(RELAYS)),
+        in_use=st.booleans(),
     )
-    def build(self, seed: int, home: dict[str, str], addresses: dict[str, tuple[int, ...]], relay_count: int) -> None:
-        """A deployment that has just been set up."""
+    def build(
+        self,
+        seed: int,
+        home: dict[str, str],
+        addresses: dict[str, tuple[int, ...]],
+        relay_count: int,
+        in_use: bool = False,
+    ) -> None:
+        """A deployment that has just been set up, or in which everybody has reached every resource."""
         present = tuple(name for name in GATEWAYS if name in home)
         self.world = World(seed, home, versions=addresses, gateways=present, relays=RELAYS[:relay_count])
+        if in_use:
+            for client in self.world.clients:
+                for place in PLACES:
+                    self.world.reach(client, place)
 
     # Calm: whoever has reached something still does ------------------------------------------------------------------
 
