@@ -1,7 +1,7 @@
 """Whether this machine is on another network now, or was asleep: what a change of routes, addresses or clocks means.
 
-A tunnel's sockets belong to the way on which the portal and the relays were reached: source address, next hop, link.
-If one of these is another now, all that was built on it is dead or will be soon. What leaves the ways alone (privacy
+A tunnel's sockets belong to the route on which the portal and the relays were reached: source address, next hop, link.
+If one of these is another now, all that was built on it is dead or will be soon. What leaves the routes alone (privacy
 addresses, a container's link, our own device, a route to elsewhere) is no news.
 """
 
@@ -14,7 +14,7 @@ from connectivity.endpoint import IPAddress
 ASLEEP_NS: Final = 10 * SECOND  # peers give up whom they have not heard of for 15 s, NATs may forget sooner
 
 
-class Way(NamedTuple):
+class Route(NamedTuple):
     """How packets to one address leave, as the kernel says; ``link`` is an interface's index."""
 
     source: IPAddress
@@ -22,39 +22,39 @@ class Way(NamedTuple):
     link: int
 
 
-class Ways:
-    """The ways on which everything rests, by destination."""
+class Routes:
+    """The routes on which everything rests, by destination."""
 
     def __init__(self) -> None:
-        self._ways: dict[IPAddress, Way] = {}
+        self._routes: dict[IPAddress, Route] = {}
         self._asked: frozenset[IPAddress] = frozenset()
 
     def are_of(self, destinations: Collection[IPAddress]) -> bool:
-        """Whether it was just these whose ways were looked for last."""
+        """Whether it was just these whose routes were looked for last."""
         return self._asked == set(destinations)
 
     def forget(self) -> None:
         """Everything was built anew: what is found next is what it rests on."""
-        self._ways.clear()
+        self._routes.clear()
 
     def compare(
         self,
-        found: Mapping[IPAddress, Way | None],
+        found: Mapping[IPAddress, Route | None],
         own: Collection[IPAddress],
         needed: Collection[IPAddress] = (),
     ) -> str:
-        """Look at what was found now (None: no way there), with the host's ``own`` addresses.
+        """Look at what was found now (None: no route there), with the host's ``own`` addresses.
 
         Returns:
             What is another now, in words, each time until ``forget``. Empty if nothing is that matters, or nothing can
             be reached at all, or none of those ``needed`` to begin anew: then it is best to go on with what still
-            works, since the old ways may come back.
+            works, since the old routes may come back.
         """
         self._asked = frozenset(found)
-        usable = {destination: way for destination, way in found.items() if way is not None}
+        usable = {destination: route for destination, route in found.items() if route is not None}
         if not usable or (needed and not any(destination in usable for destination in needed)):
             return ""
-        for destination, before in self._ways.items():
+        for destination, before in self._routes.items():
             if destination not in found:
                 continue  # it is no portal and no relay of ours any more
             now = usable.get(destination)
@@ -63,11 +63,11 @@ class Ways:
             if difference := _difference(before, now, own):
                 return difference
             usable[destination] = before  # a source that is still ours goes on to count
-        self._ways = usable
+        self._routes = usable
         return ""
 
 
-def _difference(before: Way, now: Way, own: Collection[IPAddress]) -> str:
+def _difference(before: Route, now: Route, own: Collection[IPAddress]) -> str:
     if before.link != now.link:
         return "another link"
     if before.gateway != now.gateway:

@@ -1,7 +1,7 @@
-"""Watches the network of a host that may move: says when the ways to the portal or to a relay are other ones.
+"""Watches the network of a host that may move: says when the routes to the portal or to a relay are other ones.
 
 The kernel tells by netlink that something about links, addresses, routes or rules has changed, which may be much and
-often. What it says is not read: soon after the first word the kernel is asked for the ways themselves, with our mark,
+often. What it says is not read: soon after the first word the kernel is asked for the routes themselves, with our mark,
 and ``connectivity.roaming`` compares. While that waits nothing is read from the kernel, so that a flood of changes
 costs no more than a few; what does not fit its buffer is lost, which is one more reason to look.
 
@@ -27,7 +27,7 @@ from connectivity.endpoint import IPAddress
 from connectivity.errors import chain
 from connectivity.io.families import FAMILIES
 from connectivity.io.guard import Guard, Timer
-from connectivity.roaming import ASLEEP_NS, Clocks, Way, Ways
+from connectivity.roaming import ASLEEP_NS, Clocks, Route, Routes
 
 SOON_NS: Final = 50 * MILLISECOND  # changes come in groups: an address, its route, the old one's end
 OFTEN_NS: Final = SECOND // 2  # between two looks where changes do not end and mean nothing
@@ -59,7 +59,7 @@ class NetworkWatch:
         needed: Callable[[], Collection[IPAddress]] = tuple,
         look: Callable[[Collection[IPAddress], int], "Found"] | None = None,
     ) -> None:
-        """``destinations`` are those whose ways count, at most ``MOST_DESTINATIONS`` of them.
+        """``destinations`` are those whose routes count, at most ``MOST_DESTINATIONS`` of them.
 
         Nothing is said while none of those ``needed`` can be reached.
         """
@@ -73,7 +73,7 @@ class NetworkWatch:
         guard.failed.add_done_callback(lambda failed: None if failed.cancelled() else fail(_error(failed)))
         self._looking = Timer(self._loop, guard, self._begin_look)
         self._ticking = Timer(self._loop, guard, self._tick)
-        self._ways = Ways()
+        self._routes = Routes()
         self._clocks = Clocks(*_clocks())
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="network-watch")
         self._netlink: socket.socket | None = None
@@ -95,7 +95,7 @@ class NetworkWatch:
 
     def settle(self) -> None:
         """All was made anew: compare with what is found next."""
-        self._ways.forget()
+        self._routes.forget()
         self._reset_at = time.monotonic_ns()
         self._look_in(0)
 
@@ -115,7 +115,7 @@ class NetworkWatch:
         slept = self._clocks.slept(*_clocks())
         if slept >= ASLEEP_NS:
             self._tell(f"asleep for {slept // SECOND} s")
-        elif slept >= SECOND or not self._ways.are_of(self._wanted()):
+        elif slept >= SECOND or not self._routes.are_of(self._wanted()):
             self._look_in(0)
         self._ticking.set(time.monotonic_ns() + TICK_NS)
 
@@ -152,7 +152,7 @@ class NetworkWatch:
             return
         with self._guard:
             try:
-                reason = self._ways.compare(*done.result(), self._needed())
+                reason = self._routes.compare(*done.result(), self._needed())
             except OSError as error:
                 log.debug("Cannot ask for routes", extra={"fields": {"error": chain(error)}})
                 reason = ""
@@ -175,18 +175,18 @@ class NetworkWatch:
             self._loop.remove_reader(self._netlink.fileno())
 
 
-Found = tuple[dict[IPAddress, Way | None], frozenset[IPAddress]]
+Found = tuple[dict[IPAddress, Route | None], frozenset[IPAddress]]
 
 
 def ask_kernel(destinations: Collection[IPAddress], mark: int) -> Found:
-    """The way to each destination for sockets with this mark, and all addresses of this host.
+    """The route to each destination for sockets with this mark, and all addresses of this host.
 
     Raises:
         OSError: the kernel cannot be asked.
     """
     try:
         with IPRoute() as ip:
-            ways = {destination: _way(ip, destination, mark) for destination in destinations}
+            routes = {destination: _route(ip, destination, mark) for destination in destinations}
             own = frozenset(
                 ip_address(address)
                 for message in list(ip.get_addr())
@@ -195,10 +195,10 @@ def ask_kernel(destinations: Collection[IPAddress], mark: int) -> Found:
             )
     except NetlinkError as error:
         raise OSError(error.code, chain(error)) from error
-    return ways, own
+    return routes, own
 
 
-def _way(ip: Any, destination: IPAddress, mark: int) -> Way | None:
+def _route(ip: Any, destination: IPAddress, mark: int) -> Route | None:
     try:
         (message,) = ip.route("get", family=FAMILIES[destination.version], dst=str(destination), mark=mark)
     except (NetlinkError, ValueError):
@@ -206,7 +206,7 @@ def _way(ip: Any, destination: IPAddress, mark: int) -> Way | None:
     source, gateway = message.get_attr("RTA_PREFSRC"), message.get_attr("RTA_GATEWAY")
     if message["type"] not in (_RTN_UNICAST, _RTN_LOCAL) or source is None:
         return None
-    return Way(ip_address(source), None if gateway is None else ip_address(gateway), message.get_attr("RTA_OIF"))
+    return Route(ip_address(source), None if gateway is None else ip_address(gateway), message.get_attr("RTA_OIF"))
 
 
 def _subscribe() -> socket.socket:

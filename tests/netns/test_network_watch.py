@@ -55,7 +55,7 @@ class Watched:
         if self.watch._pending is not None:
             await asyncio.wait({self.watch._pending})
         await asyncio.sleep(0)
-        assert self.watch._ways.are_of(FAR)
+        assert self.watch._routes.are_of(FAR)
 
     async def told(self) -> str:
         async with asyncio.timeout(PATIENCE):

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from connectivity.io.network_watch import Found
 from connectivity.io.roam import Roaming
-from connectivity.roaming import Way
+from connectivity.roaming import Route
 from connectivity.wireguard import KeyPair
 
 PORTAL, RELAY = ip_address("203.0.113.10"), ip_address("203.0.113.101")
@@ -22,7 +22,7 @@ class Parts:
         self.log: list[str] = []
         self.keys: list[bytes] = []
         self.errors: list[Exception] = []
-        self.way = Way(ip_address("192.168.1.5"), ip_address("192.168.1.1"), 2)
+        self.way = Route(ip_address("192.168.1.5"), ip_address("192.168.1.1"), 2)
         self.again = asyncio.Event()
         self.broken = False
 
@@ -140,7 +140,7 @@ def test_a_hangup_that_comes_too_late_changes_nothing() -> None:
 def test_another_way_to_portal_or_relay_does_it_without_being_asked() -> None:
     async def test(roaming: Roaming, parts: Parts) -> None:
         watch = roaming._watch
-        while not watch._ways.are_of([PORTAL, RELAY]):  # noqa: ASYNC110  # a thread answers, to the watch alone
+        while not watch._routes.are_of([PORTAL, RELAY]):  # noqa: ASYNC110  # a thread answers, to the watch alone
             await asyncio.sleep(0)
         parts.way = parts.way._replace(link=3)
         watch._kernel_speaks()
