@@ -1,8 +1,9 @@
 """When the portal is asked for flows to resources, and when it is asked again.
 
 Only one request about a resource is open at a time. One without an answer counts as open for 2 s; then the next packet
-asks again. When no gateway is online and something waits, the portal is asked again after 0.1 s, 0.2 s and so on up to
-2 s, so that a gateway that is replaced is missed for a moment only; after that the next packet asks.
+asks again. When no gateway is online and something waits, the portal is asked again after 0.1 s, 0.2 s and three times
+0.4 s, within which a gateway that is replaced starts, then more and more seldom up to 2 s; after that the next packet
+asks.
 """
 
 from typing import Final
@@ -11,7 +12,7 @@ from connectivity.clock import MILLISECOND, SECOND, Duration, Instant
 
 REQUEST_INTERVAL: Final = 2 * SECOND
 NAME_FAILED_INTERVAL: Final = 30 * SECOND  # programs ask for names that do not exist as often as they like
-RETRY_DELAYS: Final = tuple(delay * MILLISECOND for delay in (100, 200, 400, 800, 1600, 2000))
+RETRY_DELAYS: Final = tuple(delay * MILLISECOND for delay in (100, 200, 400, 400, 400, 800, 1600, 2000))
 FRESH_AFTER: Final = 30 * SECOND  # after this long without a request, retries begin quickly again
 
 
