@@ -35,6 +35,7 @@ from lab.topology import Lab
 API_URL: Final = f"ws://{PORTAL.address}:{PORTAL_PORT}"
 RELAY_HTTP: Final = "127.0.0.1:8080"
 STATUS_HTTP: Final = "127.0.0.1:9100"
+_LONGEST_SOCKET_PATH: Final = 107  # unix(7)
 _START_SECONDS: Final = 30
 _Launched: TypeAlias = tuple[Process, Callable[[], None]]  # and what waits until it is ready
 _PROGRAMS: Final = {"relay": "firezone-relay", "gateway": "firezone-gateway", "client": "firezone-headless-client"}
@@ -163,7 +164,9 @@ class Stack:
         return self.lab.logs / f"{role}.sock"
 
     def _status(self, role: str) -> dict[str, str]:
-        return {"POSTERN_STATUS_ADDR": STATUS_HTTP, "POSTERN_STATUS_SOCKET": str(self.status_socket(role))}
+        path = str(self.status_socket(role))
+        socket = path if len(path) <= _LONGEST_SOCKET_PATH else "off"
+        return {"POSTERN_STATUS_ADDR": STATUS_HTTP, "POSTERN_STATUS_SOCKET": socket}
 
     def _launched(self, process: Process) -> _Launched:
         """A client or gateway, ready once it has its tunnel."""

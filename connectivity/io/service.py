@@ -199,15 +199,14 @@ class _Service:
                 await self._say_goodbye(driver)
             for future in done:
                 future.result()  # what ended us, if it was not a signal
-            log.info("Goodbye!")
         finally:
             stopped.cancel()
-            await extension.close(self.extension)
-            if link is not None:
-                await self._settle(link)
+            settled = [] if link is None else [self._settle(link)]
+            await asyncio.gather(*settled, extension.close(self.extension))
             await self._local.close()
             if shown is not None:
                 await shown.close()
+        log.info("Goodbye!")
 
     def _switch_wire_log(self) -> None:
         self._set_filter(wire_log.toggled(logs.filter_in_use()))

@@ -54,13 +54,7 @@ def run_a_moment(directory: Path, env: dict[str, str]) -> Ended:
         (directory / "output").open("w+") as output,
         subprocess.Popen(
             ["unshare", "--net", *POSTERN, "client"],
-            env={
-                **base,
-                "FIREZONE_ID": "device",
-                "FIREZONE_DNS_CONTROL": "disabled",
-                "POSTERN_STATUS_SOCKET": "off",
-                **env,
-            },
+            env={**base, "FIREZONE_ID": "device", **env},
             stdout=output,
             stderr=subprocess.PIPE,
             text=True,

@@ -21,8 +21,6 @@ from tests.netns.client_host import RESOURCE_NAME, SENTINELS, ClientHost, client
 pytestmark = pytest.mark.root
 
 BUS = """\
-<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
-  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <type>system</type><listen>unix:path={folder}/bus</listen><auth>EXTERNAL</auth>
   <policy context="default">

@@ -56,6 +56,7 @@ def test_the_client_answers_for_the_resource_and_asks_for_all_else(stack: Stack,
 
 
 def test_what_was_asked_is_counted_at_the_gateway(stack: Stack) -> None:
+    answer_by_name(stack.lab, 4)
     counted = stack.status("gateway")["counters"]
     assert counted["resolver"]["resolved"] + counted["resolver"]["remembered"] > 0
     assert counted["site_dns"]["failed"] == counted["site_dns"]["foreign"] == 0

@@ -219,7 +219,7 @@ def test_a_host_that_filters_is_told_at_start(stack: ExitStack, tmp_path: Path) 
     sides = stack.enter_context(two_sides())
     filtered(sides.relay, FILTERS.replace("policy drop", "policy accept"))
     relay = Relay(stack, tmp_path, "native", sides=sides)
-    assert "This host's firewall does not see what XDP forwards" in relay.log()
+    wait_until(lambda: "This host's firewall does not see what XDP forwards" in relay.log(), "it is told")
     assert "inet guard input" in relay.log()
 
 
