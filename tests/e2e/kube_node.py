@@ -56,7 +56,7 @@ _FOLDERS: Final = (
 )
 # A kubelet sets these for itself. They belong to the kernel and so to everybody: it gets files instead.
 _SETTINGS: Final = ("vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops")
-_BURIAL_SECONDS: Final = 20.0
+_BURIAL_SECONDS: Final = 60.0
 _CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")
 _INIT: Final = f"""
 set -eu
