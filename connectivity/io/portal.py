@@ -30,6 +30,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
@@ -50,6 +51,7 @@ from connectivity.phoenix.message import Json
 TCP_CONNECT_SECONDS: Final = 5.0  # all addresses together
 ATTEMPT_SECONDS: Final = 15.0  # name, TCP, TLS and upgrade together
 CLOSE_SECONDS: Final = 1.0
+HURRY_INTERVAL: Final = SECOND  # between attempts that begin before the back-off ends
 EVENT_QUEUE_LIMIT: Final = 128  # a slow reader stops us reading from the socket
 MAXIMUM_MESSAGE_BYTES: Final = 64 << 20
 
@@ -93,6 +95,8 @@ class PortalLink:
         self._resolver = PortalResolver()
         self._events: asyncio.Queue[PortalEvent | None] = asyncio.Queue(EVENT_QUEUE_LIMIT)
         self._wake = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._hurried_at = clock() - HURRY_INTERVAL
         self._interrupt = asyncio.Event()
         self._finished = asyncio.Event()
         self._closing = False
@@ -125,6 +129,7 @@ class PortalLink:
         """Queue an application message; it leaves as soon as the topic is joined."""
         self._channel.send(event, payload)
         self._wake.set()
+        self._wanted.set()
 
     def reconnect(self, login: PortalLogin | None = None) -> None:
         """Replace the connection without a closing handshake, forget the back-off and what waits to be sent."""
@@ -170,10 +175,23 @@ class PortalLink:
                 "Portal is away",
                 extra={"fields": {"error": failure.reason, "retry_in_ms": delay // 1_000_000}},
             )
+            self._wanted.clear()
             await self._deliver(Disconnected(failure.reason, delay))
-            await self._until_interrupted(asyncio.sleep(delay / SECOND))
+            await self._until_interrupted(self._rest(delay, may_end_early=not failure.retry_after_ns))
             if self._interrupt.is_set():
                 self._backoff.reset()
+
+    async def _rest(self, delay: Duration, *, may_end_early: bool) -> None:
+        """Until the next attempt. What is to be sent meanwhile ends it, once in a while: the portal may be back.
+
+        A gateway that said goodbye has often been told to by a portal that has just begun.
+        """
+        if not may_end_early or self._clock() - self._hurried_at < HURRY_INTERVAL:
+            await asyncio.sleep(delay / SECOND)
+            return
+        with suppress(TimeoutError):  # nothing was to be sent
+            await asyncio.wait_for(self._wanted.wait(), delay / SECOND)
+            self._hurried_at = self._clock()
 
     async def _attempt(self) -> Transient:
         """Dial and serve one connection; returns why it ended."""

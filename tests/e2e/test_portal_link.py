@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from connectivity.clock import SECOND
 from connectivity.io.portal import Disconnected, PortalEvent, PortalLink, read_system_info
 from connectivity.phoenix import Joined, MessageReceived, PortalFatal, PortalLogin, gateway_login, user_agent
 from connectivity.phoenix.failure import Transient
@@ -65,6 +66,22 @@ def test_joins_talks_and_closes_in_good_form() -> None:
             await link.close()
             assert [event async for event in events] == []
             assert await portal.close_codes.get() == 1000
+
+    asyncio.run(scenario())
+
+
+def test_what_is_to_be_sent_ends_the_rest_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        portal = Portal()
+        async with portal.serve() as port, running(PortalLink(login(port), "gateway")) as (link, events):
+            assert isinstance(await anext(events), Joined)
+            await anext(events)
+            monkeypatch.setattr(link._backoff, "next_delay", lambda _: 3_600 * SECOND)
+            portal.drop()
+            assert isinstance(await anext(events), Disconnected)
+            link.send("create_flow", {"resource_id": "r"})
+            assert isinstance(await anext(events), Joined)
+            await link.close()
 
     asyncio.run(scenario())
 
