@@ -34,6 +34,13 @@ RESOURCES: dict[UUID, dict[str, Any]] = {
     DNS: {"id": str(DNS), "type": "dns", "name": "names", "address": "*.internal", "filters": []},
     LAN: {"id": str(LAN), "type": "cidr", "name": "lan", "address": "10.0.0.0/24", "filters": []},
 }
+TCP, UDP, ICMP, GRE = 6, 17, 1, 47
+SYN, ACK, FIN, RST = 0x02, 0x10, 0x01, 0x04
+V4, V6 = CLIENT
+PROXY, PROXY_V6 = PROXIES_V4[0], PROXIES_V6[0]
+REAL, REAL_V6 = "10.0.0.5", "2001:db8::5"
+ACTIVE = p2p.DomainStatus(DNS, "app.internal", True)
+INACTIVE = p2p.DomainStatus(DNS, "app.internal", False)
 _PEER = Endpoint(ip_address("192.0.2.1"), 1)
 
 

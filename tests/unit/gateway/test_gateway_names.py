@@ -11,26 +11,27 @@ from gateway import resolutions
 from gateway.peers import RENEWAL_NS
 from gateway.resolutions import LOOKUPS, RESOLUTION_LIMIT
 from tests.unit.gateway.gateway_stage import (
-    CLIENT,
+    ACK,
+    ACTIVE,
     DNS,
+    FIN,
+    INACTIVE,
     LAN,
     OWN,
     PROXIES,
     PROXIES_V4,
-    PROXIES_V6,
+    PROXY,
+    REAL,
+    RST,
+    SYN,
+    TCP,
+    UDP,
+    V4,
     Stage,
     addresses_of,
     key,
     packet,
 )
-
-TCP, UDP, ICMP, GRE = 6, 17, 1, 47
-SYN, ACK, FIN, RST = 0x02, 0x10, 0x01, 0x04
-V4, V6 = CLIENT
-PROXY, PROXY_V6 = PROXIES_V4[0], PROXIES_V6[0]
-REAL, REAL_V6 = "10.0.0.5", "2001:db8::5"
-ACTIVE = p2p.DomainStatus(DNS, "app.internal", True)
-INACTIVE = p2p.DomainStatus(DNS, "app.internal", False)
 
 
 def test_a_name_is_looked_up_once_put_in_force_and_told() -> None:

@@ -4,29 +4,28 @@ import struct
 
 import pytest
 
-from connectivity import p2p
 from connectivity.clock import SECOND
 from tests.unit.connectivity.ip_oracle import checksums_are_right
 from tests.unit.gateway.gateway_stage import (
-    CLIENT,
     DNS,
+    GRE,
+    ICMP,
     LAN,
     PROXIES_V4,
-    PROXIES_V6,
+    PROXY,
+    PROXY_V6,
+    REAL,
+    REAL_V6,
+    TCP,
+    UDP,
+    V4,
+    V6,
     Stage,
     about,
     is_icmp,
     key,
     packet,
 )
-
-TCP, UDP, ICMP, GRE = 6, 17, 1, 47
-SYN, ACK, FIN, RST = 0x02, 0x10, 0x01, 0x04
-V4, V6 = CLIENT
-PROXY, PROXY_V6 = PROXIES_V4[0], PROXIES_V6[0]
-REAL, REAL_V6 = "10.0.0.5", "2001:db8::5"
-ACTIVE = p2p.DomainStatus(DNS, "app.internal", True)
-INACTIVE = p2p.DomainStatus(DNS, "app.internal", False)
 
 
 @pytest.mark.parametrize("protocol", [TCP, UDP, ICMP])
