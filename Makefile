@@ -1,44 +1,53 @@
 # Every target sets up what it needs first; the second time that takes a moment.
 LOCK = --quiet --no-header --no-emit-index-url --python-version 3.11 --generate-hashes --allow-unsafe
 
-.PHONY: demo test test-long test-kernels check fuzz soak bench bench-relay bench-siege bench-faults perf lock setup clean
+.PHONY: demo test test-long test-all test-kernels check fuzz soak bench-tunnel bench-relay bench-siege bench-faults perf lock man setup clean \
+	packages wheel coverage
 
 demo: setup
 	@.venv/bin/postern demo $(ARGS)
 
-# Two processes: what needs no machine of its own test by test, the others file by file, as they share what they start.
+# What needs no machine of its own computes: one process a core, test by test. The others wait more than they compute, so
+# there are more of them than cores; of those, tests of a file (or those that tests/scheduling.py puts together) share what they start and take turns.
 PYTEST = .venv/bin/python -m pytest
 ANYWHERE = tests/unit tests/property tests/simulation tests/fuzz tests/e2e/test_chart_render.py $(wildcard tests/interop/test_recorded_*.py)
+COMPUTING = $(PYTEST) -m "not long" -n 2 --dist worksteal $(ANYWHERE)
+WAITING = $(PYTEST) --dist loadgroup --no-loadscope-reorder $(ANYWHERE:%=--ignore %)
 
 test: setup
 ifeq ($(strip $(ARGS)),)
-	@failed=0; set -x; \
-	$(PYTEST) -m "not long" -n 2 --dist worksteal $(ANYWHERE) || failed=$$?; \
-	$(PYTEST) -m "not long" -n 2 --dist loadfile $(ANYWHERE:%=--ignore %) || failed=$$?; exit $$failed
+	@failed=0; set -x; $(COMPUTING) || failed=$$?; $(WAITING) -n 3 -m "not long" || failed=$$?; exit $$failed
 else
 	$(PYTEST) -m "not long" $(ARGS)
 endif
 
 test-long: setup
 ifeq ($(strip $(ARGS)),)
-	@failed=0; set -x; \
-	$(PYTEST) -m long -n 2 tests/kernels || failed=$$?; \
-	$(PYTEST) -m long -n 2 --dist loadgroup --ignore tests/kernels || failed=$$?; exit $$failed
+	$(WAITING) -n 4 -m long
 else
 	$(PYTEST) -m long $(ARGS)
 endif
 
-# The XDP program on Debian's own kernel and on that of its backports, both emulated at once; part of test-long.
+# Both, the long ones beside the others.
+test-all: setup
+	@failed=0; set -x; $(COMPUTING) || failed=$$?; $(WAITING) -n 5 || failed=$$?; exit $$failed
+
+# The XDP program on Debian's own kernel and on that of its backports, both emulated at once by what the rest leaves idle; part of test-long.
 test-kernels: setup
 	$(PYTEST) -n 2 tests/kernels $(ARGS)
 
+C_FILES = ebpf/*.c ebpf/include/*.h connectivity/native/*.[ch] tests/fuzz/native_runs.c
+
 check: setup
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
+	@if command -v clang-format-14 >/dev/null; then clang-format-14 --dry-run -Werror $(C_FILES); \
+	else echo "check: no clang-format-14, so the layout of C is not looked at" >&2; fi
 
 # Atheris exists for few machines, so it is not among the locked packages.
 fuzz: setup
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0
 	.venv/bin/python -m tests.fuzz.relay_parser -max_total_time=$${SECONDS_EACH:-60} $(ARGS)
+	.venv/bin/python -m tests.fuzz.native_runs -max_total_time=$${SECONDS_EACH:-60} $(ARGS)
 	for target in stun channel_data stream peer_rule server; do \
 		.venv/bin/python -m tests.fuzz $$target -max_total_time=$${SECONDS_EACH:-60} $(ARGS) || exit 1; done
 
@@ -46,8 +55,8 @@ fuzz: setup
 soak: setup
 	@.venv/bin/python -m tests.simulation.soak $(ARGS)
 
-bench: setup
-	@.venv/bin/postern bench compare $(ARGS)
+bench-tunnel: setup
+	@.venv/bin/postern bench tunnel $(ARGS)
 
 bench-relay: setup
 	@.venv/bin/postern bench relay $(ARGS)
@@ -61,9 +70,26 @@ bench-faults: setup
 perf: setup
 	@.venv/bin/postern bench stack $(ARGS)
 
+# Debian packages of this machine's architecture in build/debian, the wheel in build/wheel.
+packages: setup
+	@dist/debian/build
+
+wheel: setup
+	@.venv/bin/python dist/wheel
+
+# What the tests that need nothing of the machine reach, line by line and branch by branch; told, not enforced.
+coverage: setup
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check pytest-cov==6.2.1
+	COVERAGE_FILE=build/.coverage $(PYTEST) -m "not long" -n 2 --cov-branch --cov-report term:skip-covered --cov-report xml:build/coverage.xml \
+		$(foreach package,connectivity relay gateway client portal ebpf postern,--cov $(package)) $(or $(ARGS),$(ANYWHERE))
+
 lock: setup
 	.venv/bin/uv pip compile $(LOCK) --extra dev --output-file requirements.lock pyproject.toml
 	.venv/bin/uv pip compile $(LOCK) --extra image --constraint requirements.lock --output-file compose/requirements.lock pyproject.toml
+
+# Manual pages of all commands, as --help has them.
+man: setup
+	.venv/bin/postern man build/man
 
 setup:
 	@lab/setup.sh

@@ -12,7 +12,7 @@ KINDS: Final = {
     "siege": ("bench.siege", "floods of every listener, and whether others are served meanwhile"),
     "faults": ("bench.faults", "how long nothing comes back when a part dies or the client moves"),
     "scale": ("bench.scale", "what a packet and a grant cost a gateway with 2, 200 and 1,000 clients"),
-    "compare": ("bench.compare", "TCP through our and upstream's stacks in turn"),
+    "tunnel": ("bench.tunnel", "our tunnel beside plain veth, wireguard-go and upstream's programs"),
 }
 
 

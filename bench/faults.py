@@ -1,7 +1,8 @@
 """``postern bench faults``: how long nothing comes back when a part of the stack dies, or its client moves.
 
-A ping 20 times a second goes through the relayed path, both ends behind symmetric NATs. Each fault finds the stack
-whole; the figure is the longest silence between two answers, the interval of 50 ms included, the worst of the rounds.
+A ping 20 times a second goes through the relayed path, both ends behind symmetric NATs; where one of two gateways dies,
+a program fetches a page by one connection after another instead. Each fault finds the stack whole; the figure is the
+longest silence between two answers, the interval of 50 ms included, the worst of the rounds.
 With ``--peers`` upstream's client, gateway and relay go through the same. A missed bound of ours is exit code 1.
 """
 
@@ -13,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.faults_stage import FAULTS, measure
+from bench.figures import Figure, as_json, as_markdown, unmet
 from bench.peers import read_directory, unpack
-from bench.siege_figures import Figure, as_json, as_markdown, unmet
 from connectivity.errors import FatalError, chain
 from connectivity.settings import SettingsReader, integer, one_of
 from lab.errors import LabError

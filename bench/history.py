@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from bench.quiet import QUIET_AT_MOST
 from bench.results import Cell, ratios
 from connectivity.errors import FatalError
 
@@ -29,8 +30,8 @@ class Run:
     terms: dict[str, Any] = field(default_factory=dict)
 
 
-def describe_run(cells: Sequence[Cell], problems: Sequence[str], terms: dict[str, Any]) -> Run:
-    """This run, here and now."""
+def describe_run(cells: Sequence[Cell], problems: Sequence[str], terms: dict[str, Any], busy_before: float) -> Run:
+    """This run, here and now; before it others used that share of the processors."""
     return Run(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=_commit(),
@@ -40,9 +41,23 @@ def describe_run(cells: Sequence[Cell], problems: Sequence[str], terms: dict[str
             "processors": len(os.sched_getaffinity(0)),
             "kernel": platform.release(),
             "python": platform.python_version(),
+            "busy_before": busy_before,
         },
         terms=terms,
     )
+
+
+def heading(run: Run) -> str:
+    """When, of what, where and how often it was measured, as far as the run says."""
+    words = [f"{run.time[:16].replace('T', ' ')} UTC", run.commit]
+    if "processors" in run.machine:
+        words.append(f"{run.machine['processors']} processors")
+    if "rounds" in run.terms:
+        words.append(f"median of {run.terms['rounds']}")
+    busy = run.machine.get("busy_before")
+    if isinstance(busy, int | float):  # earlier runs do not say
+        words.append("quiet machine" if busy <= QUIET_AT_MOST else f"busy machine (others used {busy:.0%} before)")
+    return " · ".join(filter(None, words))
 
 
 def append(path: Path, run: Run) -> None:

@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 
 from bench.variants import Variant, running
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
-from connectivity.io.tunnel import PREFERRED_PORT
+from connectivity.io.tunnel_sockets import PREFERRED_PORT
 from lab import counters, measure
 from lab.counters import SocketBuffers, udp_error_count
 from lab.cpu import cpu_seconds
@@ -57,8 +57,7 @@ class Terms:
 
     @property
     def iperf3_socket_bytes(self) -> int | None:
-        """None where no limit is known: iperf3 refuses what the kernel does not grant."""
-        return min(_IPERF3_SOCKET_BYTES, *self.limits.values()) if self.limits else None
+        return iperf3_socket_bytes(self.limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +79,11 @@ class Outcome:
     measurements: list[Measurement] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def iperf3_socket_bytes(limits: Mapping[str, int]) -> int | None:
+    """None where no limit is known: iperf3 refuses what the kernel does not grant."""
+    return min(_IPERF3_SOCKET_BYTES, *limits.values()) if limits else None
 
 
 def measure_unit(unit: Variant, terms: Terms) -> Outcome:
@@ -109,7 +113,7 @@ def measure_variant(variant: Variant, programs: Mapping[str, Path], terms: Terms
         paced = _loads("udp", terms, variant.ipv6, rates.get)
         udp = [_measured(stack, variant, "paced", load) for load in paced]
         found += judge_errors(stack.lab.udp_errors(STACK_ROLES))
-        found += _judge_way(stack, variant)
+        found += judge_way(stack, variant)
         outcome.measurements += [*tcp, *udp]
         if terms.overload:
             flood = _loads("udp", terms, variant.ipv6)
@@ -198,7 +202,7 @@ def _cpu(lab: Lab) -> dict[str, float]:
     return {process.name: cpu_seconds(process.pid) for process in lab.processes if process.name in STACK_ROLES}
 
 
-def _judge_way(stack: Stack, variant: Variant) -> list[str]:
+def judge_way(stack: Stack, variant: Variant) -> list[str]:
     """The numbers are those of the path, the offload and the family that they are filed under."""
     problems = []
     if variant.ends is Maker.OURS:

@@ -20,6 +20,12 @@ def unpack(source: Path, target: Path) -> dict[str, Path]:
     return {name: executable(source, name, target) for name in PROGRAMS}
 
 
+def present(source: Path, target: Path) -> dict[str, Path]:
+    """Likewise those that are there."""
+    there = [name for name in PROGRAMS if (source / name).exists() or (source / f"{name}.xz").exists()]
+    return {name: executable(source, name, target) for name in there}
+
+
 def executable(source: Path, name: str, target: Path) -> Path:
     """A program as it is there, or unpacked from ``NAME.xz`` into ``target``.
 

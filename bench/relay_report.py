@@ -10,6 +10,7 @@ from bench.relay_measure import LOADS, PROGRAM_LOADS, WAYS, Allocations, Figure,
 from bench.relay_program import ProgramTimes
 from bench.relay_stage import Variant
 from bench.report import table
+from connectivity.io.table import counted
 from ebpf.oracle import ChecksumKind
 
 T = TypeVar("T", Figure, Latency, Allocations, ProgramTimes)
@@ -241,7 +242,7 @@ def _wish_table(found: Sequence[Wish]) -> str:
 
 
 def _words(load: Load) -> str:
-    flows = "1 flow" if load.flows == 1 else f"{load.flows} flows"
+    flows = counted(load.flows, "flow")
     return f"{load.way}, {load.payload} B, {flows} by {load.burst}"
 
 

@@ -49,6 +49,27 @@ def upstreams(kind: Kind, *, ipv6: bool) -> Variant:
     return Variant(kind, UPSTREAM, OURS if kind == "direct" else UPSTREAM, ipv6=ipv6)
 
 
+def path_name(kind: Kind, *, ipv6: bool) -> str:
+    """A kind of path over one family."""
+    return f"{kind} IPv{6 if ipv6 else 4}"
+
+
+def matrix() -> list[Variant]:
+    """All variants that are compared."""
+    makers = (ours, upstreams)
+    stacks = [whose(kind, ipv6=ipv6) for ipv6 in FAMILIES for kind in KINDS for whose in makers]
+    return [*(ours("veth", ipv6=ipv6) for ipv6 in FAMILIES), *stacks]
+
+
+def short_name(variant: Variant) -> str:
+    """What one of the matrix is called where its path and whose it is say enough."""
+    path = path_name(variant.kind, ipv6=variant.ipv6)
+    if variant.kind == "veth":
+        return f"plain {path}"
+    whose = "ours" if variant.all_ours else "upstream's"
+    return f"{path}, {whose}"
+
+
 def summarize(measurements: Iterable[Measurement]) -> list[Cell]:
     """One cell per variant, stage, protocol and direction, in the order in which they first came."""
     groups: dict[tuple[str, Stage, Protocol, Direction], list[Measurement]] = {}
@@ -90,19 +111,35 @@ def quotient(cells: Sequence[Cell], above: Variant, below: Variant) -> tuple[flo
     return values[0], values[1]
 
 
+def shares(cells: Sequence[Cell], variant: Variant) -> tuple[float, float] | None:
+    """TCP of a variant over plain veth of the same family."""
+    return quotient(cells, variant, ours("veth", ipv6=variant.ipv6))
+
+
 def ratios(cells: Sequence[Cell]) -> list[Ratio]:
     """All that can be said of this run: to plain veth, relayed to direct, ours to upstream's."""
-    pairs = []
+    wanted = [
+        (f"{path_name(kind, ipv6=ipv6)}: ours / plain veth", ours(kind, ipv6=ipv6), ours("veth", ipv6=ipv6))
+        for ipv6 in FAMILIES
+        for kind in KINDS
+    ]
+    return [*_ratios(cells, wanted), *comparisons(cells)]
+
+
+def comparisons(cells: Sequence[Cell]) -> list[Ratio]:
+    """Of these the ones between stacks: relayed to direct, ours to upstream's."""
+    wanted = []
     for ipv6 in FAMILIES:
-        family = "IPv6" if ipv6 else "IPv4"
+        text = f"IPv{6 if ipv6 else 4}: ours relayed / ours direct"
+        wanted.append((text, ours("relayed", ipv6=ipv6), ours("direct", ipv6=ipv6)))
         for kind in KINDS:
-            text = f"{kind} {family}: ours / plain veth"
-            pairs.append((text, ours(kind, ipv6=ipv6), ours("veth", ipv6=ipv6)))
-        pairs.append((f"{family}: ours relayed / ours direct", ours("relayed", ipv6=ipv6), ours("direct", ipv6=ipv6)))
-        for kind in KINDS:
-            text = f"{kind} {family}: ours / upstream's"
-            pairs.append((text, ours(kind, ipv6=ipv6), upstreams(kind, ipv6=ipv6)))
-    found = [(text, quotient(cells, above, below)) for text, above, below in pairs]
+            text = f"{path_name(kind, ipv6=ipv6)}: ours / upstream's"
+            wanted.append((text, ours(kind, ipv6=ipv6), upstreams(kind, ipv6=ipv6)))
+    return _ratios(cells, wanted)
+
+
+def _ratios(cells: Sequence[Cell], wanted: Iterable[tuple[str, Variant, Variant]]) -> list[Ratio]:
+    found = [(text, quotient(cells, above, below)) for text, above, below in wanted]
     return [Ratio(text, *values) for text, values in found if values is not None]
 
 

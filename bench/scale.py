@@ -19,17 +19,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
-from bench.scale_stage import BULK, HOST, LAN, PROXIES, REAL, Client, Stage, run_of, udp
+from bench.scale_stage import BULK, FORBIDDEN, HOST, LAN, PROXIES, REAL, SMALL, Client, Stage, run_of, udp
 from connectivity.errors import FatalError
+from connectivity.run import Run
 from connectivity.settings import SettingsReader, integer
 
 SIZES: Final = (2, 200, 1000)
 BOUND: Final = 1.3  # of the most clients to the least
 _CALLS: Final = 100  # a round; the next one goes on with the next clients
 _RUN: Final = 32  # packets at a client's turn
+_DATA: Final = b"\4\0\0\0"  # what a data message begins with
 _MEASURED_CLIENTS: Final = 100  # of which memory is traced
 
 Operation = Callable[[], object]
@@ -168,6 +171,45 @@ def _first_to_name(stage: Stage, number: int) -> list[Operation]:
     return [partial(stage.receive, received) for received in sealed]
 
 
+def _new_to_network(stage: Stage, number: int) -> list[Operation]:
+    """A new flow each, as in ``_first_to_name``."""
+    ports = iter(range(10_000 + number * _CALLS, 65_536))
+    return _received(stage, number, lambda client: udp(client.tunnel, HOST, (next(ports), 80)))
+
+
+def _of_many_sizes(stage: Stage, number: int) -> list[Operation]:
+    sizes = cycle(range(SMALL, BULK, 97))
+    return _received(stage, number, lambda client: udp(client.tunnel, HOST, (5000, 80), size=next(sizes)))
+
+
+def _forged(stage: Stage, number: int) -> list[Operation]:
+    """Runs of a client's session of which nothing is authentic."""
+    sealed = [
+        stage.from_client(client, udp(client.tunnel, HOST, (5000, 80), size=BULK) * _RUN, BULK)
+        for client in _turns(stage, number)
+    ]
+    for received in sealed:
+        data, size = received.run
+        for end in range(size, len(data) + 1, size):
+            data[end - 1] ^= 1
+    return [partial(stage.receive, received) for received in sealed]
+
+
+def _refused(stage: Stage, number: int) -> list[Operation]:
+    """Runs to where the client may not go; it is told of some only."""
+    return _run_to(FORBIDDEN, stage, number)
+
+
+def _strange(head: bytes, length: int, stage: Stage, number: int) -> list[Operation]:
+    """Runs of what is for nobody: datagrams that begin so and are random from there on."""
+    sealed = []
+    for client in _turns(stage, number):
+        datagrams = b"".join(head + stage.random.randbytes(BULK - len(head)) for _ in range(length))
+        run = Run(memoryview(datagrams), BULK)
+        sealed.append(stage.from_client(client, bytes(SMALL))._replace(run=run))
+    return [partial(stage.receive, received) for received in sealed]
+
+
 def _from_name(stage: Stage, number: int) -> list[Operation]:
     turns = _turns(stage, number)
     return [partial(stage.send, run_of(udp(REAL, client.tunnel, (80, 5000)))) for client in turns]
@@ -176,6 +218,11 @@ def _from_name(stage: Stage, number: int) -> list[Operation]:
 def _run_from_name(stage: Stage, number: int) -> list[Operation]:
     turns = _turns(stage, number)
     return [partial(stage.send, run_of(udp(REAL, client.tunnel, (80, 5000), size=BULK), _RUN)) for client in turns]
+
+
+def _nothing_due(stage: Stage, _number: int) -> list[Operation]:
+    """A look at the clock, as once a second while data flows."""
+    return [stage.look_at_the_clock] * _CALLS
 
 
 def _grants(stage: Stage, number: int) -> list[Operation]:
@@ -191,4 +238,13 @@ KINDS: Final = (
     Kind("single packet to a network", partial(_to, HOST), is_bound=False),
     Kind("single packet to a name", partial(_to, PROXIES[0]), is_bound=False),
     Kind("single packet from a name", _from_name, is_bound=False),
+    Kind("first packet to a network", _new_to_network, is_bound=False),
+    Kind("single packet of ever another size", _of_many_sizes, is_bound=False),
+    Kind("forged packet, in bulk", _forged, _RUN, is_bound=False),
+    Kind("refused packet, in bulk", _refused, _RUN, is_bound=False),
+    Kind("datagram of an unknown session", partial(_strange, _DATA, 1), is_bound=False),
+    Kind("datagram of ever another unknown session, in bulk", partial(_strange, _DATA, _RUN), _RUN, is_bound=False),
+    Kind("random bytes", partial(_strange, b"\xee", 1), is_bound=False),
+    Kind("random bytes, in bulk", partial(_strange, b"\xee", _RUN), _RUN, is_bound=False),
+    Kind("timers of which none is due", _nothing_due, is_bound=False),
 )

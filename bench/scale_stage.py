@@ -19,9 +19,10 @@ from connectivity import p2p
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.ice import Candidate, IceCredentials
-from connectivity.ip.checksum import PROTOCOL_UDP, ones_sum, store, transport_sum
+from connectivity.ip.checksum import ones_sum, store, transport_sum
 from connectivity.ip.flow import PacketRun
 from connectivity.ip.packet import parse
+from connectivity.ip.protocols import PROTOCOL_UDP
 from connectivity.node import Node
 from connectivity.node.relays import RelayServer
 from connectivity.phoenix.message import Message, decode, encode
@@ -37,6 +38,7 @@ NAMES: Final = UUID(int=2)
 PROXIES: Final = tuple(IPv4Address(f"100.96.0.{number}") for number in range(1, 5))
 REAL: Final = IPv4Address("10.1.0.5")
 HOST: Final = IPv4Address("10.0.0.5")
+FORBIDDEN: Final = IPv4Address("192.0.2.77")  # of no resource
 SMALL: Final = 92  # bytes of a packet
 BULK: Final = 1280
 _EPOCH: Final = 1_790_000_000 * SECOND
@@ -154,6 +156,11 @@ class Stage:
         """The gateway's host sends to a client; whether it left."""
         return self.core.handle_packets(packets, self.now, []) is not None
 
+    def look_at_the_clock(self) -> None:
+        """The gateway runs what is due, and says when it wants to be asked again."""
+        self.core.handle_timeout(self.now, self.wall_now)
+        self.core.poll_timeout()
+
     # Private -------------------------------------------------------------------------------------------------------
 
     def _introduce(self, client: Client) -> None:
@@ -233,7 +240,8 @@ class Stage:
         number = int(sent.remote.ip) - int(ip_address("203.0.114.0"))
         if 0 < number <= len(self.clients):
             client = self.clients[number - 1]
-            client.node.open(received, self.now, self.wall_now, lambda _opened: None, errors)
+            if client.node.data_path.decrypt(received, self.now, client.node) is False:
+                client.node.open_others(received, self.now, self.wall_now, lambda _opened: None, errors)
             self._collect_from(client)
 
     def _grow(self, call: Callable[[], object]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import siege_http, siege_portal, siege_relay, siege_tunnel
-from bench.siege_figures import Figure, as_json, as_markdown, unmet
+from bench.figures import Figure, as_json, as_markdown, unmet
 from bench.siege_stage import Terms
 from connectivity.errors import FatalError, chain
 from connectivity.settings import SettingsReader, integer, one_of

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
+from bench.figures import Figure
 from bench.relay_turn import allocate, connect
-from bench.siege_figures import Figure
 from bench.siege_stage import (
     ATTACKER,
     HEALTH_PORT,

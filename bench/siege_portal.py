@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import aiohttp
 
+from bench.figures import Figure
 from bench.siege_device import Crowd, Device, send_text
-from bench.siege_figures import Figure
 from bench.siege_stage import ATTACKER, GATEWAYS, OTHER, PORTAL_AT, LogTail, Terms, besieged, resident_mib, start_portal
 from connectivity.phoenix.message import JOIN_EVENT, Message, encode
 from lab.network import entered

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from bench.figures import Figure
 from bench.relay_turn import CHANNEL, TurnClient, allocate, bind, connect
-from bench.siege_figures import Figure
 from bench.siege_stage import RELAY_AT, RELAY_TLS_AT, Flood, LogTail, Terms, besieged, flood, start_relay
 from connectivity.endpoint import Endpoint
 from connectivity.stun import Lifetime, Message, MessageClass, Method, Nonce, RequestedTransport, decode, encode

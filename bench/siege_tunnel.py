@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from bench.figures import Figure
 from bench.siege_device import Crowd
-from bench.siege_figures import Figure
 from bench.siege_stage import ATTACKER, Terms, besieged, flood
 from connectivity.endpoint import Endpoint
-from connectivity.io.tunnel import PREFERRED_PORT
+from connectivity.io.tunnel_sockets import PREFERRED_PORT
 from lab import measure, network
 from lab.errors import LabError
 from lab.network import entered

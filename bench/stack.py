@@ -8,17 +8,18 @@ plain veth in the same run is the unit, and upstream's programs are measured bes
 import functools
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from bench import history
+from bench.documents import Place
 from bench.limits import raised_limits
 from bench.measurement import Measurement, Outcome, Terms, measure_unit, measure_variant
 from bench.peers import read_directory, unpack
 from bench.picture import draw
-from bench.report import as_markdown
+from bench.report import as_document, as_markdown
 from bench.results import FAMILIES, KINDS, ours, summarize, upstreams
 from bench.variants import Variant, in_turn, possible
 from connectivity.errors import FatalError, chain
@@ -35,6 +36,7 @@ CHOICES: Final = {
     for ipv6 in FAMILIES
     for kind in KINDS
 }
+_PLACE: Final = Place("stack", "performance.svg")
 _LARGEST_BUFFER: Final = (1 << 30) - 1
 
 
@@ -47,6 +49,7 @@ class StackSettings:
     only: str | None
     history: Path | None
     svg: Path | None
+    docs: Path | None
     terms: Terms
 
 
@@ -54,23 +57,18 @@ def run(arguments: list[str]) -> int:
     """Measure, print, keep and draw. 0: nothing was lost where nothing may be lost.
 
     Raises:
-        FatalError: something was, in one line.
+        FatalError: something was, or figures were to be kept of a busy machine; in one line.
     """
     settings = read_settings(arguments)
     check_machine("the benchmark")
     leave_in_order()
+    busy = _PLACE.look_around(settings.docs)
     earlier = [] if settings.history is None else history.read(settings.history)
     with tempfile.TemporaryDirectory() as scratch, raised_limits() as limits:
         programs = {} if settings.peers is None else unpack(settings.peers, Path(scratch))
         measurements, problems = _measure(settings, programs, limits)
-    cells = summarize(measurements)
-    print(as_markdown(cells))
     terms = {"rounds": settings.rounds, "seconds": settings.terms.seconds, "udp_share": settings.terms.udp_share}
-    this = history.describe_run(cells, problems, terms)
-    if settings.history is not None:
-        history.append(settings.history, this)
-    if settings.svg is not None:
-        settings.svg.write_text(draw([*earlier, this]), encoding="utf-8")
+    _tell(settings, [*earlier, history.describe_run(summarize(measurements), problems, terms, busy)])
     if problems:
         raise FatalError("; ".join(problems))
     return 0
@@ -86,6 +84,7 @@ def read_settings(arguments: list[str]) -> StackSettings:
         only=reader.optional(None, "--only", one_of(*CHOICES), None, "one kind of path and its unit"),
         history=reader.optional(None, "--history", Path, None, "file of JSON lines to which this run is added"),
         svg=reader.optional(None, "--svg", Path, None, "file for a picture of this run and the history"),
+        docs=_PLACE.read_directory(reader),
         terms=Terms(
             seconds=reader.optional(None, "--seconds", integer(1, 600), 5, "length of each stream"),
             udp_share=reader.optional(None, "--udp-share", integer(1, 100), 40, "paced UDP, in percent of TCP's rate"),
@@ -110,6 +109,19 @@ def _measure(
     outcomes = [outcome for found in in_turn(variants, settings.rounds, once).values() for outcome in found]
     problems = [problem for outcome in outcomes for problem in outcome.problems]
     return [one for outcome in outcomes for one in outcome.measurements], list(dict.fromkeys(problems))
+
+
+def _tell(settings: StackSettings, runs: Sequence[history.Run]) -> None:
+    """Print the last run, keep and draw it with those before; documents get it alone, and none that failed."""
+    this = runs[-1]
+    heading = history.heading(this)
+    print(heading, "", as_markdown(this.cells), sep="\n")
+    if settings.history is not None:
+        history.append(settings.history, this)
+    if settings.svg is not None:
+        settings.svg.write_text(draw(runs), encoding="utf-8")
+    if settings.docs is not None and not this.problems:
+        _PLACE.write(settings.docs, "\n\n".join([heading, as_document(this.cells)]), draw([this]))
 
 
 def _once(variant: Variant, *, programs: Mapping[str, Path], terms: Terms, progress: Progress) -> Outcome:

@@ -61,7 +61,10 @@ class Variant:
 
 @contextmanager
 def running(
-    variant: Variant, programs: Mapping[str, Path], environment: Mapping[str, str] | None = None
+    variant: Variant,
+    programs: Mapping[str, Path],
+    environment: Mapping[str, str] | None = None,
+    gateway_environment: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
     """A fresh network with the variant's stack in it, its tunnel up."""
     with Lab(variant.network) as lab:
@@ -69,7 +72,7 @@ def running(
             for router in (lab.client_nat, lab.gateway_nat):
                 network.load_rules(router, _NO_IPV4_RELAY)
         parts = Parts(variant.ends, variant.ends, variant.relay, programs)
-        stack = Stack(lab, parts, ebpf=variant.ebpf, environment=environment)
+        stack = Stack(lab, parts, ebpf=variant.ebpf, environment=environment, gateway_environment=gateway_environment)
         stack.start()
         measure.first_answer_ms(lab, measure.PAGE_URL6 if variant.ipv6 else measure.PAGE_URL)
         yield stack

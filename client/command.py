@@ -2,15 +2,16 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from client.session import Device
 from client.system_dns import control
-from client.token import DEFAULT_PATH, take_token
+from client.token import DEFAULT_PATH, rereading, take_token
 from connectivity.errors import FatalError, chain
-from connectivity.io import descriptors, status_view
+from connectivity.io import descriptors, status_socket
 from connectivity.io.service import run_tunnel
 from connectivity.io.tunnel_settings import TunnelSettings, configure_logs, read_tunnel_settings
 from connectivity.settings import SettingsError, SettingsReader, human_time, one_of
@@ -20,13 +21,17 @@ DEFAULT_API_URL: Final = "wss://api.firezone.dev/"
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """What only the client has; ``check`` ends before the portal is contacted, ``exit_when_ready`` with the tunnel."""
+    """What only the client has; ``check`` ends before the portal is contacted, ``exit_when_ready`` with the tunnel.
+
+    ``read_token`` reads the token's file again, where there is one.
+    """
 
     tunnel: TunnelSettings
     max_partition_seconds: float | None
     check: bool
     dns_control: str
     exit_when_ready: bool
+    read_token: Callable[[], str] | None = None
 
 
 def read_settings(arguments: list[str]) -> ClientSettings:
@@ -51,20 +56,23 @@ def read_settings(arguments: list[str]) -> ClientSettings:
     for word in reader.positional():
         if word != "standalone":  # Firezone's headless client takes it, and does the same with it
             reader.problem(f"{word!r} is not expected here")
+    read_token = rereading(os.environ.get("FIREZONE_TOKEN", "").strip(), path)
     token = _finish(reader, path)
-    return ClientSettings(replace(tunnel, token=token), partition, check, dns_control, exit_when_ready)
+    return ClientSettings(replace(tunnel, token=token), partition, check, dns_control, exit_when_ready, read_token)
 
 
 def run(arguments: list[str]) -> int:
     """Run the client until a signal, or ask one that runs."""
-    if arguments[:1] and arguments[0] in status_view.COMMANDS:
+    if arguments[:1] and arguments[0] in status_socket.COMMANDS:
+        from connectivity.io import status_view  # what one that starts need not wait for
+
         return status_view.run("client", arguments)
     settings = read_settings(arguments)
     configure_logs(settings.tunnel, "client")
     if settings.check:
         return 0
     descriptors.raise_limit()
-    device = Device(settings.tunnel, settings.dns_control, settings.max_partition_seconds)
+    device = Device(settings.tunnel, settings.dns_control, settings.max_partition_seconds, settings.read_token)
     role = device.role(stays=not settings.exit_when_ready)
     asyncio.run(run_tunnel(settings.tunnel, role))
     return 0

@@ -13,7 +13,7 @@ from connectivity.wireguard import KeyPair
 
 
 class ClientCore(TunnelCore):
-    """One client.
+    """The tunnel of a client, in the role ``ClientRole``.
 
     Args:
         records: the proxy addresses that were assigned already; who signs out and in again gives them on.
@@ -28,7 +28,7 @@ class ClientCore(TunnelCore):
     def set_system_resolvers(self, servers: tuple[IPAddress, ...], _now: Instant) -> None:
         """The servers that the host uses, our own sentinels not counted."""
         self.role.dns.set_system(servers)
-        self.role.configure()
+        self.role.device.configure()
 
     def serve_dns_over_tcp(self, ports: Mapping[int, int]) -> None:
         """The driver listens at these ports of our own tunnel addresses, by IP version."""

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class ClientDrop(StrEnum):
-    """Counted by these."""
+    """Reasons of dropped packets and queries, under which they are counted."""
 
     NO_RESOURCE = "no_resource"  # the host sends to what no resource is
     NO_GATEWAY = "no_gateway"  # the host sends to a tunnel address that no gateway in use has

@@ -73,7 +73,7 @@ class ClientExtension:
                 return False
         return True
 
-    def configured(self, configuration: ConfigureTun) -> None:
+    async def configured(self, configuration: ConfigureTun) -> None:
         """The device has its addresses: names may be asked there."""
         sentinels = tuple(sentinel for sentinel, _ in configuration.sentinels)
         self._upstreams = tuple(server.ip for _, server in configuration.sentinels)

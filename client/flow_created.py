@@ -9,10 +9,11 @@ from connectivity.portal.values import Interface, Json, text
 
 @dataclass(frozen=True, slots=True)
 class FlowCreated:
-    """A ``flow_created``; ``site_id`` is empty if the portal does not say."""
+    """A ``flow_created``; ``site_id`` and ``gateway_name`` are empty if the portal does not say."""
 
     resource_id: str
     gateway_id: str
+    gateway_name: str
     site_id: str
     interface: Interface
     public_key: bytes
@@ -31,6 +32,7 @@ def parse_flow_created(message: Json) -> FlowCreated:
     return FlowCreated(
         resource_id=text(message, "resource_id"),
         gateway_id=text(message, "gateway_id"),
+        gateway_name=values.name_for_people(message, "gateway_name"),
         site_id=site_id if isinstance(site_id, str) else "",
         interface=values.addresses(message, "gateway_ipv4", "gateway_ipv6"),
         public_key=values.key(message, "gateway_public_key"),

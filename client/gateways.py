@@ -16,6 +16,7 @@ class Gateway:
     gateway_id: str
     interface: Interface
     site_id: str
+    name: str = ""  # for people; empty where the portal does not say
     resource_ids: set[str] = field(default_factory=set)
 
     def address(self, version: int) -> IPAddress:
@@ -24,7 +25,7 @@ class Gateway:
 
 
 class Gateways:
-    """All of them, by each way to look one up."""
+    """The gateways in use, by each way to look one up."""
 
     def __init__(self) -> None:
         self._gateways: dict[str, Gateway] = {}
@@ -62,13 +63,13 @@ class Gateways:
         gateway = self._by_resource.get(resource_id)
         return gateway is not None and gateway.gateway_id == gateway_id
 
-    def use(self, gateway_id: str, interface: Interface, site_id: str, resource_id: str) -> Gateway:
+    def use(self, gateway_id: str, interface: Interface, site_id: str, resource_id: str, *, name: str = "") -> Gateway:
         """Let a resource go through a gateway."""
         gateway = self._gateways.get(gateway_id)
         if gateway is None:
             gateway = self._gateways[gateway_id] = Gateway(gateway_id, interface, site_id)
         self._release_addresses(gateway)
-        gateway.interface, gateway.site_id = interface, site_id
+        gateway.interface, gateway.site_id, gateway.name = interface, site_id, name
         self._by_address[interface.ipv4] = self._by_address[interface.ipv6] = gateway
         gateway.resource_ids.add(resource_id)
         self._by_resource[resource_id] = gateway

@@ -174,7 +174,7 @@ class ResourceTable:
         return list(self._resources)
 
     def all(self) -> list[Resource]:
-        """As people are shown them: the Internet first, then by name and id."""
+        """All resources as people are shown them: the Internet first, then by name and id."""
         resources = self._resources.values()
         return sorted(resources, key=lambda one: (not isinstance(one, InternetResource), one.name, one.resource_id))
 

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import ClassVar, Final
 
+from client.device import DeviceWishes
 from client.dns.actions import FlushNames
-from client.dns.portal_values import search_domain, upstream_servers
 from client.dns.records import DnsRecords, Record
 from client.dns.service import DnsService
 from client.dns.translations import NameTranslations
 from client.drops import ClientDrop
-from client.flow_created import parse_flow_created
+from client.flow_created import FlowCreated, parse_flow_created
 from client.flow_requests import NAME_FAILED_INTERVAL, FlowRequests
 from client.gateways import Gateway
 from client.resources import DnsResource, Resource, is_same_target, parse_resource, parse_resources
@@ -28,9 +28,9 @@ from connectivity.clock import Instant, WallTime, earliest
 from connectivity.endpoint import IPAddress
 from connectivity.ip import packet
 from connectivity.ip.flow import Flow, PacketRun
+from connectivity.milestones import ResourceAnswered, ResourceWanted
 from connectivity.portal import values
-from connectivity.portal.values import Interface, Json, MessageError, mapping, text
-from connectivity.ranges import PROXIES_IPV4, PROXIES_IPV6, SENTINELS_IPV4, SENTINELS_IPV6
+from connectivity.portal.values import Json, MessageError, mapping, text
 from connectivity.role import PEERS_IPV4, PEERS_IPV6, RoleTunnel, SendToPortal, TunnelDrop
 from connectivity.run import Run
 from connectivity.status import RoleStatus
@@ -40,7 +40,6 @@ from connectivity.verdict import HOLD, Drop, Forward, Verdict
 log = logging.getLogger("client")
 
 ASKED_AFTER_RESET: Final = 16  # resources at once, what a portal takes of a client in a second; others ask by packets
-_NAMES: Final = (PROXIES_IPV4, PROXIES_IPV6, SENTINELS_IPV4, SENTINELS_IPV6)
 
 
 class ClientRole:
@@ -61,7 +60,7 @@ class ClientRole:
         self._requests = FlowRequests()
         self._waiting = WaitingPackets()
         self._names = NameTranslations(tunnel)
-        self._search_domain: str | None = None
+        self.device = DeviceWishes(tunnel, self.resources, self.dns)
 
     # Traffic -------------------------------------------------------------------------------------------------------
 
@@ -84,7 +83,7 @@ class ClientRole:
         if gateway is None:
             dropped = self._waiting.push(resource.resource_id, packets.run, packets.tos, now)
             self._tunnel.drops[TunnelDrop.QUEUE_FULL] += dropped
-            self._request(resource.resource_id, self._requests.ask(resource.resource_id, now))
+            self._ask(resource.resource_id, now)
             return HOLD
         if record is not None and isinstance(resource, DnsResource):
             addresses = record.by(resource.ip_stack)
@@ -106,6 +105,8 @@ class ClientRole:
             resource_id = self._targets.served_by(gateway, source)
             if resource_id is not None:
                 self._look_for_refusal(gateway, packets, now)
+                if self._tunnel.unanswered.take(peer_id, resource_id):
+                    self._tunnel.tell(ResourceAnswered(peer_id, resource_id))
                 return Forward(peer_id, rests_on=(("gateway", peer_id), ("resource", resource_id)))
             if self._targets.concerns(gateway, quoted_error(packets), self._tunnel.interface):
                 return Forward(peer_id)
@@ -141,6 +142,13 @@ class ClientRole:
             payload = {"resource_id": resource_id, "connected_gateway_ids": self.gateways.used()}
             self._tunnel.act(SendToPortal("create_flow", payload))
 
+    def _ask(self, resource_id: str, now: Instant) -> None:
+        """Ask for a gateway, if that is due."""
+        is_due = self._requests.ask(resource_id, now)
+        if is_due:
+            self._tunnel.tell(ResourceWanted(resource_id))
+        self._request(resource_id, is_due)
+
     def _waits(self, resource_id: str) -> bool:
         return resource_id in self._waiting or self.dns.waits_for(resource_id)
 
@@ -155,7 +163,7 @@ class ClientRole:
         """The own address of the gateway of a resource; None if it has none yet, and then the portal is asked."""
         gateway = self._connected_gateway(resource_id)
         if gateway is None:
-            self._request(resource_id, self._requests.ask(resource_id, now))
+            self._ask(resource_id, now)
             return None
         return gateway.address(version)
 
@@ -178,16 +186,16 @@ class ClientRole:
             case "init":
                 self._handle_init(mapping(payload), now)
             case "config_changed":
-                self._take_interface(mapping(payload))
-                self.configure()
+                self.device.take(mapping(payload))
+                self.device.configure()
             case "resource_created_or_updated":
                 self._handle_resource(mapping(payload), now)
-                self.configure()
+                self.device.configure()
             case "resource_deleted":
                 if not isinstance(payload, str):
                     raise MessageError("resource_deleted: expected an id")
                 self._remove_resource(payload, now)
-                self.configure()
+                self.device.configure()
             case "flow_created":
                 self._handle_flow_created(mapping(payload), now, wall_now)
             case "flow_creation_failed":
@@ -198,7 +206,7 @@ class ClientRole:
     def _handle_init(self, message: Json, now: Instant) -> None:
         resources, problems = parse_resources(message)
         servers = values.relays(message)
-        self._take_interface(message)
+        self.device.take(message)
         for problem in problems:
             log.warning("Skipping resource", extra={"fields": {"reason": problem}})
         listed = {resource.resource_id for resource in resources}
@@ -207,26 +215,8 @@ class ClientRole:
                 self._remove_resource(resource_id, now)
         for resource in resources:
             self._put_resource(resource, now)
-        self.configure()
+        self.device.configure()
         self._tunnel.node.update_relays((), servers, now)
-
-    def _take_interface(self, message: Json) -> None:
-        interface = values.interface(message)
-        described = mapping(message.get("interface"), "interface")
-        servers, domain = upstream_servers(described), search_domain(described)
-        self._tunnel.interface = interface
-        self._search_domain = domain
-        self.dns.set_upstream(servers)
-
-    def configure(self) -> None:
-        """Ask for the device as it is to be."""
-        routes = (*self.resources.networks(), *_NAMES)
-        self._tunnel.configure(
-            routes,
-            apart=self.resources.apart(),
-            sentinels=self.dns.mapping,
-            search_domain=self._search_domain,
-        )
 
     def _handle_resource(self, message: Json, now: Instant) -> None:
         resource = parse_resource(message)
@@ -293,20 +283,21 @@ class ClientRole:
             self._tunnel.flows.forget(("gateway", gateway_id))
         self._requests.created(resource_id)
         self.sites.found(flow.site_id)
-        self._use_gateway(resource_id, gateway_id, flow.interface, flow.site_id, now)
+        self._use_gateway(flow, now)
+        self._tunnel.granted(gateway_id, flow.public_key, resource_id)
         self._resume(resource_id, gateway_id, now)
 
-    def _use_gateway(self, resource_id: str, gateway_id: str, interface: Interface, site_id: str, now: Instant) -> None:
+    def _use_gateway(self, flow: FlowCreated, now: Instant) -> None:
         """Reach a resource through this gateway, whichever it was before."""
+        resource_id, gateway_id = flow.resource_id, flow.gateway_id
         before = self.gateways.of(resource_id)
         if before is not None and before.gateway_id != gateway_id:
             if isinstance(self.resources.get(resource_id), DnsResource):
                 self._names.forget(resource_id=resource_id)
             self._withdraw(resource_id, now)
-        known = self.gateways.get(gateway_id)
-        if known is not None and known.interface != interface:
+        if (known := self.gateways.get(gateway_id)) is not None and known.interface != flow.interface:
             self._tunnel.flows.forget(("gateway", gateway_id))
-        self.gateways.use(gateway_id, interface, site_id, resource_id)
+        self.gateways.use(gateway_id, flow.interface, flow.site_id, resource_id, name=flow.gateway_name)
 
     def _resume(self, resource_id: str, gateway_id: str, now: Instant) -> None:
         """What waited for a gateway goes on; packets to names wait until it translates them."""
@@ -347,7 +338,7 @@ class ClientRole:
         self._tunnel.flows.forget(("gateway", peer_id))
 
     def peer_failed(self, peer_id: str) -> None:
-        """As if it had said goodbye."""
+        """The connection to a gateway was lost: as if it had said goodbye."""
         self.forget_peer(peer_id)
 
     def peer_silent(self, peer_id: str, now: Instant) -> None:
@@ -355,6 +346,11 @@ class ClientRole:
         gateway = self.gateways.get(peer_id)
         for resource_id in [] if gateway is None else sorted(gateway.resource_ids)[:ASKED_AFTER_RESET]:
             self._request(resource_id, self._requests.ask_again(resource_id, now))
+
+    def peer_name(self, peer_id: str) -> str:
+        """What the portal calls a gateway."""
+        gateway = self.gateways.get(peer_id)
+        return "" if gateway is None else gateway.name
 
     def reset(self, now: Instant) -> None:
         """Forget the gateways, and ask at once for what was in use: something may come from there before we send.
@@ -381,8 +377,8 @@ class ClientRole:
 
     def status(self) -> RoleStatus:
         """The resources, each with the gateway that its packets go to."""
-        connections = self._tunnel.node.connections()
-        return RoleStatus(resources=tuple(shown(self.resources, self.gateways, self.sites, connections)))
+        resources = tuple(shown(self.resources, self.gateways, self.sites, self._tunnel.node.connections()))
+        return RoleStatus(resources, names={gateway.gateway_id: gateway.name for gateway in self.gateways.all()})
 
     def handle_timeout(self, now: Instant, _wall_now: WallTime) -> None:
         """Ask again for what waits, and give up what has waited too long."""

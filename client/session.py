@@ -13,6 +13,7 @@ Signals are the program's own. One session at a time: the device and its routes 
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from client.extension import make_extension
 from client.role import ClientRole
 from client.system_dns import control
 from connectivity.clock import Instant
+from connectivity.errors import FatalError, chain
 from connectivity.io.identity import load_or_create
 from connectivity.io.portal import read_system_info
 from connectivity.io.service import Role, run_tunnel
@@ -37,6 +39,8 @@ from connectivity.wireguard import KeyPair
 
 LOOK_SECONDS: Final = 1.0  # how often resources are compared with those told last, while somebody reads the events
 DEFAULT_ID_PATH: Final = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
+
+_log = logging.getLogger("client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +67,20 @@ class Device:
         settings: as ``connectivity.io.tunnel_settings`` reads them.
         dns_control: how this host comes to ask us for names, a word of ``client.system_dns.control``.
         max_partition_seconds: give a session up after this time without the portal; None never.
+        read_token: what reads the token again, when the client begins anew; None where it stays as it was given.
     """
 
     def __init__(
-        self, settings: TunnelSettings, dns_control: str = control.DEFAULT, max_partition_seconds: float | None = None
+        self,
+        settings: TunnelSettings,
+        dns_control: str = control.DEFAULT,
+        max_partition_seconds: float | None = None,
+        read_token: Callable[[], str] | None = None,
     ) -> None:
         self._settings = settings
         self._dns_control = dns_control
         self._max_partition_seconds = max_partition_seconds
+        self._read_token = read_token
         self._device_id = settings.device_id
         self._records = DnsRecords()
         self._session: Session | None = None
@@ -122,12 +132,22 @@ class Device:
         self._device_id = self._device_id or load_or_create(DEFAULT_ID_PATH)
         return client_login(
             settings.api_url,
-            token=settings.token,
+            token=self._token(settings.token),
             device_id=self._device_id,
             name=settings.name,
             public_key=keys.public,
             user_agent=user_agent("headless-client", read_system_info()),
         )
+
+    def _token(self, given: str) -> str:
+        """As its file has it now; the one that was given where that cannot be read."""
+        if self._read_token is None:
+            return given
+        try:
+            return self._read_token() or given
+        except FatalError as error:
+            _log.warning("Cannot read the token again", extra={"fields": {"error": chain(error)}})
+            return given
 
 
 class Session:

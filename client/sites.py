@@ -72,5 +72,5 @@ def shown(
     connected = frozenset(one.site_id for one in gateways.all() if one.gateway_id in through)
     for one in resources.all():
         gateway, state = gateways.of(one.resource_id), sites.state(one, connected)
-        gateway_id = None if gateway is None else gateway.gateway_id
-        yield ResourceStatus(one.resource_id, one.name, one.kind, one.address, state.value, gateway_id)
+        gateway_id, name = (None, "") if gateway is None else (gateway.gateway_id, gateway.name)
+        yield ResourceStatus(one.resource_id, one.name, one.kind, one.address, state.value, gateway_id, name)

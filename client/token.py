@@ -1,7 +1,10 @@
-"""Where the client's token comes from: the environment, or a file that only root can read."""
+"""Where the client's token comes from: the environment, or a file that only root can read.
+
+A file is read again whenever the client begins anew, so that another token needs no restart.
+"""
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +28,16 @@ def take_token(environ: MutableMapping[str, str], path: Path) -> str:
         return token_or_file(token)
     except ValueError as error:
         raise FatalError(f"FIREZONE_TOKEN: {error}") from None
+
+
+def rereading(told: str, path: Path) -> Callable[[], str] | None:
+    """What reads the token again; None where ``told``, the variable's value, was the token itself.
+
+    What it returns raises FatalError as ``take_token`` does.
+    """
+    if told and not told.startswith("/"):
+        return None
+    return lambda: take_token({"FIREZONE_TOKEN": told}, path)
 
 
 def _read(path: Path) -> str:

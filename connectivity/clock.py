@@ -10,7 +10,6 @@ Instant: TypeAlias = int
 WallTime: TypeAlias = int
 Duration: TypeAlias = int
 
-MICROSECOND: Final = 1_000
 MILLISECOND: Final = 1_000_000
 SECOND: Final = 1_000_000_000
 

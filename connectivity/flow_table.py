@@ -5,30 +5,31 @@ flow is judged anew with the next packet.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Final, TypeAlias
 
 from connectivity.clock import Instant
-from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP
 from connectivity.ip.flow import FlowKey, PacketRun
 from connectivity.ip.packet import FRAGMENT
+from connectivity.ip.protocols import ICMP_PROTOCOLS, PROTOCOL_TCP
 from connectivity.ip.rewrite import Rewriting, rewrite, tcp_flags
 from connectivity.verdict import Drop, Lasting, Translation
 
 Key: TypeAlias = FlowKey | tuple[str, FlowKey]
 
 MAX_FLOWS: Final = 131_072  # both directions together; about 400 bytes each
-_ICMP: Final = frozenset({PROTOCOL_ICMP, PROTOCOL_ICMPV6})
 
 
 class FlowTable:
-    """Decisions by flow."""
+    """Verdicts by flow key, and which of them rest on what."""
 
     def __init__(self, limit: int = MAX_FLOWS) -> None:
         self._limit = limit
         self._verdicts: OrderedDict[Key, Lasting] = OrderedDict()
         self._resting: dict[Hashable, dict[Key, None]] = {}
         self.get = self._verdicts.get  # the look-up of the hot path, without a frame of its own
+        self.forgotten: Callable[[Key], None] = _nobody  # told of each decision that does not hold any more
+        self.cleared: Callable[[], None] = _nobody  # likewise, of all
 
     def __len__(self) -> int:
         """How many flows are remembered."""
@@ -55,6 +56,7 @@ class FlowTable:
         """Decide anew about every flow."""
         self._verdicts.clear()
         self._resting.clear()
+        self.cleared()
 
     def _remove(self, key: Key) -> None:
         verdict = self._verdicts.pop(key, None)
@@ -66,11 +68,16 @@ class FlowTable:
                 keys.pop(key, None)
                 if not keys:
                     del self._resting[what]
+        self.forgotten(key)
+
+
+def _nobody(*_: Key) -> None:
+    """Nobody wants to know."""
 
 
 def names_one_flow(flow: FlowKey) -> bool:
     """Whether what is decided of one packet holds for all of this key, which all ICMP but echoes shares."""
-    return flow[1] not in _ICMP or any(flow[-4:])
+    return flow[1] not in ICMP_PROTOCOLS or any(flow[-4:])
 
 
 def translate(packets: PacketRun, translation: Translation, now: Instant) -> PacketRun:

@@ -44,7 +44,7 @@ class FragmentTable:
         return sum(map(len, self._firsts.values()))
 
     def resolve(self, sender: str | None, packets: PacketRun, now: Instant) -> PacketRun | FragmentDrop:
-        """The same packet under the key of its flow, which is the first fragment's."""
+        """A fragment under the key of its flow, which is the first fragment's."""
         packet = parse(packets.run.data)
         fragment = packet.fragment
         if fragment is None:  # IPv4 may carry anything as protocol 44

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Final, Protocol, TypeAlias
@@ -14,6 +14,7 @@ from connectivity.flow_table import FlowTable
 from connectivity.fragment_table import FragmentTable
 from connectivity.ice.policy import TUNNEL_IPV4, TUNNEL_IPV6
 from connectivity.ip.flow import PacketRun
+from connectivity.milestones import Milestone, ResourceGranted, Unanswered
 from connectivity.node import Node, UnknownConnectionError
 from connectivity.portal.values import Interface, Network
 from connectivity.ranges import excluded
@@ -96,6 +97,9 @@ class TunnelRole(Protocol):
             NoRelaysError: it asks for a connection, which has to wait for another ``init``.
         """
 
+    def peer_name(self, peer_id: str) -> str:
+        """What people call a peer; empty where the portal does not say."""
+
     def forget_peer(self, peer_id: str) -> None:
         """The peer said goodbye, or got one."""
 
@@ -129,6 +133,8 @@ class RoleTunnel:
         self.drops: Counter[StrEnum] = Counter()
         self.actions: deque[object] = deque()
         self.host_packets: deque[bytes] = deque()
+        self.tell: Callable[[Milestone], None] = _nobody_listens
+        self.unanswered = Unanswered()
         self._configured: ConfigureTun | None = None
 
     def send(self, peer_id: str, packet: bytes, tos: int, now: Instant) -> None:
@@ -179,6 +185,15 @@ class RoleTunnel:
                 self.actions.remove(stale)
             self.actions.append(configuration)
 
+    def granted(self, peer_id: str, public_key: bytes, resource_id: str) -> None:
+        """The portal's word about a resource; its first answer is to be told, too."""
+        self.unanswered.add(peer_id, resource_id)
+        self.tell(ResourceGranted(peer_id, public_key, resource_id))
+
     def dismiss(self, peer_id: str, now: Instant) -> None:
         """Say goodbye to a peer and forget the connection; the role forgets the peer by itself."""
         self.node.close(peer_id, p2p.build(p2p.Goodbye()), now)
+
+
+def _nobody_listens(_: Milestone) -> None:
+    """Until somebody does."""

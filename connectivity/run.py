@@ -9,9 +9,11 @@ wants to keep it longer copies it (``bytes(run.data)``). This is what keeps the 
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from connectivity.endpoint import Endpoint
+
+MAX_SEGMENTS: Final = 64  # of one UDP_SEGMENT send: UDP_MAX_SEGMENTS of linux/udp.h before Linux 6.9
 
 
 class Run(NamedTuple):

@@ -28,6 +28,8 @@ KNOWN_POSTERN_NAMES: Final = frozenset(
         "POSTERN_EBPF_GENERIC_FROM_PEER",
         "POSTERN_EBPF_INTERFACES",
         "POSTERN_FORWARD",
+        "POSTERN_METRICS_ADDR",
+        "POSTERN_NATIVE",
         "POSTERN_PEERS_ALLOW",
         "POSTERN_PEERS_DENY",
         "POSTERN_PORTAL_CONFIG",
@@ -39,6 +41,7 @@ KNOWN_POSTERN_NAMES: Final = frozenset(
         "POSTERN_TRUSTED_PROXIES",
         "POSTERN_TUN_OFFLOADS",
         "POSTERN_UDP_OFFLOADS",
+        "POSTERN_WORKERS",
     }
 )
 SOCKET_FOLDER: Final = Path("/run/postern")
@@ -80,16 +83,23 @@ class SettingsError(Exception):
         self.problems = tuple(problems)
 
 
-class HelpRequested(Exception):
-    """``--help`` was given; the text is the answer. Exit code 0."""
-
-
 @dataclass(frozen=True, slots=True)
-class _Declared:
+class Declared:
+    """A setting as ``--help`` shows it; a switch takes no value."""
+
     name: str | None
     flag: str | None
     help: str
     default: str
+    is_switch: bool = False
+
+
+class HelpRequested(Exception):
+    """``--help`` was given; the text is the answer, ``declared`` what it is made of. Exit code 0."""
+
+    def __init__(self, text: str, declared: Sequence[Declared] = ()) -> None:
+        super().__init__(text)
+        self.declared = tuple(declared)
 
 
 class SettingsReader:
@@ -100,15 +110,15 @@ class SettingsReader:
         self._environ = os.environ if environ is None else environ
         self.given: list[str] = []  # the settings found so far that are no switches, as they were given
         self.warnings: list[str] = []  # what is allowed and unwise, to be logged once there is a log
-        self._declared: list[_Declared] = []
+        self._declared: list[Declared] = []
         self._problems: list[str] = []
         self._flags, self._switches, self._positional, self._help = _split_arguments(arguments)
 
-    def required(self, name: str, flag: str | None, parse: Callable[[str], T], text: str = "") -> T:
+    def required(self, name: str | None, flag: str | None, parse: Callable[[str], T], text: str = "") -> T:
         """A setting without a default. ``parse`` raises ValueError with the expectation as its text."""
         found = self._lookup(name, flag, text, "required")
         if found is None:
-            where = f"{name} (or {flag})" if flag else name
+            where = f"{name} (or {flag})" if name and flag else name or flag
             self._problems.append(f"{where} is not set: expected {text or 'a value'}")
             return cast(T, None)
         return self._parse(found, parse, cast(T, None))
@@ -120,7 +130,7 @@ class SettingsReader:
 
     def switch(self, name: str | None, flag: str | None, text: str = "", default: bool = False) -> bool:
         """A boolean: ``--flag`` or ``NAME=true|false``."""
-        self._declared.append(_Declared(name, flag, text, str(default).lower()))
+        self._declared.append(Declared(name, flag, text, str(default).lower(), is_switch=True))
         if flag is not None and flag in self._switches:
             self._switches.discard(flag)
             return True
@@ -162,7 +172,7 @@ class SettingsReader:
             SettingsError: at least one problem, among them flags and ``POSTERN_`` variables that nobody knows.
         """
         if self._help:
-            raise HelpRequested(self._usage())
+            raise HelpRequested(self._usage(), self._declared)
         leftover = [*self._flags, *self._switches]
         self._problems += [f"{flag} is not a flag of postern {self._service}" for flag in leftover]
         self._problems += [f"{word!r} is not expected here" for word in self._positional]
@@ -174,7 +184,7 @@ class SettingsReader:
             raise SettingsError(self._problems)
 
     def _lookup(self, name: str | None, flag: str | None, text: str, default: str) -> tuple[str, str] | None:
-        self._declared.append(_Declared(name, flag, text, default))
+        self._declared.append(Declared(name, flag, text, default))
         if flag is not None and flag in self._flags:
             self.given.append(flag)
             return flag, self._flags.pop(flag)

@@ -4,7 +4,8 @@ Plain values that a role's core fills when it is asked; nothing is kept for it. 
 escaped where a person reads them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from connectivity.endpoint import IPAddress
 
@@ -26,6 +27,7 @@ class ResourceStatus:
     address: str
     state: str
     gateway_id: str | None
+    gateway_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +38,24 @@ class GrantStatus:
     kind: str
     address: str
     expires_at: int | None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientStatus:
-    """A client of a gateway; it may have no connection just now."""
+    """A client of a gateway; it may have no connection just now. ``actor`` is whose it is."""
 
     client_id: str
     addresses: tuple[IPAddress, ...]
     grants: tuple[GrantStatus, ...]
+    name: str = ""
+    actor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RoleStatus:
-    """All of it: a client has resources, a gateway clients."""
+    """All of it: a client has resources, a gateway clients; ``names`` are those of peers by id, empty if unknown."""
 
     resources: tuple[ResourceStatus, ...] | None = None
     clients: tuple[ClientStatus, ...] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)

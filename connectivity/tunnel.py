@@ -11,14 +11,16 @@ from dataclasses import replace
 
 from connectivity import p2p
 from connectivity.clock import Instant, WallTime, earliest
-from connectivity.endpoint import IPAddress
+from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import chain
-from connectivity.flow_table import translate
+from connectivity.flow_table import FlowTable, translate
 from connectivity.fragment_table import FragmentDrop
 from connectivity.ip import icmp, packet
-from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6
-from connectivity.ip.flow import ECN_CE, ECN_MASK, PacketRun, mark_congestion, split_flows
-from connectivity.ip.packet import FRAGMENT, IpError
+from connectivity.ip.flow import PacketRun
+from connectivity.ip.packet import FRAGMENT
+from connectivity.ip.protocols import ICMP_PROTOCOLS
+from connectivity.known_peers import KnownPeers
+from connectivity.milestones import Milestone
 from connectivity.node import (
     CandidatesAdded,
     CandidatesRemoved,
@@ -29,8 +31,10 @@ from connectivity.node import (
     ConnectionStatus,
     NoRelaysError,
     Opened,
+    PathChanged,
     Statistics,
     UnknownConnectionError,
+    datagrams_of,
 )
 from connectivity.portal import values
 from connectivity.portal.values import mapping, text
@@ -68,22 +72,20 @@ __all__ = [
 
 log = logging.getLogger("connectivity.tunnel")
 
-_ICMP = frozenset({PROTOCOL_ICMP, PROTOCOL_ICMPV6})
-
 
 def is_icmp_error(packets: PacketRun) -> bool:
     """Whether this is an ICMP error, which is always a run of one."""
-    return packets.flow[1] in _ICMP and icmp.is_error(packet.parse(packets.run.data))
+    return packets.flow[1] in ICMP_PROTOCOLS and icmp.is_error(packet.parse(packets.run.data))
 
 
 def quoted_error(packets: PacketRun) -> icmp.IcmpError | None:
     """The ICMP error that this is, if it quotes a packet that can be told."""
-    return icmp.read_error(packet.parse(packets.run.data)) if packets.flow[1] in _ICMP else None
+    return icmp.read_error(packet.parse(packets.run.data)) if packets.flow[1] in ICMP_PROTOCOLS else None
 
 
 def is_echo(packets: PacketRun) -> bool:
     """Whether this is an ICMP echo request or reply."""
-    return packets.flow[1] in _ICMP and packet.parse(packets.run.data).is_echo
+    return packets.flow[1] in ICMP_PROTOCOLS and packet.parse(packets.run.data).is_echo
 
 
 class TunnelCore:
@@ -92,11 +94,23 @@ class TunnelCore:
     def __init__(self, tunnel: RoleTunnel, role: TunnelRole) -> None:
         self._tunnel = tunnel
         self._role = role
+        self._data_path = tunnel.node.data_path
+        self._data_path.use_flows(tunnel.flows.get)
+        self._peers = KnownPeers(tunnel, role)
+        self._was_asked = False  # by the data path, in the call that goes on
+
+    @property
+    def flows(self) -> FlowTable:
+        """What was decided."""
+        return self._tunnel.flows
 
     # Traffic -------------------------------------------------------------------------------------------------------
 
     def handle_packets(self, packets: PacketRun, now: Instant, errors: list[Exception]) -> Transmit | None:
         """Packets of one flow that the host sends into the tunnel; they may be rewritten in place."""
+        transmit = self._data_path.seal(packets, now)
+        if transmit is not None:
+            return transmit
         tunnel = self._tunnel
         verdict: Verdict | None = tunnel.flows.get(packets.flow)
         if verdict is None:
@@ -112,6 +126,15 @@ class TunnelCore:
             errors.append(error)
             return None
 
+    def handle_batch(
+        self, batch: list[PacketRun], now: Instant, send: Callable[[Transmit], None], ask: Callable[[PacketRun], None]
+    ) -> None:
+        """All that the host had ready, as it came: ``send`` gets what leaves, borrowed for the call.
+
+        ``ask`` gets what has to go through ``handle_packets``; without that nothing has happened to drain.
+        """
+        self._data_path.seal_batch(batch, now, send, ask)
+
     def handle_datagrams(
         self,
         received: Received,
@@ -119,38 +142,60 @@ class TunnelCore:
         wall_now: WallTime,
         sink: Callable[[PacketRun], None],
         errors: list[Exception],
-    ) -> None:
-        """Datagrams from the network; ``sink`` gets what the host is to receive, borrowed for the call."""
-        tunnel = self._tunnel
-        faulty: list[IpError] = []
+    ) -> bool:
+        """Datagrams from the network; ``sink`` gets what the host is to receive, borrowed for the call.
+
+        Returns:
+            Whether there may be something to drain.
+        """
+        self._was_asked = False
+        if self._data_path.open(received, now, sink, self, errors):
+            return self._was_asked
 
         def handle_opened(opened: Opened) -> None:
-            peer_id, run, outer_tos = opened
-            for packets in split_flows(run, faulty):
-                verdict: Verdict | None = tunnel.flows.get((peer_id, packets.flow))
-                if verdict is None:
-                    verdict = self._judge_inbound(peer_id, packets, now)
-                if type(verdict) is not Forward:
-                    if verdict is not None:
-                        self._carry_out(verdict, packets, now, lambda reply: tunnel.send(peer_id, reply, 0, now))
-                    continue
-                if verdict.translation is not None:
-                    packets = translate(packets, verdict.translation, now)  # the same packets still
-                sink(mark_congestion(packets) if outer_tos & ECN_MASK == ECN_CE else packets)
+            self._data_path.deliver(opened, now, sink, self, errors)
 
         refused: list[Exception] = []
-        tunnel.node.open(received, now, wall_now, handle_opened, refused)
+        self._tunnel.node.open_others(received, now, wall_now, handle_opened, refused)
         if refused:
             self._handle_refused(received, refused, errors)
-        errors += faulty
         self._handle_node_events()
+        return True
+
+    def peer_stirred(self, index: int, now: Instant) -> None:
+        """The data path has received something of which a connection wants to know."""
+        self._was_asked = True
+        self._tunnel.node.peer_stirred(index, now)
+        self._handle_node_events()
+
+    def renew_path(self, index: int, now: Instant) -> None:
+        """A data path wants to know how to send to a peer from now on."""
+        self._tunnel.node.renew_path(index, now)
+
+    def renew_channel(self, server: Endpoint, number: int, now: Instant) -> None:
+        """A data path wants to know whether this still is a channel of ours."""
+        self._tunnel.node.renew_channel(server, number, now)
+
+    def judge_inbound(self, peer_id: str, packets: PacketRun, now: Instant) -> Forward | None:
+        """Packets of a flow that the data path does not know to forward; None: they were seen to."""
+        self._was_asked = True
+        tunnel = self._tunnel
+        verdict: Verdict | None = tunnel.flows.get((peer_id, packets.flow))
+        if verdict is None:
+            verdict = self._judge_inbound(peer_id, packets, now)
+        if isinstance(verdict, Forward):
+            return verdict
+        if verdict is not None:
+            self._carry_out(verdict, packets, now, lambda reply: tunnel.send(peer_id, reply, 0, now))
+        self._handle_node_events()
+        return None
 
     def _handle_refused(self, received: Received, refused: list[Exception], errors: list[Exception]) -> None:
         """Datagrams of nobody known: an error, or, where they are to be expected, only counted."""
         if not self._role.expects_strays:
             errors += refused
             return
-        self._tunnel.drops[TunnelDrop.STRAY_DATAGRAM] += len(refused)
+        self._tunnel.drops[TunnelDrop.STRAY_DATAGRAM] += sum(map(datagrams_of, refused))
         if log.isEnabledFor(logging.DEBUG):
             fields = {"local": received.local, "from": received.remote, "num_bytes": len(received.run.data)}
             for error in refused:
@@ -207,6 +252,7 @@ class TunnelCore:
             return
         if isinstance(event, p2p.Goodbye):
             self._tunnel.node.remove(peer_id, "goodbye")
+            self._peers.left(peer_id, "goodbye")
             self._role.forget_peer(peer_id)
         else:
             self._role.handle_control(peer_id, event, now)
@@ -273,19 +319,34 @@ class TunnelCore:
         """Begin anew with other keys, from other sockets. Peers are not told, and the portal knows no old key."""
         tunnel = self._tunnel
         tunnel.actions = deque(action for action in tunnel.actions if not isinstance(action, SendToPortal))
+        self._peers.all_left("beginning anew")
         self._role.reset(now)  # what connections there were is still to be seen
         tunnel.node.reset(keys, now)
         tunnel.flows.clear()
+
+    def listen(self, listener: Callable[[Milestone], None]) -> None:
+        """Have somebody told of each ``Milestone`` from now on."""
+        self._tunnel.tell = listener
+
+    @property
+    def public_key(self) -> bytes:
+        """Ours, until the next reset."""
+        return self._tunnel.node.keys.public
 
     def relay_addresses(self) -> list[IPAddress]:
         """Where the relays are that are known now."""
         return self._tunnel.node.relay_addresses()
 
     def close(self, now: Instant) -> None:
-        """Say goodbye on every connection; the transmits that are left are the last ones."""
+        """Say goodbye on every connection; the transmits that are left are the last ones but for the relays'."""
         for connection in self.connections():
             self._tunnel.dismiss(connection.peer_id, now)
             self._role.forget_peer(connection.peer_id)
+        self._handle_node_events()
+
+    def leave_relays(self, now: Instant) -> None:
+        """Give back what the relays lend us, once every goodbye has left: some lead through them."""
+        self._tunnel.node.leave_relays(now)
 
     def connections(self) -> list[ConnectionStatus]:
         """What to show."""
@@ -314,12 +375,17 @@ class TunnelCore:
                     self._signal("broadcast_ice_candidates", peer_id, candidates)
                 case CandidatesRemoved(peer_id, candidates):
                     self._signal("broadcast_invalidated_ice_candidates", peer_id, candidates)
-                case ConnectionFailed(peer_id):
+                case ConnectionFailed(peer_id, reason):
+                    self._peers.left(peer_id, reason)
                     self._role.peer_failed(peer_id)
                 case ConnectionSilent(peer_id, at):
                     self._role.peer_silent(peer_id, at)
-                case ConnectionEstablished() | ConnectionClosed():
-                    pass  # the node has logged it and nothing here depends on it
+                case ConnectionEstablished(peer_id):
+                    self._peers.connected(peer_id)
+                case PathChanged(peer_id):
+                    self._peers.path_changed(peer_id)
+                case ConnectionClosed(peer_id):
+                    self._peers.left(peer_id, "closed by us")
 
     def _signal(self, event: str, peer_id: str, candidates: tuple[str, ...]) -> None:
         payload = {f"{self._role.peer}_ids": [peer_id], "candidates": list(candidates)}

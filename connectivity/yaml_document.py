@@ -13,6 +13,8 @@ from typing import Any, Final, TypeVar, cast
 import yaml
 from yaml.reader import ReaderError
 
+from connectivity.networks import read_networks
+from connectivity.ranges import Network
 from connectivity.settings import SettingsError
 
 T = TypeVar("T")
@@ -251,6 +253,12 @@ def name(value: object) -> str:
     found = text(value)
     if len(found) > 255:
         raise ValueError("expected at most 255 characters")
+    return found
+
+
+def network(value: object) -> Network:
+    """An address, or a range of them."""
+    (found,) = read_networks([text(value)])
     return found
 
 

@@ -3,10 +3,11 @@
 Importing this needs neither bcc nor privileges; making a ``RelayOffload`` does.
 """
 
+from ebpf.counters import Counters, FlowCounters
 from ebpf.doctor import explain
 from ebpf.host import find_interfaces
 from ebpf.layout import MAX_LISTEN_PORTS, Counter
-from ebpf.offload import Counters, FlowCounters, RelayOffload, View
+from ebpf.offload import RelayOffload, View
 from ebpf.outcomes import Direction, Outcome
 from ebpf.settings import ChannelFlow, OffloadError, OffloadSettings
 

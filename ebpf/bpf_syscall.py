@@ -155,7 +155,7 @@ def program_info(program_fd: int) -> ProgramInfo:
 
 
 def program_info_by_id(program_id: int) -> ProgramInfo:
-    """The same for a program of which only the id is known. Needs CAP_SYS_ADMIN."""
+    """What the kernel knows of a program of which only the id is known. Needs CAP_SYS_ADMIN."""
     program_fd = open_program(program_id)
     try:
         return program_info(program_fd)

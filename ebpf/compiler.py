@@ -2,7 +2,8 @@
 
 ``loader`` starts it as a script with a JSON request as argument and a socket as descriptor; program and maps go back
 through the socket as descriptors. So the memory of bcc's compiler, some 100 MB, is given back when it is done, and
-what compiler and verifier write to standard error is this process's own. It imports nothing of ours.
+what compiler and verifier write to standard error is this process's own. It imports nothing of ours, and yields to the
+relay, which serves meanwhile.
 """
 
 import importlib
@@ -10,7 +11,9 @@ import json
 import os
 import socket
 import sys
-from typing import Any
+from typing import Any, Final
+
+_NICE: Final = 5
 
 
 class BccMissingError(Exception):
@@ -35,6 +38,7 @@ def import_bcc() -> Any:
 
 def main() -> None:
     """Answer with ``{}`` and descriptors, or with ``missing`` (bcc) or ``refused`` (by compiler or verifier)."""
+    os.nice(_NICE)
     request = json.loads(sys.argv[1])
     with socket.socket(fileno=int(sys.argv[2])) as answer:
         try:

@@ -53,7 +53,7 @@ class Egresses:
         examine: Callable[[Interface, list[KnownHop]], Finding],
         now: Instant,
     ) -> list[Tested]:
-        """Those that are due."""
+        """Run the self-tests that are due."""
         tests = []
         for interface in interfaces:
             try:

@@ -52,8 +52,9 @@ def find_headers(sources: Path = _SOURCES, cache: Path | None = None) -> Path:
 
 
 def is_complete(tree: Path) -> bool:
-    """Whether bcc can compile against ``tree``."""
-    return (tree / _COMMON_MARK).is_file() and (tree / _ARCHITECTURE_MARK).is_file()
+    """Whether bcc can compile against ``tree``; one that this user may not look into is none."""
+    # Not Path.is_file: it raises where a unit's ProtectKernelModules closes /lib/modules.
+    return os.path.isfile(tree / _COMMON_MARK) and os.path.isfile(tree / _ARCHITECTURE_MARK)
 
 
 def _missing(tree: Path) -> str:

@@ -11,7 +11,7 @@ _log = logging.getLogger("ebpf")
 
 
 def find_interfaces(names: tuple[str, ...]) -> list[Interface]:
-    """All of them.
+    """The interfaces of these names, all of them.
 
     Raises:
         OffloadError: there are too many or none, or one does not exist.

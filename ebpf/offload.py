@@ -11,7 +11,6 @@ import logging
 import struct
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -20,6 +19,7 @@ from connectivity.errors import chain
 from ebpf import bpf_syscall, layout, netlink
 from ebpf.attach import Attachment, attach_all, attach_by_ladder
 from ebpf.bindings import Bindings, Buckets
+from ebpf.counters import NOTHING, Counters, FlowCounters
 from ebpf.doctor import explain, hopeless
 from ebpf.egress import examine_egress
 from ebpf.egresses import Egresses, Tested
@@ -38,27 +38,6 @@ _ENTRIES_PER_BINDING: Final = 2
 _CONFIG_KEY: Final = struct.pack("=I", 0)
 
 _log = logging.getLogger("ebpf")
-
-
-@dataclass(frozen=True, slots=True)
-class FlowCounters:
-    """What the program forwarded for one binding: as the sender's and as the receiver's between two clients."""
-
-    to_peer: Counter
-    to_client: Counter
-
-
-NOTHING: Final = FlowCounters(Counter(), Counter())
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What the program did since it was loaded. Bytes are message bytes in ``forwarded``, frame bytes else."""
-
-    forwarded: Mapping[Direction, Counter]
-    egress: Mapping[Outcome, Counter]
-    passed: Mapping[Outcome, Counter]
-    dropped: Mapping[Outcome, Counter]
 
 
 @dataclass(frozen=True, slots=True)

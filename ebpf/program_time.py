@@ -31,7 +31,7 @@ class RunTime(NamedTuple):
 
     @classmethod
     def of(cls, program_fd: int) -> "RunTime":
-        """As it is now."""
+        """The kernel's count of a program, as it is now."""
         info = bpf_syscall.program_info(program_fd)
         return cls(info.run_time_ns, info.run_count)
 

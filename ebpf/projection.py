@@ -100,7 +100,7 @@ class Projection:
         return Changes(ended, tuple(key for key in before if key not in after), tuple(after.items()))
 
     def _related(self, touched: list[ChannelFlow]) -> list[ChannelFlow]:
-        """Those of the bindings that exist, and others between the same two relayed ports of ours."""
+        """The bindings of these that exist, and others between the same two relayed ports of ours."""
         found: dict[tuple[Endpoint, int], ChannelFlow] = {}
         for flow in touched:
             names = [(flow.relayed_port, flow.peer)]

@@ -35,8 +35,8 @@
 #error "BINDINGS: channel bindings, slot 0 included"
 #endif
 
-#define FAMILY_IPV4 2	/* AF_INET */
-#define FAMILY_IPV6 10	/* AF_INET6 */
+#define FAMILY_IPV4 2  /* AF_INET */
+#define FAMILY_IPV6 10 /* AF_INET6 */
 #define LOOPBACK_IFINDEX 1
 
 /*
@@ -226,7 +226,7 @@ static __always_inline int is_within_quota(const struct parties *parties, __u64 
 /* What there is to tell about a packet, besides its outcome. */
 struct passage {
 	enum direction direction;
-	__u32 ifindex;	/* where it leaves */
+	__u32 ifindex; /* where it leaves */
 	__u64 bytes;
 };
 

@@ -26,7 +26,7 @@
 struct traffic_course {
 	__u32 ifindex;
 	__u32 flow_count;
-	__u32 burst; /* frames of one flow before the next has its turn */
+	__u32 burst;	   /* frames of one flow before the next has its turn */
 	__u32 interval_ns; /* 0: as fast as it goes */
 	__u64 frames;
 	__u64 due_ns;

@@ -1,69 +1,25 @@
 """``postern gateway``: settings, then the service."""
 
 import asyncio
+import importlib
 import logging
 import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, cast
 
-from connectivity.clock import Instant
-from connectivity.endpoint import Endpoint
-from connectivity.io import descriptors, status_view
-from connectivity.io.identity import load_or_create
-from connectivity.io.portal import read_system_info
-from connectivity.io.service import DEVICE, Role, run_tunnel
-from connectivity.io.status import serve
-from connectivity.io.tunnel_settings import TunnelSettings, configure_logs, read_tunnel_settings
-from connectivity.phoenix.login import PortalLogin, gateway_login, user_agent
-from connectivity.settings import SettingsReader
-from connectivity.wireguard import KeyPair
-from gateway.core import GatewayCore, GatewayRole
-from gateway.extension import GatewayExtension
-from gateway.masquerade import Forward, Masquerade
+from connectivity.io import descriptors, status_socket
+from connectivity.io.opening import Opening
+from connectivity.io.tunnel_settings import configure_logs
+from connectivity.key_pair import KeyPair
+from gateway.login import MAX_PARTITION_SECONDS, TOPIC, make_login
+from gateway.settings import GatewaySettings, read_settings
 
 log = logging.getLogger("gateway")
-
-DEFAULT_API_URL: Final = "wss://api.firezone.dev"
-DEFAULT_ID_PATH: Final = Path("/var/lib/firezone/gateway_id")
-MAX_PARTITION_SECONDS: Final = 15 * 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class GatewaySettings:
-    """What only the gateway has."""
-
-    tunnel: TunnelSettings
-    health_address: Endpoint
-    forward: Forward | None
-    warnings: tuple[str, ...] = ()
-
-
-def read_settings(arguments: list[str]) -> GatewaySettings:
-    """Read and check everything; the token may also be the one positional argument."""
-    reader = SettingsReader("gateway", arguments)
-    words = reader.positional()
-    for extra in words[1:]:
-        reader.problem(f"{extra!r} is not expected here")
-    token = reader.token_argument(words[0]) if words else None
-    health = reader.optional(
-        "HEALTH_CHECK_ADDR", "--health-check-addr", Endpoint.parse, Endpoint.parse("0.0.0.0:8080"), "address:port"
-    )
-    forward = reader.optional(
-        "POSTERN_FORWARD", "--forward", _forward, None, "tunnel: the host forwards nothing else; host: as without us"
-    )
-    reader.switch(None, "--no-check", "accepted; privileges show when they are needed")
-    reader.switch("FIREZONE_VALIDATE_CHECKSUMS", "--validate-checksums", "accepted; checksums are always validated")
-    tunnel = read_tunnel_settings(
-        reader, "gateway", token=token, default_api_url=DEFAULT_API_URL, raise_limits_by_default=True
-    )
-    reader.finish()
-    return GatewaySettings(tunnel, health, forward, tuple(reader.warnings))
 
 
 def run(arguments: list[str]) -> int:
     """Run the gateway until a signal, or ask one that runs."""
-    if arguments[:1] and arguments[0] in status_view.COMMANDS:
+    if arguments[:1] and arguments[0] in status_socket.COMMANDS:
+        from connectivity.io import status_view  # what one that starts need not wait for
+
         return status_view.run("gateway", arguments)
     settings = read_settings(arguments)
     os.environ.pop("FIREZONE_TOKEN", None)  # no child of ours needs it
@@ -76,38 +32,13 @@ def run(arguments: list[str]) -> int:
 
 
 async def _serve(settings: GatewaySettings) -> None:
-    def make_core(keys: KeyPair, now: Instant) -> GatewayCore:
-        return GatewayCore(keys=keys, rng=os.urandom, now=now)
-
-    def make_login(tunnel: TunnelSettings, keys: KeyPair) -> PortalLogin:
-        return gateway_login(
-            tunnel.api_url,
-            token=tunnel.token,
-            device_id=tunnel.device_id or load_or_create(DEFAULT_ID_PATH),
-            name=tunnel.name,
-            public_key=keys.public,
-            user_agent=user_agent("gateway", read_system_info()),
-        )
-
-    masquerade = Masquerade(DEVICE, settings.forward)
-    ready = asyncio.Event()
-    role = Role(
-        "gateway",
-        make_core,
-        make_login,
-        GatewayRole.peer_field,
-        MAX_PARTITION_SECONDS,
-        make_extension=lambda host: GatewayExtension(host, cast(GatewayCore, host.core), masquerade, ready),
-    )
-    # Ready from the portal's first word on: tunnels outlive its absence.
-    health = await serve(settings.health_address, dict, ready=ready.is_set)
+    keys = KeyPair.generate(os.urandom)
+    opening = Opening(keys, make_login(settings.tunnel, keys), TOPIC, MAX_PARTITION_SECONDS)
     try:
-        await run_tunnel(settings.tunnel, role)
+        # In a thread, while the portal answers: most of what a gateway imports.
+        await asyncio.to_thread(importlib.import_module, "gateway.serving")
+        from gateway.serving import serve
+
+        await serve(settings, opening)
     finally:
-        await health.close()
-
-
-def _forward(text: str) -> Forward | None:
-    if text not in set(Forward):
-        raise ValueError(f"expected {' or '.join(Forward)}, got {text!r}")
-    return Forward(text)
+        await opening.close()

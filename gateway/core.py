@@ -7,17 +7,20 @@ WireGuard session: packets for a client without a path are dropped.
 import logging
 from collections.abc import Callable
 from enum import StrEnum
+from itertools import takewhile
 from typing import ClassVar, Final
 
 from connectivity import p2p
 from connectivity.clock import SECOND, Instant, WallTime
+from connectivity.data_path import DataPath
 from connectivity.endpoint import IPAddress
 from connectivity.ip import icmp, packet
 from connectivity.ip.flow import Flow, PacketRun
 from connectivity.ip.packet import Packet
+from connectivity.milestones import ResourceAnswered
 from connectivity.node import Node
 from connectivity.portal import values
-from connectivity.portal.values import Interface, Json, MessageError, listing, mapping, text
+from connectivity.portal.values import Interface, Json, MessageError, listing, mapping, name_for_people, text
 from connectivity.status import RoleStatus
 from connectivity.tunnel import RoleTunnel, SendToPortal, TunnelCore, is_echo, is_icmp_error
 from connectivity.verdict import HOLD, Answer, Drop, Forward, Verdict
@@ -41,10 +44,12 @@ _ANSWERS: Final[dict[StrEnum, Callable[[Packet], bytes | None]]] = {
 
 
 class GatewayCore(TunnelCore):
-    """One gateway."""
+    """The tunnel of a gateway, in the role ``GatewayRole``."""
 
-    def __init__(self, *, keys: KeyPair, rng: Callable[[int], bytes], now: Instant) -> None:
-        tunnel = RoleTunnel(Node(keys=keys, controlling=False, rng=rng))
+    def __init__(
+        self, *, keys: KeyPair, rng: Callable[[int], bytes], now: Instant, data_path: DataPath | None = None
+    ) -> None:
+        tunnel = RoleTunnel(Node(keys=keys, controlling=False, rng=rng, data_path=data_path))
         self.role = GatewayRole(tunnel, now)
         super().__init__(tunnel, self.role)
 
@@ -98,10 +103,12 @@ class GatewayRole:
         if isinstance(verdict, Drop):
             fields = {"cid": client.client_id, "protocol": flow.protocol, "reason": verdict.reason}
             log.debug("Filtered a packet", extra={"fields": fields})
+        elif self._tunnel.unanswered:
+            self._note_answer(client, verdict)
         return verdict
 
     def judge_inbound(self, peer_id: str, packets: PacketRun, now: Instant) -> Verdict:
-        """What a client may not send is answered with ICMP."""
+        """What a client may not send is answered with ICMP, as long as it is not too much."""
         client, interface = self._clients.get(peer_id), self._tunnel.interface
         if client is None or interface is None:
             return Drop(GatewayDrop.UNAUTHORIZED)
@@ -112,7 +119,8 @@ class GatewayRole:
         answer = _ANSWERS.get(verdict.reason)
         if answer is None:
             return verdict
-        answers = (answer(packet.parse(segment)) for segment in packets.run.segments())
+        answered = takewhile(lambda _: client.refusals.take(1, now), packets.run.segments())
+        answers = (answer(packet.parse(segment)) for segment in answered)
         return Answer(tuple(built for built in answers if built is not None), verdict.reason)
 
     def handle_control(self, peer_id: str, event: p2p.AssignedIps | p2p.DomainStatus, now: Instant) -> None:
@@ -187,6 +195,8 @@ class GatewayRole:
         client = self._clients.get(client_id)
         if client is None:
             client = self._clients[client_id] = ClientPeer(client_id, addresses, self._shared, now)
+        client.name = name_for_people(peer, "name")
+        client.actor = name_for_people(mapping(message.get("subject") or {}, "subject"), "actor_name")
         if client.take_key(public_key, now):
             self._tunnel.flows.forget(client.tag)
             log.info("Client has a new key and asks for its resources again", extra={"fields": {"cid": client_id}})
@@ -200,6 +210,7 @@ class GatewayRole:
                 self._tunnel.flows.forget(holder.tag)
             self._by_address[address] = client
         client.grant(resource, expires_at, now)
+        self._tunnel.granted(client_id, public_key, resource.resource_id)
         self._tunnel.flows.forget(client.grant_tag(resource.resource_id))
         fields = {"cid": client_id, "rid": resource.resource_id, "expires_at": expires_at}
         log.info("Allowing access to resource", extra={"fields": fields})
@@ -241,6 +252,11 @@ class GatewayRole:
             self._tunnel.flows.forget(client.tag)
             client.close()
 
+    def peer_name(self, peer_id: str) -> str:
+        """What the portal calls a client, or whose it is."""
+        client = self._clients.get(peer_id)
+        return "" if client is None else client.name or client.actor
+
     def peer_silent(self, peer_id: str, _now: Instant) -> None:
         """It is for clients to ask for another connection."""
 
@@ -259,7 +275,8 @@ class GatewayRole:
 
     def status(self) -> RoleStatus:
         """The clients, also those without a connection just now."""
-        return RoleStatus(clients=tuple(client.status() for client in self._clients.values()))
+        names = {client.client_id: client.name or client.actor for client in self._clients.values()}
+        return RoleStatus(clients=tuple(client.status() for client in self._clients.values()), names=names)
 
     def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
         """Authorizations, sessions and look-ups are looked at once a second."""
@@ -281,6 +298,13 @@ class GatewayRole:
         return self._expiry_due if self._clients or len(self.names) else None
 
     # Private -------------------------------------------------------------------------------------------------------
+
+    def _note_answer(self, client: ClientPeer, verdict: Forward) -> None:
+        """A resource speaks to a client, perhaps for the first time."""
+        for resource_id in client.resource_ids():
+            spoke = client.grant_tag(resource_id) in verdict.rests_on
+            if spoke and self._tunnel.unanswered.take(client.client_id, resource_id):
+                self._tunnel.tell(ResourceAnswered(client.client_id, resource_id))
 
     def _dismiss_if_empty(self, client: ClientPeer, now: Instant) -> None:
         if client.is_empty:

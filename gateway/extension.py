@@ -69,10 +69,12 @@ class GatewayExtension:
             self._naming.resolver.resolve(action.domain)
         return True
 
-    def configured(self, configuration: ConfigureTun) -> None:
+    async def configured(self, configuration: ConfigureTun) -> None:
         """Have the host forward for the device, and serve DNS at its addresses."""
         if not self._ready.is_set():
-            self._tasks.start(self._forward())
+            # In a thread: ``nft`` may take its time, while clients are signalled.
+            await asyncio.to_thread(self._masquerade.apply)
+            self._ready.set()
         self._addresses = configuration.interface.ipv4, configuration.interface.ipv6
         self._tasks.start(self._serve())
 
@@ -92,11 +94,6 @@ class GatewayExtension:
         """Look-ups and queries."""
         naming = self._made()
         return {"resolver": naming.resolver.counters(), "site_dns": naming.site.counters()}
-
-    async def _forward(self) -> None:
-        # In a thread: ``nft`` may take its time, while clients are signalled.
-        await asyncio.to_thread(self._masquerade.apply)
-        self._ready.set()
 
     async def _resolve(self, domain: str) -> None:
         await asyncio.to_thread(importlib.import_module, _LATE)

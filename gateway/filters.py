@@ -8,12 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from connectivity.ip.protocols import ICMP_PROTOCOLS, PROTOCOL_TCP, PROTOCOL_UDP
 from connectivity.portal.values import Json, MessageError, text
 
-TCP: Final = 6
-UDP: Final = 17
-_ICMP: Final = frozenset({1, 58})
-_PROTOCOLS: Final = {"tcp": TCP, "udp": UDP}
+_PROTOCOLS: Final = {"tcp": PROTOCOL_TCP, "udp": PROTOCOL_UDP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ class Filters:
         """Whether a packet of this protocol, to (or from, for answers) this port of the resource may pass."""
         if self.everything:
             return True
-        if protocol in _ICMP:
+        if protocol in ICMP_PROTOCOLS:
             return self.icmp
         return any(
             entry.protocol == protocol and entry.first <= port <= entry.last  # others than TCP and UDP match nothing

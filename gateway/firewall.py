@@ -9,23 +9,21 @@ import logging
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
-from connectivity.portal.values import Network
+from connectivity.io import nftables
+from connectivity.io.nftables import NftError, Objects
+from connectivity.io.packet_filter import FAMILIES, Packet, drops, network, read, within
+from connectivity.ranges import Network
 from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6
-from gateway import nftables
-from gateway.nftables import NftError, Objects
 from gateway.rules import TABLE
 
 _INTERFACES: Final = Path("/sys/class/net")
 _LEGACY: Final = {"ip": Path("/proc/net/ip_tables_names"), "ip6": Path("/proc/net/ip6_tables_names")}
 _COMMANDS: Final = {"ip": "iptables", "ip6": "ip6tables"}
-_FAMILIES: Final = {"ip": ("ipv4",), "ip6": ("ipv6",), "inet": ("ipv4", "ipv6")}
 _PEERS: Final[dict[str, Network]] = {"ipv4": PEERS_IPV4, "ipv6": PEERS_IPV6}
 _HOOKS: Final = ("forward", "input")
-_DEEPEST_JUMP: Final = 16  # the kernel's own limit
 
 _log = logging.getLogger("gateway")
 
@@ -47,18 +45,6 @@ class Finding:
         return f"chain {self.chain} of table {self.table} ({self.hook}) drops the tunnel's traffic: {self.remedy}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Packet:
-    """What is known of a packet on its way; ``lenient`` takes what cannot be judged for a match."""
-
-    family: str
-    input_device: str
-    output_device: str
-    state: str
-    peers: str  # the field that holds a client's address
-    lenient: bool
-
-
 def examine(device: str) -> list[Finding]:
     """Look at this host's tables; nothing where they cannot be listed."""
     others = [path.name for path in sorted(_INTERFACES.glob("*")) if path.name not in {"lo", device}]
@@ -67,7 +53,7 @@ def examine(device: str) -> list[Finding]:
         tables = {
             (chain["family"], chain["table"])
             for chain in chains
-            if chain.get("hook") in _HOOKS and chain["family"] in _FAMILIES and chain["table"] != TABLE
+            if chain.get("hook") in _HOOKS and chain["family"] in FAMILIES and chain["table"] != TABLE
         }
         found = []
         for family, table in sorted(tables):
@@ -88,18 +74,14 @@ def _judge_if_possible(objects: Objects, device: str, others: Sequence[str]) -> 
 
 def judge(objects: Objects, device: str, others: Sequence[str]) -> list[Finding]:
     """The chains of one table that drop what goes between the device and every other one."""
-    chains = {entry["chain"]["name"]: entry["chain"] for entry in objects if "chain" in entry}
-    rules: dict[str, list[list[Any]]] = {name: [] for name in chains}
-    for entry in objects:
-        if "rule" in entry:
-            rules[entry["rule"]["chain"]].append(entry["rule"]["expr"])
+    chains, rules = read(objects)
     found = []
     for name, chain in chains.items():
         hook = chain.get("hook")
         if hook not in _HOOKS or chain.get("type") != "filter":
             continue
-        for packets in _journeys(hook, _FAMILIES[chain["family"]], device, others):
-            if packets and all(_drops(chain, rules, packet) for packet in packets):
+        for packets in _journeys(hook, FAMILIES[chain["family"]], device, others):
+            if packets and all(drops(chain, rules, packet) for packet in packets):
                 remedy = _remedy(chain, set(chains), device)
                 found.append(Finding(f"{chain['family']} {chain['table']}", name, hook, remedy))
                 break
@@ -110,134 +92,18 @@ def is_of_a_client(line: str) -> bool:
     """Whether a line of /proc/net/nf_conntrack is about a connection that a client began."""
     source = next((word[4:] for word in line.split() if word.startswith("src=")), None)
     try:
-        return source is not None and any(_within(_network(source), peers) for peers in _PEERS.values())
+        return source is not None and any(within(network(source), peers) for peers in _PEERS.values())
     except ValueError:
         return False
 
 
-def _journeys(hook: str, families: Sequence[str], device: str, others: Sequence[str]) -> Iterator[list[_Packet]]:
+def _journeys(hook: str, families: Sequence[str], device: str, others: Sequence[str]) -> Iterator[list[Packet]]:
     for family in families:
         if hook == "input":
-            yield [_Packet(family, device, "", "new", "saddr", lenient=True)]
+            yield [Packet(family, device, "", "new", True, "saddr", _PEERS)]
             continue
-        yield [_Packet(family, device, other, "new", "saddr", lenient=False) for other in others]
-        yield [_Packet(family, other, device, "established", "daddr", lenient=True) for other in others]
-
-
-def _drops(chain: Any, rules: dict[str, list[list[Any]]], packet: _Packet) -> bool:
-    verdict = _walk(chain["name"], rules, packet, 0)
-    return (verdict or chain.get("policy", "accept")) == "drop"
-
-
-def _walk(name: str, rules: dict[str, list[list[Any]]], packet: _Packet, depth: int) -> str | None:
-    """``accept`` or ``drop``; None where the chain ends without either."""
-    for expressions in rules.get(name, []) if depth <= _DEEPEST_JUMP else []:
-        matched: bool | None = True
-        is_named = False  # the rule is about the tunnel
-        for expression in expressions:
-            (kind, content), *_ = expression.items()
-            if kind == "match":
-                outcome = _match(content, packet)
-                is_named = is_named or (outcome is True and _is_about_the_tunnel(content, packet))
-                matched = _both(matched, outcome)
-            elif kind == "xt":
-                matched = _both(matched, None)
-            elif kind == "vmap":
-                kind, content = _mapped(content, packet)
-            if matched is False:
-                break
-            certain = matched is True or is_named
-            match kind:
-                case "accept" | "queue" if certain or packet.lenient:
-                    return "accept"
-                case "drop" | "reject" if matched is True:
-                    return "drop"
-                case "return" if matched is True:
-                    return None
-                case "jump" | "goto" if certain or packet.lenient:
-                    verdict = _walk(content["target"], rules, packet, depth + 1)
-                    if verdict == "accept" or (verdict == "drop" and matched is True):
-                        return verdict
-                    if kind == "goto" and matched is True:
-                        return None
-                case _:
-                    pass
-    return None
-
-
-def _both(one: bool | None, other: bool | None) -> bool | None:
-    if one is False or other is False:
-        return False
-    return None if one is None or other is None else True
-
-
-def _match(content: Any, packet: _Packet) -> bool | None:
-    left, right = content["left"], content["right"]
-    values = right.get("set", [right]) if isinstance(right, dict) else right if isinstance(right, list) else [right]
-    outcomes = [_equals(left, value, packet) for value in values]
-    outcome = True if True in outcomes else None if None in outcomes or not outcomes else False
-    if content.get("op") == "!=" and outcome is not None:
-        return not outcome
-    return outcome
-
-
-def _equals(left: Any, value: Any, packet: _Packet) -> bool | None:
-    if not isinstance(left, dict):
-        return None
-    if "meta" in left:
-        key = left["meta"]["key"]
-        known = {
-            "iifname": packet.input_device,
-            "iif": packet.input_device,
-            "oifname": packet.output_device,
-            "oif": packet.output_device,
-            "nfproto": packet.family,
-        }.get(key)
-        if known is None or not isinstance(value, str) or value.startswith("@"):
-            return None
-        return known.startswith(value[:-1]) if value.endswith("*") else bool(known == value)
-    if left.get("ct", {}).get("key") == "state":
-        return bool(packet.state == value)
-    payload = left.get("payload", {})
-    if payload.get("protocol") in _COMMANDS and payload.get("field") in {"saddr", "daddr"}:
-        return _has_address(payload, value, packet)
-    return None
-
-
-def _has_address(payload: Any, value: Any, packet: _Packet) -> bool | None:
-    if _FAMILIES[payload["protocol"]] != (packet.family,):
-        return False
-    if payload["field"] != packet.peers:
-        return None
-    prefix = value.get("prefix") if isinstance(value, dict) else None
-    text = f"{prefix['addr']}/{prefix['len']}" if prefix else str(value)
-    try:
-        network = _network(text)
-    except ValueError:
-        return None  # a range, a set
-    peers = _PEERS[packet.family]
-    if _within(peers, network):
-        return True
-    return None if network.overlaps(peers) else False
-
-
-def _is_about_the_tunnel(content: Any, packet: _Packet) -> bool:
-    left = content["left"]
-    if not isinstance(left, dict) or content.get("op") == "!=":
-        return False
-    key = left.get("meta", {}).get("key", "")
-    mine = "oif" if packet.state == "established" else "iif"
-    return str(key).startswith(mine) or left.get("payload", {}).get("field") == packet.peers
-
-
-def _mapped(content: Any, packet: _Packet) -> tuple[str, Any]:
-    """The verdict of a map that is written out; nothing where the key is not known."""
-    data = content.get("data")
-    for key, verdict in data.get("set", []) if isinstance(data, dict) else []:
-        if _equals(content["key"], key, packet) is True:
-            (pair,) = verdict.items()
-            return pair[0], pair[1]
-    return "", None
+        yield [Packet(family, device, other, "new", False, "saddr", _PEERS) for other in others]
+        yield [Packet(family, other, device, "established", True, "daddr", _PEERS) for other in others]
 
 
 def _remedy(chain: Any, names: set[str], device: str) -> str:
@@ -284,12 +150,3 @@ def legacy_drops(listed: str, device: str) -> bool:
     if ["-P", "FORWARD", "DROP"] not in lines:
         return False
     return not any(words[-2:] == ["-j", "ACCEPT"] and f"-i {device}" in " ".join(words) for words in lines)
-
-
-def _network(text: Any) -> Network:
-    found: Network = ip_network(text)
-    return found
-
-
-def _within(inner: Network, outer: Network) -> bool:
-    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]  # one version

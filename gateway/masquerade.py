@@ -8,27 +8,21 @@ warning, not an end.
 
 import logging
 import threading
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from connectivity.errors import chain
+from connectivity.io import nftables
+from connectivity.io.nftables import NftError
 from connectivity.io.privileges import privileged
-from gateway import firewall, nftables, rules
-from gateway.nftables import NftError
+from gateway import firewall, rules
+from gateway.forward import Forward
 
 log = logging.getLogger("gateway")
 
 FORWARDING: Final = {"ipv4": "net/ipv4/ip_forward", "ipv6": "net/ipv6/conf/all/forwarding"}
 _SYSCTL: Final = Path("/proc/sys")
 _CONNECTIONS: Final = Path("/proc/net/nf_conntrack")
-
-
-class Forward(StrEnum):
-    """What the host forwards besides the tunnel's traffic."""
-
-    TUNNEL = "tunnel"  # nothing
-    HOST = "host"  # what it forwards without us
 
 
 class Masquerade:

@@ -34,7 +34,7 @@ log = logging.getLogger("gateway")
 
 
 class Nameservers:
-    """One for each gateway.
+    """The name servers of the site, measured; a gateway has one of these.
 
     Args:
         start: runs a measurement.

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from connectivity.clock import SECOND, Duration, Instant
 from connectivity.endpoint import IPAddress
-from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
+from connectivity.ip.protocols import ICMP_PROTOCOLS, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
 from connectivity.verdict import Translation
 from gateway.reasons import GatewayDrop
 
@@ -41,7 +41,6 @@ _LIFETIMES: Final = {
     PROTOCOL_ICMP: ICMP_LIFETIME,
     PROTOCOL_ICMPV6: ICMP_LIFETIME,
 }
-_ICMP: Final = frozenset({PROTOCOL_ICMP, PROTOCOL_ICMPV6})
 
 
 class Key(NamedTuple):
@@ -280,7 +279,7 @@ class _Ports:
 
 def peer_port(protocol: int, port: int) -> int:
     """A session's peer port, from a flow's: an echo's identifier is none."""
-    return 0 if protocol in _ICMP else port
+    return 0 if protocol in ICMP_PROTOCOLS else port
 
 
 def is_translatable(protocol: int, *, is_echo: bool) -> bool:

@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from connectivity.budget import Budget
+from connectivity.budget import Budget, Rate
 from connectivity.clock import SECOND, Instant, WallTime
 from connectivity.endpoint import IPAddress
 from connectivity.ip import icmp
-from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6
 from connectivity.ip.flow import Flow
 from connectivity.ip.icmp import IcmpError
+from connectivity.ip.protocols import ICMP_PROTOCOLS, PROTOCOL_TCP, PROTOCOL_UDP
 from connectivity.portal.values import Interface
 from connectivity.ranges import is_proxy
 from connectivity.status import ClientStatus, GrantStatus
 from connectivity.verdict import Drop, Forward, Translation
-from gateway.filters import TCP, UDP, union
+from gateway.filters import union
 from gateway.nat import Binding, Capacity, Key, NatTable, is_translatable, peer_port
 from gateway.reasons import GatewayDrop
 from gateway.resolutions import LOOKUPS
@@ -30,7 +30,8 @@ from gateway.resources import CidrResource, DnsResource, Resource, is_same_targe
 from gateway.translations import NameCapacity, Translations
 
 SITE_DNS_PORT: Final = 53535
-_ICMP: Final = frozenset({PROTOCOL_ICMP, PROTOCOL_ICMPV6})
+# Refused packets that a client is told of by ICMP; each costs several times what a packet that passes costs.
+REFUSALS: Final = Rate(100, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,16 @@ class _Grant:
 
 
 class ClientPeer:
-    """One client."""
+    """One client of a gateway: its addresses, grants, names and translations."""
 
     def __init__(self, client_id: str, addresses: Interface, shared: Shared, now: Instant) -> None:
         self.client_id = client_id
         self.addresses = addresses
+        self.name = self.actor = ""  # for people; empty where the portal does not say
         self.nat = NatTable(shared.sessions)
         self.names = Translations(shared.names)
         self.lookups = Budget(LOOKUPS, now)
+        self.refusals = Budget(REFUSALS, now)
         self._passes = shared.passes
         self._public_key = b""
         self._grants: dict[str, _Grant] = {}
@@ -90,8 +93,11 @@ class ClientPeer:
 
     def status(self) -> ClientStatus:
         """What it may reach, and until when."""
-        grants = (GrantStatus(name, *shown(grant.resource), grant.expires_at) for name, grant in self._grants.items())
-        return ClientStatus(self.client_id, (self.addresses.ipv4, self.addresses.ipv6), tuple(grants))
+        grants = tuple(
+            GrantStatus(resource_id, *shown(grant.resource), grant.expires_at, grant.resource.name)
+            for resource_id, grant in self._grants.items()
+        )
+        return ClientStatus(self.client_id, (self.addresses.ipv4, self.addresses.ipv6), grants, self.name, self.actor)
 
     def take_key(self, public_key: bytes, now: Instant) -> bool:
         """Take over a WireGuard key; True if that ended authorizations, which were the portal's word about another key.
@@ -228,7 +234,7 @@ class ClientPeer:
         """
         if error is None or error.source not in {self.addresses.ipv4, self.addresses.ipv6}:
             return Drop(GatewayDrop.FILTERED_REPLY)
-        is_echo = error.protocol in _ICMP  # no other ICMP can be quoted
+        is_echo = error.protocol in ICMP_PROTOCOLS  # no other ICMP can be quoted
         if error.destination in {own.ipv4, own.ipv6}:
             served = _is_served(error.protocol, error.destination_port, is_echo=is_echo)
             return self._forward() if served else Drop(GatewayDrop.FILTERED_REPLY)
@@ -296,7 +302,7 @@ class ClientPeer:
 
     def _translate(self, inside: Key, flow: Flow, real: IPAddress, resource_id: str, now: Instant) -> Forward | Drop:
         def is_taken(port: int) -> bool:
-            peer = port if flow.protocol in _ICMP else flow.destination_port
+            peer = port if flow.protocol in ICMP_PROTOCOLS else flow.destination_port
             return self._passes(
                 self.client_id, flow._replace(destination=real, source_port=port, destination_port=peer)
             )
@@ -344,4 +350,4 @@ class ClientPeer:
 
 def _is_served(protocol: int, port: int, *, is_echo: bool) -> bool:
     """The gateway's host serves clients nothing but echo and the site's DNS."""
-    return is_echo or (protocol in (TCP, UDP) and port == SITE_DNS_PORT)
+    return is_echo or (protocol in (PROTOCOL_TCP, PROTOCOL_UDP) and port == SITE_DNS_PORT)

@@ -84,7 +84,7 @@ class _Remembered:
 
 
 class Resolver:
-    """One for each gateway.
+    """Looks names up for the gateway's core, and remembers answers; a gateway has one.
 
     Args:
         answer: is told the addresses of a name, or None if it has none; never from within ``resolve``.

@@ -1,11 +1,11 @@
 """Resources as the portal sends them to gateways: what each includes, and what it lets through."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from connectivity.dns_pattern import is_pattern, matches
 from connectivity.endpoint import IPAddress
-from connectivity.portal.values import Json, MessageError, Network, listing, network, text
+from connectivity.portal.values import Json, MessageError, Network, listing, name_for_people, network, text
 from connectivity.ranges import covers, is_of_the_internet
 from gateway.filters import Filters, parse_filters
 
@@ -17,6 +17,7 @@ class CidrResource:
     resource_id: str
     network: Network
     filters: Filters
+    name: str = field(default="", compare=False)
 
     def includes(self, address: IPAddress) -> bool:
         """Whether clients may reach this address as such."""
@@ -30,6 +31,7 @@ class DnsResource:
     resource_id: str
     pattern: str
     filters: Filters
+    name: str = field(default="", compare=False)
 
     def includes(self, _address: IPAddress) -> bool:
         """No address as such."""
@@ -46,6 +48,7 @@ class InternetResource:
 
     resource_id: str
     filters: Filters  # a portal may send some, upstream's does not
+    name: str = field(default="", compare=False)
 
     def includes(self, address: IPAddress) -> bool:
         """Whether clients may reach this address as such."""
@@ -72,17 +75,18 @@ def parse_resource(payload: Json) -> Resource:
     Raises:
         MessageError: bad fields, or a kind that nobody knows.
     """
-    kind, resource_id = text(payload, "type"), text(payload, "id")
+    kind, resource_id, name = text(payload, "type"), text(payload, "id"), name_for_people(payload, "name")
     match kind:
         case "cidr":
-            return CidrResource(resource_id, network(payload, "address"), parse_filters(listing(payload, "filters")))
+            filters = parse_filters(listing(payload, "filters"))
+            return CidrResource(resource_id, network(payload, "address"), filters, name)
         case "dns":
             pattern = text(payload, "address")
             if not is_pattern(pattern):
                 raise MessageError(f"address: expected a pattern of names, got {pattern!r}")
-            return DnsResource(resource_id, pattern, parse_filters(listing(payload, "filters")))
+            return DnsResource(resource_id, pattern, parse_filters(listing(payload, "filters")), name)
         case "internet":
-            return InternetResource(resource_id, parse_filters(listing(payload, "filters", optional=True)))
+            return InternetResource(resource_id, parse_filters(listing(payload, "filters", optional=True)), name)
         case _:
             raise MessageError(f"resources of type {kind!r} are not served")
 

@@ -60,7 +60,7 @@ MayAsk: TypeAlias = Callable[[IPAddress, str], bool]
 
 
 class SiteDns:
-    """One for each gateway.
+    """The DNS server for clients, over UDP and TCP; a gateway has one.
 
     Args:
         nameservers: whom to ask.

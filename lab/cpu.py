@@ -1,7 +1,7 @@
 """What a process has used of the processors, from ``/proc/PID/stat`` (proc_pid_stat(5)).
 
-All threads of the process count, its children do not. Soft interrupts (veth, XDP) are charged by the kernel to whoever
-they interrupt: what a relay forwards in XDP hardly shows in the relay's own time.
+All threads of the process count, its children only where that is said. Soft interrupts (veth, XDP) are charged by the
+kernel to whoever they interrupt: what a relay forwards in XDP hardly shows in the relay's own time.
 """
 
 import os
@@ -44,6 +44,21 @@ def exact_cpu_seconds(pid: int) -> float:
             found += thread_seconds(path)
         except OSError:
             continue  # ended meanwhile
+    return found
+
+
+def family_seconds(pid: int) -> float:
+    """What a running process and the running children of it and of theirs have used so far."""
+    return cpu_seconds(pid) + sum(family_seconds(child) for child in _children(pid))
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, path.read_text(encoding="ascii").split())
+        except OSError:
+            continue  # the thread has ended
     return found
 
 

@@ -1,8 +1,8 @@
 """``postern demo``: the whole stack in network namespaces, measured, and gone again.
 
 Four runs, each in a lab of its own: relayed (both NATs symmetric, IPv6 between the ends blocked) and direct (no NAT),
-over an IPv4 underlay and over a dual-stack one. Progress goes to stderr; the table, or with ``--json`` the JSON
-object and nothing else, to stdout. Exit code 0 only if every run took the path it had to take.
+over an IPv4 underlay and over a dual-stack one. Progress goes to stderr; a verdict in words, the paths and a table, or
+with ``--json`` the JSON object and nothing else, to stdout. Exit code 0 only if every run took the path it had to take.
 """
 
 import json
@@ -20,7 +20,7 @@ from lab.machine import check_machine, leave_in_order
 from lab.plan import APP_NAME, RESOURCE, LabSettings, Nat, Underlay
 from lab.records import sweep
 from lab.relay_metrics import RelayCounts, judge_offload
-from lab.report import PICTURE, Progress, RunResult, as_json, as_table
+from lab.report import PICTURE, Progress, RunResult, as_json, as_table, paths, verdict
 from lab.stack import Stack
 from lab.topology import Lab
 
@@ -86,7 +86,7 @@ def run(arguments: list[str]) -> int:
     if settings.json:
         print(json.dumps(as_json(results, problems)))
     elif results:
-        print(as_table(results))
+        print(verdict(results, problems, len(chosen)), paths(results), as_table(results), sep="\n\n")
     if problems:
         print(f"postern demo: {printable('; '.join(problems))}", file=sys.stderr)
     return 1 if problems else 0

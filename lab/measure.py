@@ -1,6 +1,10 @@
-"""Measurements from the user's namespace: the first answer through a cold tunnel, and iperf3 in four ways."""
+"""Measurements from the user's namespace: the first answer through a cold tunnel, iperf3 in four ways, round trips."""
 
 import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -16,6 +20,7 @@ NAME_URL: Final = f"http://{APP_NAME}/"
 # Fits the tunnel's MTU with IPv6 headers, so that no datagram is cut on the way.
 _DATAGRAM_BYTES: Final = 1200
 _PATIENCE_SECONDS: Final = 20
+_ROUND_TRIP: Final = re.compile(r" time=(\d+(?:\.\d+)?) ms$", re.MULTILINE)
 
 Direction = Literal["up", "down"]
 Protocol = Literal["tcp", "udp"]
@@ -51,7 +56,10 @@ def _fetch(lab: Lab, url: str, *flags: str) -> Answer:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One stream of iperf3. UDP without a rate is as fast as it goes; ``socket_bytes`` None: the kernel's size."""
+    """Streams of iperf3. UDP without a rate is as fast as it goes; ``socket_bytes`` None: the kernel's size.
+
+    ``rate_mbps`` is each stream's; ``by_name``: to the resource's name, which the tunnel's ends translate.
+    """
 
     protocol: Protocol
     direction: Direction
@@ -59,15 +67,22 @@ class Load:
     rate_mbps: float | None = None
     ipv6: bool = False
     socket_bytes: int | None = None
+    streams: int = 1
+    datagram_bytes: int = _DATAGRAM_BYTES
+    by_name: bool = False
 
     def arguments(self) -> list[str]:
         """What iperf3's client is called with."""
-        target = RESOURCE.address6 if self.ipv6 else RESOURCE.address
+        address = RESOURCE.address6 if self.ipv6 else RESOURCE.address
+        target = APP_NAME if self.by_name else address
         words = ["iperf3", "-J", "-c", target, "-t", str(self.seconds), "--connect-timeout", "5000"]
         words += ["-R"] if self.direction == "down" else []
+        words += ["-P", str(self.streams)] if self.streams > 1 else []
         if self.protocol == "udp":
             rate = "0" if self.rate_mbps is None else f"{self.rate_mbps:.1f}M"
-            words += ["-u", "-b", rate, "-l", str(_DATAGRAM_BYTES)]
+            words += ["-u", "-b", rate, "-l", str(self.datagram_bytes)]
+        elif self.rate_mbps is not None:
+            words += ["-b", f"{self.rate_mbps:.1f}M"]
         return words + ([] if self.socket_bytes is None else ["-w", str(self.socket_bytes)])
 
 
@@ -93,10 +108,36 @@ def flow(lab: Lab, load: Load, source: str | None = None) -> Flow:
     result: dict[str, Any] = json.loads(text)
     if "error" in result:
         raise LabError(f"iperf3 {load.protocol} {load.direction}: {result['error']}")
-    return parse_flow(result)
+    return parse_flow(result, load.datagram_bytes)
 
 
-def parse_flow(result: dict[str, Any]) -> Flow:
+@contextmanager
+def flowing(lab: Lab, load: Load, source: str | None = None) -> Iterator[None]:
+    """Streams that have begun when this is entered, and have come to their end when it is left.
+
+    Raises:
+        LabError: iperf3 failed.
+    """
+    _wait_for_server(lab)  # else its last stream would be taken for this one
+    with ThreadPoolExecutor(1) as executor:
+        running = executor.submit(flow, lab, load, source)
+        wait_until(lambda: running.done() or not _is_idle(lab), "iperf3's stream has begun")
+        yield
+        running.result()
+
+
+def round_trips_ms(lab: Lab, target: str, count: int, interval_ms: int, source: str | None = None) -> list[float]:
+    """Ping so often from the user (or another namespace): a time for each answer that came."""
+    command = ["ping", "-n", "-c", str(count), "-i", str(interval_ms / 1000), "-W", "1", target]
+    return parse_round_trips(lab.run(source or lab.user, command, timeout=count * interval_ms + _PATIENCE_SECONDS))
+
+
+def parse_round_trips(said: str) -> list[float]:
+    """The times that ping printed, in ms."""
+    return [float(found) for found in _ROUND_TRIP.findall(said)]
+
+
+def parse_flow(result: dict[str, Any], datagram_bytes: int = _DATAGRAM_BYTES) -> Flow:
     """The sums of iperf3's JSON, whichever side was the receiver."""
     end = result["end"]
     summary = end.get("sum", {})
@@ -108,7 +149,7 @@ def parse_flow(result: dict[str, Any]) -> Flow:
     # still on its way at the end is neither lost nor received.
     received = end.get("sum_received", summary)
     lost = int(received["lost_packets"])
-    arrived = max(0, int(received["packets"]) - lost) * _DATAGRAM_BYTES
+    arrived = max(0, int(received["packets"]) - lost) * datagram_bytes
     sent = int(end.get("sum_sent", summary)["packets"])
     return Flow(arrived * 8 / max(received["seconds"], 1e-3) / 1e6, arrived, sent=sent, lost=lost)
 
@@ -126,10 +167,10 @@ def udp_mbps(lab: Lab, direction: Direction, rate_mbps: float, seconds: int = 3)
 def _wait_for_server(lab: Lab) -> None:
     """Between two tests iperf3's server resets who comes too early: it must have said that it listens again."""
     servers = [process for process in lab.processes if process.name == "iperf3"]
-
-    def idle() -> bool:
-        text = servers[-1].log_text()
-        return text.count("Server listening") > text.count("Accepted connection")
-
     if servers:
-        wait_until(idle, "iperf3's server is idle", servers)
+        wait_until(lambda: _is_idle(lab), "iperf3's server is idle", servers)
+
+
+def _is_idle(lab: Lab) -> bool:
+    text = next(process for process in reversed(lab.processes) if process.name == "iperf3").log_text()
+    return text.count("Server listening") > text.count("Accepted connection")

@@ -28,6 +28,7 @@ APP_NAME: Final = "app.internal"  # the resource's, in the DNS of the lab's Inte
 SENTINEL: Final = "100.100.111.1"
 RELAY_LIMIT: Final = 50
 CLIENT_LIMIT: Final = 50
+GATEWAY_LIMIT: Final = 50
 STACK_ROLES: Final = ("client", "gateway", "relay", "portal")
 
 
@@ -50,7 +51,8 @@ class Underlay(StrEnum):
 class LabSettings:
     """One lab. The routers drop what the ends send each other in a family that may not be ``direct``.
 
-    Further clients than the first share its router, each in a network of its own, and are their own users.
+    Further clients than the first share its router, each in a network of its own, and are their own users. Further
+    gateways do so too, each with a link of its own to the resource.
     """
 
     client_nat: Nat = Nat.NONE
@@ -60,6 +62,7 @@ class LabSettings:
     direct_ipv6: bool = True
     relay_count: int = 1
     client_count: int = 1
+    gateway_count: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.relay_count <= RELAY_LIMIT:
@@ -68,6 +71,10 @@ class LabSettings:
             raise ValueError(f"expected 1 to {CLIENT_LIMIT} clients, not {self.client_count}")
         if self.client_count > 1 and self.client_nat is Nat.FULL_CONE:
             raise ValueError("a full-cone NAT forwards to one client, not to several")
+        if not 1 <= self.gateway_count <= GATEWAY_LIMIT:
+            raise ValueError(f"expected 1 to {GATEWAY_LIMIT} gateways, not {self.gateway_count}")
+        if self.gateway_count > 1 and self.gateway_nat is Nat.FULL_CONE:
+            raise ValueError("a full-cone NAT forwards to one gateway, not to several")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,28 @@ def client_role(number: int) -> str:
     return "client" if number == 1 else f"client-{number}"
 
 
+def gateway_site(number: int) -> Site:
+    """The gateways count from 1."""
+    return GATEWAY if number == 1 else Site.of(f"172.31.{number}.100/24", f"2001:db8:31:{number}::100/64")
+
+
+def gateway_inside(number: int) -> Site:
+    """Its router's address on the way to it."""
+    return GATEWAY_INSIDE if number == 1 else Site.of(f"172.31.{number}.254/24", f"2001:db8:31:{number}::fe/64")
+
+
+def gateway_role(number: int) -> str:
+    return "gateway" if number == 1 else f"gateway-{number}"
+
+
+def _resource_link(number: int) -> tuple[Site, Site]:
+    """The addresses of a gateway and of the resource on the link between them."""
+    if number == 1:
+        return GATEWAY_RESOURCES, RESOURCE
+    ipv4, ipv6 = f"172.20.{number}", f"2001:db8:20:{number}:"
+    return Site.of(f"{ipv4}.1/24", f"{ipv6}:1/64"), Site.of(f"{ipv4}.100/24", f"{ipv6}:100/64")
+
+
 @dataclass(frozen=True, slots=True)
 class Port:
     """One end of a link. On the bridge it has no address of its own."""
@@ -163,7 +192,7 @@ class Plan:
     links: tuple[tuple[Port, Port], ...]
     routes: tuple[Route, ...]
     rules: dict[str, str] = field(default_factory=dict)
-    forwarding: tuple[str, ...] = ("client", "gateway", "client-nat", "gateway-nat")
+    forwarding: tuple[str, ...] = ()
     # (role, interface, words for ethtool -K)
     switches: tuple[tuple[str, str, str], ...] = ()
 
@@ -173,7 +202,9 @@ def make_plan(settings: LabSettings) -> Plan:
     relays = [relay_role(number) for number in range(1, settings.relay_count + 1)]
     more = range(2, settings.client_count + 1)
     roles = ("internet", "portal", *relays, "client-nat", "gateway-nat", "client", "gateway", "resource", "user")
-    roles += tuple(client_role(number) for number in more)
+    more_gateways = range(2, settings.gateway_count + 1)
+    gateways = [gateway_role(number) for number in range(1, settings.gateway_count + 1)]
+    roles += (*(client_role(number) for number in more), *gateways[1:])
     on_the_internet = [("portal", "eth0", PORTAL), ("client-nat", "outside", CLIENT_ROUTER)]
     on_the_internet += [("gateway-nat", "outside", GATEWAY_ROUTER)]
     on_the_internet += [(relay, "eth0", relay_site(number)) for number, relay in enumerate(relays, 1)]
@@ -188,14 +219,28 @@ def make_plan(settings: LabSettings) -> Plan:
         (Port("client-nat", f"inside-{n}", client_inside(n)), Port(client_role(n), "eth0", client_site(n)))
         for n in more
     ]
+    for number in more_gateways:
+        role, (near, far) = gateway_role(number), _resource_link(number)
+        router = Port("gateway-nat", f"inside-{number}", gateway_inside(number))
+        links.append((router, Port(role, "eth0", gateway_site(number))))
+        links.append((_inner(role, "eth1", near), _inner("resource", f"eth{number}", far)))
     clients = [client_site(number) for number in range(1, settings.client_count + 1)]
-    to_gateway, to_client = _blocked(settings, [GATEWAY], GATEWAY_ROUTER), _blocked(settings, clients, CLIENT_ROUTER)
+    sites = [gateway_site(number) for number in range(1, settings.gateway_count + 1)]
+    to_gateway, to_client = _blocked(settings, sites, GATEWAY_ROUTER), _blocked(settings, clients, CLIENT_ROUTER)
     rules = {
         "client": client_rules(users="users", tun=TUN_NAME),
         "client-nat": router_rules(settings.client_nat.value, CLIENT_ROUTER.address, CLIENT.address, to_gateway),
         "gateway-nat": router_rules(settings.gateway_nat.value, GATEWAY_ROUTER.address, GATEWAY.address, to_client),
     }
-    return Plan(settings.underlay, roles, tuple(links), _routes(settings, relays), rules, switches=_switches(relays))
+    return Plan(
+        settings.underlay,
+        roles,
+        tuple(links),
+        _routes(settings, relays),
+        rules,
+        forwarding=("client", *gateways, "client-nat", "gateway-nat"),
+        switches=_switches(relays),
+    )
 
 
 def masquerading_rules() -> str:
@@ -218,7 +263,14 @@ def _routes(settings: LabSettings, relays: list[str]) -> tuple[Route, ...]:
     dual = settings.underlay is Underlay.DUAL
     clients = range(1, settings.client_count + 1)
     ways_out = {client_role(number): client_inside(number) for number in clients}
-    ways_out |= {"gateway": GATEWAY_INSIDE}
+    gateways = range(1, settings.gateway_count + 1)
+    ways_out |= {gateway_role(number): gateway_inside(number) for number in gateways}
+    for number in gateways[1:]:
+        role, far = gateway_role(number), _resource_link(number)[1]
+        routes += [
+            Route(role, f"{RESOURCE.address}/32", far.address),
+            Route(role, f"{RESOURCE.address6}/128", far.address6),
+        ]
     ways_out |= dict.fromkeys(("portal", *relays, "client-nat", "gateway-nat"), BACKBONE)
     for role, via in ways_out.items():
         routes.append(Route(role, "0.0.0.0/0", via.address))
@@ -226,7 +278,7 @@ def _routes(settings: LabSettings, relays: list[str]) -> tuple[Route, ...]:
             routes.append(Route(role, "::/0", via.address6))
     for end, router, nat, other in (
         *((client_site(number), CLIENT_ROUTER, settings.client_nat, "gateway-nat") for number in clients),
-        (GATEWAY, GATEWAY_ROUTER, settings.gateway_nat, "client-nat"),
+        *((gateway_site(number), GATEWAY_ROUTER, settings.gateway_nat, "client-nat") for number in gateways),
     ):
         # A network behind a NAT is nobody's business outside; without one it is routed like any other.
         reached_from = ("portal", *relays, other, "internet")  # where the name server is

@@ -13,9 +13,13 @@ from lab.errors import LabError
 
 PATIENCE: Final = "POSTERN_TEST_PATIENCE"
 _POLL_SECONDS: Final = 0.05
-_STOP_SECONDS: Final = 5.0
+_STOP_SECONDS: Final = 20.0  # a second is enough, but not on every machine
+_END_SECONDS: Final = 5.0  # of each when all end, and nobody asks any more how
 # What a program may inherit: never the caller's own settings or tokens.
-_INHERITED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "BCC_KERNEL_SOURCE", "PYTHONDONTWRITEBYTECODE")
+_INHERITED: Final = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR"),
+    *("BCC_KERNEL_SOURCE", "PYTHONDONTWRITEBYTECODE", "POSTERN_NATIVE"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +77,10 @@ def spawn(name: str, namespace: str, argv: Sequence[str], env: Mapping[str, str]
 def stop_all(processes: Sequence[Process]) -> None:
     """End them, the last started first; each may say its goodbyes while what it needs is still up."""
     for process in reversed(processes):
-        process.terminate()
+        process.terminate(_END_SECONDS)
 
 
-def wait_until(condition: Callable[[], bool], what: str, needs: Sequence[Process] = (), seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], what: str, needs: Sequence[Process] = (), seconds: float = 60) -> None:
     """Wait for a condition; ``POSTERN_TEST_PATIENCE`` times as long on a machine that is so much slower.
 
     Raises:

@@ -1,7 +1,7 @@
 """Who owns which namespaces: one locked file per lab, so that what a dead process left behind can be told and removed.
 
 The lock lives as long as the process that built the lab. A record without a lock is an orphan, unless it says that it
-was kept on purpose.
+was kept on purpose. Labs begin, end and sweep side by side: what a lock was taken of may be no record any more.
 """
 
 import fcntl
@@ -28,10 +28,14 @@ class Record:
 
     def __init__(self, directory: Path = DIRECTORY) -> None:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self.run_id = secrets.token_hex(3)
-        self._path = directory / self.run_id
-        self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        while True:
+            self.run_id = secrets.token_hex(3)
+            self._path = directory / self.run_id
+            self._lock = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if _is_record(self._lock):
+                return
+            os.close(self._lock)  # a sweep came between the two, and took it for an orphan
 
     @property
     def prefix(self) -> str:
@@ -59,12 +63,17 @@ def sweep(*, kept: bool = False, directory: Path = DIRECTORY) -> int:
     """Remove the labs whose process is gone, with ``kept`` also those that were left up on purpose; say how many."""
     count = 0
     for path in sorted(directory.glob("*")):
-        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # its lab has ended, or another sweep was here
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue  # its process lives
         else:
+            if not _is_record(lock):
+                continue  # the same, a moment later
             word, _, logs = os.read(lock, 4096).decode().partition(" ")
             if word == _KEPT and not kept:
                 continue
@@ -76,6 +85,11 @@ def sweep(*, kept: bool = False, directory: Path = DIRECTORY) -> int:
         finally:
             os.close(lock)
     return count
+
+
+def _is_record(lock: int) -> bool:
+    """Whether the file still has its name."""
+    return os.fstat(lock).st_nlink > 0
 
 
 def clear(prefix: str) -> None:

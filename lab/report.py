@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TextIO
 
@@ -11,11 +11,17 @@ PICTURE: Final = """\
           TUN, WireGuard  └──── internet ────┘          TUN, WireGuard
                                  │    │
                        relay (XDP)    portal
-  Each box is a network namespace of this machine, each line a veth pair. The user asks the client for app.internal.
-  The four runs:
-    relayed   both NATs symmetric: only client ─ relay ─ gateway exists     (over IPv4 alone, then dual-stack)
-    direct    no NAT: client ─ gateway, the relay only introduces them      (over IPv4 alone, then dual-stack)
+  Each box is a network namespace of this machine, each line a veth pair.
+  The user asks the client for app.internal. Four runs, IPv4 and dual-stack:
+    relayed   both NATs symmetric: only client ─ relay ─ gateway exists
+    direct    no NAT: client ─ gateway, the relay only introduces them
 """
+
+
+_WAYS: Final = {
+    "relayed": "by the relay where routers let nothing else through",
+    "direct": "straight where nothing was in the way",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,49 +63,53 @@ def as_json(results: Sequence[RunResult], problems: Sequence[str]) -> dict[str, 
     return found | ({"problems": list(problems)} if problems else {})
 
 
-_HEAD: Final = (
-    "run",
-    "underlay",
-    "path",
-    "by name",
-    "IPv6",
-    "TCP up",
-    "TCP down",
-    "UDP up",
-    "UDP down",
-    "by XDP",
-    "by Python",
-    "XDP",
-    "UDP errors",
+_ROWS: Final[tuple[tuple[str, Callable[[RunResult], str]], ...]] = (
+    ("underlay", lambda run: run.underlay),
+    ("path", lambda run: run.path),
+    ("first answer by name, ms", lambda run: f"{run.first_answer_ms:.0f}"),
+    ("  then over IPv6, ms", lambda run: f"{run.ipv6_answer_ms:.0f}"),
+    ("TCP up, Mbit/s", lambda run: f"{run.tcp_up_mbps:,.0f}"),
+    ("TCP down, Mbit/s", lambda run: f"{run.tcp_down_mbps:,.0f}"),
+    ("UDP up, Mbit/s", lambda run: f"{run.udp_up_mbps:,.0f}"),
+    ("UDP down, Mbit/s", lambda run: f"{run.udp_down_mbps:,.0f}"),
+    ("relayed by XDP, packets", lambda run: f"{run.relayed_by_xdp:,}"),
+    ("  by Python, packets", lambda run: f"{run.relayed_by_python:,}"),
+    ("XDP mode", lambda run: run.xdp_mode),
+    ("UDP errors", lambda run: f"{sum(run.udp_buffer_errors.values()):,}"),
 )
-_UNITS: Final = ("", "", "", "ms", "ms", "Mbit/s", "Mbit/s", "Mbit/s", "Mbit/s", "packets", "packets", "mode", "nstat")
-_LEFT: Final = frozenset({0, 1, 2, 11, 12})
+
+
+def verdict(results: Sequence[RunResult], problems: Sequence[str], wanted: int) -> str:
+    """How it went, in words."""
+    if problems:
+        return f"NOT as it must: {len(results)} of {wanted} runs were measured, and what is wrong stands below."
+    ways = {run.name for run in results}
+    said = [text for name, text in _WAYS.items() if name in ways]
+    went = "All runs went as they must" if wanted > 1 else "The run went as it must"
+    return ",\n".join([f"{went}: the page came by its name", *said]) + "."
+
+
+def paths(results: Sequence[RunResult]) -> str:
+    """A picture of each path that was taken."""
+    return "\n".join(dict.fromkeys(f"  {run.name:8} {_path(run)}" for run in results))
 
 
 def as_table(results: Sequence[RunResult]) -> str:
-    """The measurements of all runs, aligned."""
-    rows = [_HEAD, _UNITS, *(_row(result) for result in results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = []
-    for row in rows:
-        cells = zip(row, widths, range(len(row)), strict=True)
-        lines.append("  ".join(text.ljust(n) if i in _LEFT else text.rjust(n) for text, n, i in cells).rstrip())
+    """The measurements, a column for each run; four fit a terminal of 80 columns."""
+    rows = [("", *(run.name for run in results)), *((label, *map(show, results)) for label, show in _ROWS)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(results) + 1)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
     lines.insert(2, "─" * max(map(len, lines)))
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def _row(result: RunResult) -> tuple[str, ...]:
-    errors = {role: count for role, count in result.udp_buffer_errors.items() if count}
-    speeds = (result.tcp_up_mbps, result.tcp_down_mbps, result.udp_up_mbps, result.udp_down_mbps)
-    return (
-        result.name,
-        result.underlay,
-        result.path,
-        f"{result.first_answer_ms:.0f}",
-        f"{result.ipv6_answer_ms:.0f}",
-        *(f"{speed:,.0f}" for speed in speeds),
-        f"{result.relayed_by_xdp:,}",
-        f"{result.relayed_by_python:,}",
-        result.xdp_mode,
-        " ".join(f"{role}: {count}" for role, count in errors.items()) or "0",
-    )
+def _path(run: RunResult) -> str:
+    if run.path == "PeerToPeer":
+        middle = "═══════════ straight ═══════════"
+    else:
+        relay = f" relay ({'XDP' if run.relayed_by_xdp > run.relayed_by_python else 'Python'}) "
+        middle = f"══[NAT]══{relay.center(14, '═')}══[NAT]══"
+    return f"user ── client {middle} gateway ── resource"

@@ -14,8 +14,9 @@ packages=(
     iproute2 nftables ethtool procps iputils-ping tcpdump curl iperf3
     wireguard-go wireguard-tools xz-utils
     dnsmasq-base bind9-dnsutils
-    gcc libc6-dev # the C headers of the XDP program are tested on the host, too
+    gcc libc6-dev # for the compiled helper; the C headers of the XDP program are tested on the host, too
     clang-14 libclang-rt-14-dev # and fuzzed there
+    clang-format-14
 )
 
 absent() { # the packages that dpkg does not hold installed
@@ -39,12 +40,18 @@ if [ "${#missing[@]}" -gt 0 ]; then
 fi
 
 wanted=$( (pwd; "$python" --version; cat pyproject.toml requirements.lock lab/setup.sh) | sha256sum | cut -d' ' -f1)
+helper() { # optional: without it Python does the work
+    .venv/bin/python connectivity/native/build.py || true
+}
 if [ -x .venv/bin/postern ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    helper
     exit 0
 fi
-echo "setup: making .venv" >&2
+echo "setup: making .venv, which takes a minute or more" >&2
 # System site packages, because bcc's binding comes from Debian; everything else is pinned newer in the lock.
 [ -x .venv/bin/python ] || "$python" -m venv --system-site-packages .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+# A path, not an import hook: the hook costs each start of a process 35 ms.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
+helper
 echo "$wanted" >"$stamp"

@@ -5,6 +5,7 @@ some of its own in addition. All need the portal; nobody waits for anybody else.
 """
 
 import json
+import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from lab.plan import (
     TUN_NAME,
     Underlay,
     client_role,
+    gateway_role,
     masquerading_rules,
     relay_role,
     relay_site,
@@ -35,8 +37,9 @@ from lab.topology import Lab
 API_URL: Final = f"ws://{PORTAL.address}:{PORTAL_PORT}"
 RELAY_HTTP: Final = "127.0.0.1:8080"
 STATUS_HTTP: Final = "127.0.0.1:9100"
+METRICS_HTTP: Final = "0.0.0.0:9464"
 _LONGEST_SOCKET_PATH: Final = 107  # unix(7)
-_START_SECONDS: Final = 30
+_START_SECONDS: Final = 60
 _Launched: TypeAlias = tuple[Process, Callable[[], None]]  # and what waits until it is ready
 _PROGRAMS: Final = {"relay": "firezone-relay", "gateway": "firezone-gateway", "client": "firezone-headless-client"}
 
@@ -70,9 +73,13 @@ class Stack:
         log_filter: str = "info",
         drain_seconds: int = 0,
         environment: Mapping[str, str] | None = None,
+        portal_environment: Mapping[str, str] | None = None,
+        gateway_environment: Mapping[str, str] | None = None,
         postern: Sequence[str] | None = None,
     ) -> None:
-        """``environment`` is what relay, gateway and client get besides, whoever made them.
+        """``environment`` is what relay, gateway and client get besides, whoever made them; the portal has its own.
+
+        ``gateway_environment`` is what our gateway alone gets besides.
 
         ``postern`` is called in place of our command: that of another checkout, or what starts it.
         """
@@ -84,10 +91,12 @@ class Stack:
         # Who stops a lab's relay mostly wants it gone, and whoever used it goes too.
         self._drain_seconds = drain_seconds
         self._environment = dict(environment or {})
+        self._portal_environment = dict(portal_environment or {})
+        self._gateway_environment = dict(gateway_environment or {})
         self._postern = [str(postern_command())] if postern is None else [*postern]
 
     def start(self) -> None:
-        """Start all, every relay and client of the lab, and wait until each is ready.
+        """Start all, every relay, gateway and client of the lab, and wait until each is ready.
 
         Once there is a portal they start side by side, which takes half the time: whoever is in first learns of the
         others from it.
@@ -95,10 +104,10 @@ class Stack:
         self.start_nameserver()
         self.start_portal()
         relays = [self._launch_relay(number) for number in range(1, self.lab.settings.relay_count + 1)]
-        gateway = self._launch_gateway()
+        gateways = [self._launch_gateway(number) for number in range(1, self.lab.settings.gateway_count + 1)]
         clients = [self._launch_client(number) for number in range(1, self.lab.settings.client_count + 1)]
         self.start_resource()
-        for _, wait in (*relays, gateway, *clients):
+        for _, wait in (*relays, *gateways, *clients):
             wait()
 
     def start_nameserver(self) -> None:
@@ -110,7 +119,9 @@ class Stack:
     def start_portal(self) -> Process:
         path = self.lab.logs / "portal.yaml"
         portal_file.write(path, self.tokens)
-        process = self._spawn("portal", [*self._postern, "portal", "--config", str(path)], {})
+        command = [*self._postern, "portal", "--config", str(path)]
+        ours = {"POSTERN_STATUS_SOCKET": self._socket("portal"), "POSTERN_METRICS_ADDR": METRICS_HTTP}
+        process = self._spawn("portal", command, self._portal_environment, ours)
         probe = ["curl", "-s", "-o", str(self.lab.logs / "probe"), f"http://{PORTAL.address}:{PORTAL_PORT}/healthz"]
         wait_until(lambda: self._succeeds("portal", probe), "the portal answers", [process], _START_SECONDS)
         return process
@@ -118,8 +129,8 @@ class Stack:
     def start_relay(self, number: int = 1) -> Process:
         return _ready(self._launch_relay(number))
 
-    def start_gateway(self) -> Process:
-        return _ready(self._launch_gateway())
+    def start_gateway(self, number: int = 1) -> Process:
+        return _ready(self._launch_gateway(number))
 
     def start_client(self, number: int = 1) -> Process:
         return _ready(self._launch_client(number))
@@ -131,7 +142,8 @@ class Stack:
         if self.lab.settings.underlay is Underlay.DUAL:
             env["PUBLIC_IP6_ADDR"] = site.address6
         env["HEALTH_CHECK_ADDR"] = "0.0.0.0:8080"
-        ours = {"POSTERN_DRAIN_SECONDS": str(self._drain_seconds)}
+        ours = {"POSTERN_DRAIN_SECONDS": str(self._drain_seconds), "POSTERN_ADMIN_SOCKET": self._socket(name)}
+        ours["POSTERN_METRICS_ADDR"] = METRICS_HTTP
         ours |= {"POSTERN_EBPF_INTERFACES": "eth0"} if self._ebpf else {"POSTERN_EBPF": "off"}
         process = self._spawn(name, self._command("relay", self.parts.relay), env, ours, self.parts.relay)
         upstream = self.parts.relay is Maker.UPSTREAM
@@ -145,32 +157,42 @@ class Stack:
 
         return process, wait
 
-    def _launch_gateway(self) -> _Launched:
-        maker = self.parts.gateway
+    def _launch_gateway(self, number: int) -> _Launched:
+        maker, role = self.parts.gateway, gateway_role(number)
         if maker is Maker.UPSTREAM:
-            network.load_rules(self.lab.gateway, masquerading_rules())
-        env = self._login(self.tokens.gateway, "gateway")
-        ours = {**self._status("gateway"), "POSTERN_FORWARD": "tunnel"}  # as in our images
-        return self._launched(self._spawn("gateway", self._command("gateway", maker), env, ours, maker))
+            network.load_rules(self.lab.namespace(role), masquerading_rules())
+        env = self._login(self.tokens.gateway, role)
+        ours = {**self._status(role), "POSTERN_FORWARD": "tunnel", **self._gateway_environment}  # as in our images
+        return self._launched(self._spawn(role, self._command("gateway", maker), env, ours, maker), maker)
 
     def _launch_client(self, number: int) -> _Launched:
         maker, role = self.parts.client, client_role(number)
         env = {"FIREZONE_DNS_CONTROL": "disabled", **self._login(self.tokens.client, role)}
         ours = self._status(role)
-        return self._launched(self._spawn(role, self._command("client", maker), env, ours, maker))
+        return self._launched(self._spawn(role, self._command("client", maker), env, ours, maker), maker)
 
     def status_socket(self, role: str) -> Path:
-        """Where ``postern client status`` and ``postern gateway status`` ask a part of this stack."""
+        """Where ``postern status`` and ``postern client status`` ask a part of this stack."""
         return self.lab.logs / f"{role}.sock"
 
     def _status(self, role: str) -> dict[str, str]:
-        path = str(self.status_socket(role))
-        socket = path if len(path) <= _LONGEST_SOCKET_PATH else "off"
-        return {"POSTERN_STATUS_ADDR": STATUS_HTTP, "POSTERN_STATUS_SOCKET": socket}
+        return {
+            "POSTERN_STATUS_ADDR": STATUS_HTTP,
+            "POSTERN_STATUS_SOCKET": self._socket(role),
+            "POSTERN_METRICS_ADDR": METRICS_HTTP,
+        }
 
-    def _launched(self, process: Process) -> _Launched:
-        """A client or gateway, ready once it has its tunnel."""
-        ready = partial(self._has_tunnel, process.name)
+    def _socket(self, role: str) -> str:
+        path = str(self.status_socket(role))
+        return path if len(path) <= _LONGEST_SOCKET_PATH else "off"
+
+    def _launched(self, process: Process, maker: Maker) -> _Launched:
+        """A client or gateway, ready once it has its tunnel; one that was killed may have left it for a moment."""
+        probe = ["curl", "-sf", "-o", os.devnull, f"http://{STATUS_HTTP}/"]
+
+        def ready() -> bool:
+            return self._has_tunnel(process.name) and (maker is Maker.UPSTREAM or self._succeeds(process.name, probe))
+
         return process, partial(wait_until, ready, f"{process.name} is ready", [process], _START_SECONDS)
 
     def start_resource(self) -> None:

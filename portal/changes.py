@@ -27,11 +27,14 @@ def _differences(old: Configuration, new: Configuration, wall: int) -> Iterator[
             yield f"{name} {len(before)} → {len(after)}"
         elif before != after:
             yield f"{name} changed"
-    for name in ("listen", "dns", "secret"):
+    for name in ("listen", "trusted_proxies", "dns", "secret"):
         if getattr(old, name) != getattr(new, name):
             yield f"{name} changed"
     for name in sorted(old.tokens_by_name.keys() & new.tokens_by_name.keys()):
-        if old.tokens_by_name[name].text != new.tokens_by_name[name].text:
+        before, after = (set(configuration.tokens_by_name[name].texts) for configuration in (old, new))
+        if len(before) != len(after):
+            yield f"texts of the token of {name} {len(before)} → {len(after)}"
+        elif before != after:
             yield f"token of {name} replaced"
     yield from _access(old, new, wall)
 

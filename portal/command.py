@@ -8,14 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from connectivity import yaml_document
-from connectivity.io import descriptors, logs, service_manager
+from connectivity import yaml_document, yaml_lines
+from connectivity.io import descriptors, logs, service_manager, status_socket, status_view
 from connectivity.settings import SettingsError, SettingsReader
-from portal import changes, config_file, state
+from portal import changes, config_file, observing, state, status
 from portal.configuration import Configuration
 from portal.server import PortalServer
 
 SHORT_TOKEN: Final = 16
+MISTAKEN: Final = 2
 
 _logger = logging.getLogger("portal")
 
@@ -44,27 +45,49 @@ class _Source:
 
 
 def run(arguments: list[str]) -> int:
-    """Run until a signal. Exit code 0.
+    """Run until a signal, or ask one that runs. Exit code 0.
 
     Raises:
         SettingsError: wrong flags, variables or file.
         FatalError: the listen address is not available.
     """
+    if arguments[:1] and arguments[0] in status_socket.COMMANDS:
+        return status_view.run("portal", arguments, status.render)
     reader = SettingsReader("portal", arguments)
-    path = reader.required("POSTERN_PORTAL_CONFIG", "--config", Path, "the path of the YAML file")
+    checked = reader.optional(None, "--check", Path, None, "path of a YAML file to look at; nothing is served")
+    if checked is None:
+        path = reader.required("POSTERN_PORTAL_CONFIG", "--config", Path, "the path of the YAML file")
+    else:
+        path = reader.optional("POSTERN_PORTAL_CONFIG", "--config", Path, checked)
     kept = reader.optional("POSTERN_PORTAL_STATE", "--state", Path, None, "file for a secret made at the first start")
     directives = reader.optional("RUST_LOG", "--log", _filter, "info", "what to log, such as info,portal=debug")
     form = reader.optional("LOG_FORMAT", "--log-format", logs.read_form, logs.HUMAN, "human, json or google-cloud")
+    shown = observing.read_settings(reader)
     reader.finish()
     logs.configure(directives, form)
+    if checked is not None:
+        return check(checked)
     source = _Source(path, kept)
     configuration = source.load()
     descriptors.raise_limit()
-    asyncio.run(_serve(source, configuration))
+    asyncio.run(_serve(source, configuration, shown))
     return 0
 
 
-async def _serve(source: _Source, configuration: Configuration) -> None:
+def check(path: Path) -> int:
+    """Say all that is wrong with a file, each with its line, and what is unwise. Exit code 2 if anything is wrong."""
+    content = yaml_document.read_text(path)
+    try:
+        configuration = config_file.load(path)
+    except SettingsError as error:
+        print(*yaml_lines.locate(content, str(path), error.problems), sep="\n")
+        return MISTAKEN
+    _advise(path, configuration)
+    print(f"{path}: no mistake found")
+    return 0
+
+
+async def _serve(source: _Source, configuration: Configuration, shown: observing.ObservingSettings) -> None:
     if not configuration.secret:
         _logger.warning(
             "Tunnel addresses and keys change with the next start: "
@@ -76,7 +99,9 @@ async def _serve(source: _Source, configuration: Configuration) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reloading.reload)
-    await reloading.server.run(stop, lambda _: service_manager.tell(service_manager.READY))
+    await reloading.server.run(
+        stop, lambda _: service_manager.tell(service_manager.READY), observing.observing(shown, reloading.server)
+    )
     _logger.info("Portal stopped")
 
 
@@ -102,7 +127,7 @@ class _Reloading:
 
 
 def _advise(path: Path, configuration: Configuration) -> None:
-    short = [token.name for token in configuration.tokens if len(token.text) < SHORT_TOKEN]
+    short = [token.name for token in configuration.tokens if min(map(len, token.texts)) < SHORT_TOKEN]
     if short:
         _logger.warning("Tokens shorter than 16 characters can be guessed", extra={"fields": {"names": short}})
     if configuration.is_confidential and yaml_document.others_may_read(path):

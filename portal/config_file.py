@@ -75,6 +75,7 @@ class _Reader:
             dns=self._dns(section),
             secret=section.optional("secret", _secret, ""),
             is_confidential=self._is_confidential or section.has("secret"),
+            trusted_proxies=tuple(section.each("trusted_proxies", yaml_document.network, "addresses of proxies")),
         )
         self._check_tokens(tokens)
         section.finish()
@@ -133,7 +134,7 @@ class _Reader:
 
     def _token(self, section: Section, sites: dict[str, Site]) -> Token | None:
         kind = section.required("type", _token_type, "client, gateway or relay")
-        text = self._token_text(section)
+        texts = self._token_texts(section)
         expires_at = section.optional("expires_at", yaml_document.time, NEVER)
         given = section.optional("name", yaml_document.name, None)
         site_id, actor, groups = "", "", frozenset({EVERYONE})
@@ -151,19 +152,19 @@ class _Reader:
                 section.say("has neither name nor actor: expected whose token it is")
             groups |= set(section.each("groups", yaml_document.name, "group names"))
             given = given or actor
-        if kind is None or text is None or not given:
+        if kind is None or not texts or not given:
             return None
-        return Token(given, kind, text, actor, groups, site_id, expires_at)
+        return Token(given, kind, texts, actor, groups, site_id, expires_at)
 
-    def _token_text(self, section: Section) -> str | None:
+    def _token_texts(self, section: Section) -> tuple[str, ...] | None:
         if section.has("token") and section.has("token_file"):
             section.say("has both token and token_file: expected one of them")
         if not section.has("token_file"):
-            section.optional("token_file", yaml_document.text, None)
+            section.optional("token_file", _each(yaml_document.text), None)
             self._is_confidential = True
-            return section.required("token", _token_value, "the token's text, or token_file with a path")
-        section.optional("token", _token_value, None)
-        return section.required("token_file", self._read_token, "a path")
+            return section.required("token", _each(_token_value), "the token's text, or token_file with a path")
+        section.optional("token", _each(_token_value), None)
+        return section.required("token_file", _each(self._read_token), "a path")
 
     def _read_token(self, value: object) -> str:
         try:
@@ -217,11 +218,11 @@ class _Reader:
 
     def _check_tokens(self, tokens: Sequence[Token]) -> None:
         by_text: dict[str, str] = {}
-        for token in tokens:
-            other = by_text.setdefault(token.text, token.name)
-            if other != token.name:
+        for name, text in ((token.name, text) for token in tokens for text in token.texts):
+            other = by_text.setdefault(text, name)
+            if other != name:
                 self._problems.append(
-                    f"tokens has the same text for {other!r} and {token.name!r}: expected a text of its own for each"
+                    f"tokens has the same text for {other!r} and {name!r}: expected a text of its own for each"
                 )
 
 
@@ -248,6 +249,18 @@ def _token_value(value: object) -> str:
     if not found.isprintable() or any(character.isspace() for character in found):
         raise ValueError("expected a token without spaces or control characters")
     return found
+
+
+def _each(parse: Callable[[object], str]) -> Callable[[object], tuple[str, ...]]:
+    """One text, or several while one takes the other's place."""
+
+    def read(value: object) -> tuple[str, ...]:
+        values = value if isinstance(value, list) else [value]
+        if not values:
+            raise ValueError("expected at least one")
+        return tuple(dict.fromkeys(map(parse, values)))
+
+    return read
 
 
 def _uuid(value: object) -> str | None:

@@ -5,13 +5,14 @@ replaces it as a whole.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
 from connectivity.endpoint import Endpoint
+from connectivity.ranges import Network
 
 # 2100-01-01, in place of "never" wherever the protocol demands a time.
 NEVER: Final = 4_102_444_800
@@ -84,11 +85,11 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A bearer token. ``text`` stays out of ``repr``."""
+    """An entry of the bearer tokens. Each of its texts opens, while one takes another's place; none is in ``repr``."""
 
     name: str
     type: TokenType
-    text: str = field(repr=False)
+    texts: tuple[str, ...] = field(repr=False)
     actor: str = ""
     groups: frozenset[str] = frozenset()
     site_id: str = ""
@@ -97,7 +98,11 @@ class Token:
     @property
     def identity(self) -> tuple[str, ...]:
         """What makes it another token although the name is the same."""
-        return (self.type, self.text, self.actor, self.site_id)
+        return (self.type, self.actor, self.site_id)
+
+    def opened_by(self, text: str) -> "Token":
+        """The entry as somebody holds it who came by one of its texts."""
+        return replace(self, texts=(text,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,7 @@ class Configuration:
     dns: DnsSettings = DnsSettings()
     secret: str = field(default="", repr=False)  # empty where the file has none
     is_confidential: bool = False  # tokens or the secret stand in the file itself
+    trusted_proxies: tuple[Network, ...] = ()  # who say for whom they ask
 
     @cached_property
     def sites_by_id(self) -> Mapping[str, Site]:
@@ -149,3 +155,10 @@ class Configuration:
     def tokens_by_name(self) -> Mapping[str, Token]:
         """Each token under its name."""
         return MappingProxyType({token.name: token for token in self.tokens})
+
+    def renewed(self, held: Token) -> Token | None:
+        """What a token that was ``opened_by`` a text is now; None if that text opens nothing any more."""
+        token = self.tokens_by_name.get(held.name)
+        if token is None or token.identity != held.identity or not set(held.texts) <= set(token.texts):
+            return None
+        return replace(token, texts=held.texts)

@@ -14,16 +14,30 @@ SEND_QUEUE_LIMIT: Final = 1024
 # the first one (``init``) grows with the file.
 UNSENT_BYTES: Final = 4 << 20
 UNJOINED_UNSENT_BYTES: Final = 16 << 10  # nothing but short replies goes there
-TOTAL_UNSENT_BYTES: Final = 256 << 20  # of all queues; beyond it nobody may have more than one that has not joined
+TOTAL_UNSENT_BYTES: Final = 256 << 20  # of all queues; beyond it whoever has most of them is dropped
 
 _logger = logging.getLogger("portal")
 
 
 class Backlog:
-    """Bytes that wait in all queues together."""
+    """Bytes that wait in all queues together, and whose they are."""
 
     def __init__(self) -> None:
         self.bytes = 0
+        self._connections: dict[Connection, None] = {}
+
+    def count(self, connection: "Connection", size: int) -> None:
+        """So many bytes more, or fewer, wait for a connection, whose own count is right already."""
+        self.bytes += size
+        if connection.queued_bytes:
+            self._connections[connection] = None
+        else:
+            self._connections.pop(connection, None)
+
+    def relieve(self) -> None:
+        """Where all have too much together, drop who has most: he reads slowly, and others are not to pay for that."""
+        while self.bytes > TOTAL_UNSENT_BYTES:
+            max(self._connections, key=lambda connection: connection.queued_bytes).drop()
 
 
 @dataclass(slots=True, eq=False)
@@ -52,12 +66,11 @@ class Connection:
             )
             return
         if self.queue.full() or (text is not None and self._has_too_much()):
-            self.is_dropped = True
-            _logger.warning("Dropping a connection that does not read", extra={"fields": self._fields()})
-            self.transport.abort()
+            self.drop()
             return
         self.queue.put_nowait(text)
-        self._count(text, 1)
+        self._count(len(text or ""))  # frames are ASCII
+        self.backlog.relieve()
 
     async def send_all(self) -> None:
         """Send what comes into the queue, until its end or the connection's."""
@@ -68,11 +81,16 @@ class Connection:
             _logger.debug("Sending failed", extra={"fields": {"error": str(error)}})
         self.transport.close()
 
+    def drop(self) -> None:
+        """End who does not read."""
+        _logger.warning("Dropping a connection that does not read", extra={"fields": self._fields()})
+        self.transport.abort()
+        self.forget()
+
     def forget(self) -> None:
         """Nothing more will be sent."""
+        self._count(-self.queued_bytes)
         self.is_dropped = True
-        self.backlog.bytes -= self.queued_bytes
-        self.queued_bytes = 0
 
     @property
     def unsent_bytes(self) -> int:
@@ -86,15 +104,14 @@ class Connection:
         return {"kind": self.session.token.type.value, "bytes": self.unsent_bytes}
 
     def _has_too_much(self) -> bool:
-        is_trusted = self.session.joined and self.backlog.bytes <= TOTAL_UNSENT_BYTES
-        return self.unsent_bytes > (UNSENT_BYTES if is_trusted else UNJOINED_UNSENT_BYTES)
+        return self.unsent_bytes > (UNSENT_BYTES if self.session.joined else UNJOINED_UNSENT_BYTES)
 
     async def _get(self) -> str | None:
         text = await self.queue.get()
-        self._count(text, -1)
+        self._count(-len(text or ""))
         return text
 
-    def _count(self, text: str | None, sign: int) -> None:
-        size = sign * len(text or "")  # frames are ASCII
-        self.queued_bytes += size
-        self.backlog.bytes += size
+    def _count(self, size: int) -> None:
+        if not self.is_dropped:
+            self.queued_bytes += size
+            self.backlog.count(self, size)

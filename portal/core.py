@@ -10,6 +10,7 @@ sessions only the newest joined one gets its messages; a client's ``sent resourc
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Final
 
 from connectivity.clock import SECOND, Instant, WallTime, earliest
@@ -21,8 +22,11 @@ from portal.configuration import NEVER, Configuration, TokenType
 from portal.devices import FORGOTTEN_AFTER_NS, Devices
 from portal.flows import Flows, Handled
 from portal.login import DeviceLogin, Refusal, RelayLogin, TokenTable, authenticate
+from portal.online import Online, online
+from portal.pending import Pending
 from portal.presence import HELD_RETRY_SECONDS, RelayPresence, is_stamp_secret, set_turn_expiry
-from portal.session import Device, Outbox, Output, Relay, Session
+from portal.session import Device, Outbox, Output, Relay, SendText, Session
+from portal.statistics import LoginResult, Sizes, Statistics
 from portal.throttle import RETRY_AFTER_SECONDS, WrongTokens
 
 # Nothing received for so long closes the connection; components send a heartbeat every 30 s.
@@ -35,6 +39,12 @@ _SECRET_BYTES: Final = 32
 _CANDIDATE_EVENTS: Final = {
     "broadcast_ice_candidates": "ice_candidates",
     "broadcast_invalidated_ice_candidates": "invalidate_ice_candidates",
+}
+
+_LOGIN_RESULTS: Final[dict[int, LoginResult]] = {
+    HTTPStatus.UNAUTHORIZED: LoginResult.WRONG_TOKEN,
+    HTTPStatus.UNPROCESSABLE_ENTITY: LoginResult.MALFORMED,
+    HTTPStatus.SERVICE_UNAVAILABLE: LoginResult.BUSY,
 }
 
 TRACE: Final = 5
@@ -56,7 +66,8 @@ class ControlServer:
         self._outbox = Outbox()
         self._devices = Devices()
         self._relays = RelayPresence(self._outbox)
-        self._flows = Flows(configuration, self._devices, self._outbox, rng)
+        self.statistics = Statistics()
+        self._flows = Flows(configuration, self._devices, self._outbox, rng, self.statistics)
         self._sessions: dict[int, Session] = {}
         self._next_number = 0
         self._housekeeping_at = now + HOUSEKEEPING_INTERVAL_NS
@@ -73,6 +84,20 @@ class ControlServer:
         wall_now: WallTime,
     ) -> DeviceLogin | RelayLogin | Refusal:
         """Decide about an upgrade request from the address ``source``."""
+        answer = self._authenticate(kind, parameters, headers, source, now, wall_now)
+        result = _LOGIN_RESULTS[answer.status] if isinstance(answer, Refusal) else LoginResult.ACCEPTED
+        self.statistics.logins[kind, result] += 1
+        return answer
+
+    def _authenticate(
+        self,
+        kind: TokenType,
+        parameters: Mapping[str, str],
+        headers: Mapping[str, str],
+        source: str,
+        now: Instant,
+        wall_now: WallTime,
+    ) -> DeviceLogin | RelayLogin | Refusal:
         if len(self._sessions) >= MAXIMUM_SESSIONS:
             return Refusal(503, "Too many connections")
         login = authenticate(self._tokens, kind, parameters, headers, wall_now // SECOND)
@@ -120,10 +145,13 @@ class ControlServer:
         if party.session is session:
             party.session = None
             _logger.info("%s left", _title(session), extra={"fields": _fields(session)})
+            if party.type is TokenType.GATEWAY:
+                self._flows.gateway_left(party, now)
 
     def handle_text(self, session: Session, text: str, now: Instant, wall_now: WallTime) -> None:
         """A frame from a component. What cannot be read ends the connection."""
         session.last_received_at = now
+        self.statistics.received[session.token.type] += 1
         if session.number not in self._sessions:
             return
         if not session.allowance.may_speak(now):
@@ -157,30 +185,38 @@ class ControlServer:
         self._configuration = configuration = self._with_secret(configuration)
         self._tokens = TokenTable(configuration)
         for session in list(self._sessions.values()):
-            token = configuration.tokens_by_name.get(session.token.name)
-            if token is None or token.identity != session.token.identity:
+            token = configuration.renewed(session.token)
+            if token is None:
                 self._revoke(session, now)
             else:
                 session.token = token
         self._refresh(wall_now // SECOND)
 
+    def listen(self, listener: Callable[[Pending], None]) -> None:
+        """Have somebody told of each flow that is created from now on."""
+        self._flows.tell_created = listener
+
     def poll_output(self) -> Output | None:
         """The next thing to send or close."""
-        return self._outbox.poll()
+        output = self._outbox.poll()
+        if isinstance(output, SendText):
+            self.statistics.sent[output.session.token.type] += 1
+        return output
 
     def poll_timeout(self) -> Instant:
         """When ``handle_timeout`` wants to be called."""
-        return earliest(self._housekeeping_at, self._relays.poll_timeout()) or self._housekeeping_at
+        deadlines = (self._housekeeping_at, self._relays.poll_timeout(), self._flows.poll_timeout())
+        return earliest(*deadlines) or self._housekeeping_at
 
     def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
         """Debounces, idle connections, and everything that ends at a point in time."""
         self._relays.handle_timeout(now)
+        self._flows.handle_timeout(now, wall_now // SECOND)
         if now < self._housekeeping_at:
             return
         self._housekeeping_at = now + HOUSEKEEPING_INTERVAL_NS
         self._wrong_tokens.handle_timeout(now)
         self._report_wrong_tokens()
-        self._flows.handle_timeout(now)
         for session in list(self._sessions.values()):
             if now - session.last_received_at >= IDLE_LIMITS_NS[session.token.type]:
                 _logger.debug("Connection is silent", extra={"fields": _fields(session)})
@@ -192,6 +228,15 @@ class ControlServer:
         if now >= self._renew_at:
             self._renew_at = now + RENEW_INTERVAL_NS
             self._relays.renew(wall_now // SECOND)
+
+    def online(self) -> list[Online]:
+        """Who has joined."""
+        return list(online(self._sessions.values(), self._configuration))
+
+    def sizes(self) -> Sizes:
+        """How full the tables are."""
+        grants, waiting = self._flows.sizes()
+        return Sizes(len(self._sessions), self._devices.counts(), len(self._relays), grants, waiting)
 
     def _with_secret(self, configuration: Configuration) -> Configuration:
         return configuration if configuration.secret else replace(configuration, secret=self._fallback_secret)
@@ -217,7 +262,7 @@ class ControlServer:
         if not self._relays.join(relay, session, secret):
             self._end(session, now)  # no error in words: that would end the program
             return
-        session.joined = True
+        session.joined, session.joined_at = True, now
         self._outbox.reply(session, message)
         self._outbox.push(session, "init", {})
 
@@ -228,7 +273,7 @@ class ControlServer:
             return
         assert isinstance(session.login, DeviceLogin), "a device has a device's login"
         self._devices.identify(party, session.login, self._configuration)
-        session.joined = True
+        session.joined, session.joined_at = True, now
         previous, party.session = party.session, session
         if previous is not None and previous is not session:
             self._relays.unwatch(previous)
@@ -242,6 +287,7 @@ class ControlServer:
             listed = self._flows.authorizations(party, wall)
             self._outbox.push(session, "init", views.gateway_init(party, relays, listed))
             self._flows.refresh_gateway(party, session, wall)
+            self._flows.gateway_joined(party, now, wall)
         _logger.info("%s joined", _title(session), extra={"fields": {**_fields(session), "name": party.name}})
 
     def _init_client(self, session: Session, device: Device, relays: list[dict[str, Json]], wall: int) -> None:
@@ -311,6 +357,7 @@ class ControlServer:
         self._end(session, now)
 
     def _cut_off(self, session: Session, now: Instant) -> None:
+        self.statistics.cut_off[session.token.type] += 1
         _logger.warning("Cut off a component that floods the portal", extra={"fields": _fields(session)})
         self._end(session, now)
 

@@ -38,6 +38,11 @@ class Devices:
         device = self._devices.get(device_id) if isinstance(device_id, str) else None
         return device if device is not None and device.type is kind else None
 
+    def counts(self) -> dict[TokenType, int]:
+        """How many are known."""
+        gateways = len(self._gateways)
+        return {TokenType.CLIENT: len(self._devices) - gateways, TokenType.GATEWAY: gateways}
+
     def online_gateways(self, site_ids: tuple[str, ...]) -> list[Device]:
         """The gateways of some sites that have joined."""
         return [device for device in self._gateways.values() if device.session is not None and device.owner in site_ids]

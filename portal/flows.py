@@ -5,11 +5,12 @@
 
 A *grant* remembers that a gateway lets a client reach a resource until a time. Grants are compared with what the
 configuration says whenever that or the time changes: the gateway is told a new expiry or to reject the access. One
-that is away hears it right after its next ``init``.
+that is away hears it right after its next ``init``. A flow whose gateway leaves before it has confirmed gets another
+gateway, or waits a moment for one.
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from enum import Enum, auto
 from typing import Final
 
@@ -22,6 +23,8 @@ from portal.devices import Devices
 from portal.grants import Grant, Grants
 from portal.pending import Pending, PendingFlows
 from portal.session import Device, Outbox, Session
+from portal.statistics import FlowResult, Statistics
+from portal.waiting_flows import FlowRequest, WaitingFlows
 
 MAXIMUM_LISTED: Final = 256  # ids or candidates in one message
 LONGEST_CANDIDATE: Final = 512
@@ -44,14 +47,22 @@ class Flows:
     """Pending flows and grants of all gateways."""
 
     def __init__(
-        self, configuration: Configuration, devices: Devices, outbox: Outbox, rng: Callable[[int], bytes]
+        self,
+        configuration: Configuration,
+        devices: Devices,
+        outbox: Outbox,
+        rng: Callable[[int], bytes],
+        statistics: Statistics,
     ) -> None:
         self._configuration = configuration
         self._devices = devices
         self._outbox = outbox
         self._rng = rng
+        self._statistics = statistics
         self._pending = PendingFlows()
+        self._waiting = WaitingFlows()
         self._grants: dict[str, Grants] = {}  # by gateway
+        self.tell_created: Callable[[Pending], None] = _nobody_listens
 
     def create(self, session: Session, client: Device, payload: dict[str, Json], now: Instant, wall: int) -> Handled:
         """``create_flow`` from a client."""
@@ -59,31 +70,31 @@ class Flows:
         if isinstance(resource_id, (list, dict)) or len(str(resource_id)) > LONGEST_ID:
             return Handled.MALFORMED  # the answer would repeat it
         if not client.allowance.may_ask(now):
-            self._refuse(session, resource_id, "limit_reached")
+            self._refuse(session, resource_id, FlowResult.LIMIT_REACHED)
             return Handled.TOO_MUCH
-        self._create(session, client, resource_id, _known_ids(connected), now, wall)
+        self._create(FlowRequest(session, resource_id, _known_ids(connected)), client, now, wall)
         return Handled.DONE
 
-    def _create(
-        self, session: Session, client: Device, resource_id: Json, connected: Collection[str], now: Instant, wall: int
-    ) -> None:
+    def _create(self, request: FlowRequest, client: Device, now: Instant, wall: int) -> None:
+        session, resource_id = request.session, request.resource_id
         resource = self._configuration.resources_by_id.get(resource_id) if isinstance(resource_id, str) else None
         if resource is None or not access.supports(client.version, resource):
-            self._refuse(session, resource_id, "not_found")
+            self._refuse(session, resource_id, FlowResult.NOT_FOUND)
             return
         expires_at = access.access_expiry(self._configuration, session.token, resource, wall)
         if expires_at is None:
             expired = access.has_expired_policy(self._configuration, session.token, resource, wall)
             violated = ["current_utc_datetime"] if expired else []
-            self._refuse(session, resource_id, "forbidden" if expired else "not_found", violated)
+            self._refuse(session, resource_id, FlowResult.FORBIDDEN if expired else FlowResult.NOT_FOUND, violated)
             return
-        gateway = self._pick(client, resource, connected)
+        gateway = self._pick(client, resource, request.connected)
         if gateway is None or gateway.session is None:
-            self._refuse(session, resource_id, "offline")
+            if not self._waiting.hold(request._replace(site_ids=resource.site_ids), now):
+                self._refuse(session, resource_id, FlowResult.OFFLINE)
             return
         grants, pair = self._grants.setdefault(gateway.id, Grants()), (client.id, resource.id)
         if not grants.has_room(pair, session.token) or not self._pending.make_room(client, gateway, resource.id):
-            self._refuse(session, resource_id, "limit_reached")
+            self._refuse(session, resource_id, FlowResult.LIMIT_REACHED)
             return
         grants.add(pair, Grant(session.token, resource, expires_at))
         self._authorize(gateway, gateway.session, client, resource, expires_at, now)
@@ -95,7 +106,9 @@ class Flows:
             return False
         client = pending.client
         if client.session is not None and client.public_key == pending.client_key:
+            self.tell_created(pending)
             self._outbox.push(client.session, "flow_created", pending.answer)
+            self._statistics.flows[FlowResult.CREATED] += 1
             _logger.debug("Flow created", extra={"fields": {"cid": client.id, "gid": gateway.id}})
         return True
 
@@ -153,7 +166,7 @@ class Flows:
                 self.refresh_gateway(gateway, gateway.session, wall)
 
     def refresh_gateway(self, gateway: Device, session: Session, wall: int) -> None:
-        """The same for one gateway."""
+        """Tell one gateway what has changed for its grants."""
         grants = self._grants.get(gateway.id, Grants())
         updated: set[str] = set()
         for (client_id, resource_id), grant in grants.items():
@@ -175,16 +188,41 @@ class Flows:
                 self._outbox.push(session, "access_authorization_expiry_updated", {**pair, "expires_at": expires_at})
             grant.resource, grant.expires_at = resource, expires_at
 
-    def handle_timeout(self, now: Instant) -> None:
-        """Forget flows that no gateway confirmed."""
+    def gateway_left(self, gateway: Device, now: Instant) -> None:
+        """It is gone; what it had not confirmed begins anew with the next ``handle_timeout``, which is due at once."""
+        self._waiting.gateway_left(gateway.owner, now)
+        for pending in self._pending.take_all(gateway):
+            session = pending.client.session
+            if session is not None and pending.client.public_key == pending.client_key:
+                self._waiting.begin_anew(FlowRequest(session, pending.resource_id), now)
+
+    def gateway_joined(self, gateway: Device, now: Instant, wall: int) -> None:
+        """What waited for one of its site goes on."""
+        self._resume(self._waiting.gateway_joined(gateway.owner), now, wall)
+
+    def poll_timeout(self) -> Instant | None:
+        """When a flow begins anew, or has waited long enough for a gateway."""
+        return self._waiting.poll_timeout()
+
+    def handle_timeout(self, now: Instant, wall: int) -> None:
+        """Forget flows that no gateway confirmed, and look anew at those for which none came back."""
         self._pending.handle_timeout(now)
+        self._resume(self._waiting.take_due(now), now, wall)
+
+    def _resume(self, flows: Iterable[FlowRequest], now: Instant, wall: int) -> None:
+        for flow in flows:
+            client = flow.session.party
+            if isinstance(client, Device) and client.session is flow.session:
+                self._create(flow, client, now, wall)
+
+    def sizes(self) -> tuple[int, int]:
+        """How many grants there are, and how many flows wait for their gateway."""
+        return sum(map(len, self._grants.values())), len(self._pending) + len(self._waiting)
 
     def _expiry(self, gateway: Device, used: Token, resource: Resource | None, wall: int) -> int | None:
         """When access by the token that a grant was made for ends now."""
-        token = self._configuration.tokens_by_name.get(used.name)
-        if token is None or token.identity != used.identity:
-            return None
-        if resource is None or gateway.owner not in resource.site_ids:
+        token = self._configuration.renewed(used)
+        if token is None or resource is None or gateway.owner not in resource.site_ids:
             return None
         return access.access_expiry(self._configuration, token, resource, wall)
 
@@ -216,6 +254,7 @@ class Flows:
         answer = {
             "resource_id": resource.id,
             "gateway_id": gateway.id,
+            "gateway_name": gateway.name,
             "gateway_group_id": gateway.owner,
             "gateway_public_key": gateway.public_key,
             "gateway_ipv4": str(gateway.ipv4),
@@ -230,20 +269,25 @@ class Flows:
             "resource": views.gateway_resource(resource),
             "client": {
                 "id": client.id,
+                "name": client.name,
                 "public_key": client.public_key,
                 "preshared_key": psk,
                 "ipv4": str(client.ipv4),
                 "ipv6": str(client.ipv6),
             },
+            "subject": {"actor_name": client.owner},
             **credentials,
             "expires_at": expires_at,
         }
         self._outbox.push(session, "authorize_flow", request, is_droppable=True)
 
-    def _refuse(self, session: Session, resource_id: Json, reason: str, violated: list[str] | None = None) -> None:
-        answer = {"resource_id": resource_id, "reason": reason, "violated_properties": violated or []}
+    def _refuse(
+        self, session: Session, resource_id: Json, reason: FlowResult, violated: list[str] | None = None
+    ) -> None:
+        self._statistics.flows[reason] += 1
+        answer = {"resource_id": resource_id, "reason": reason.value, "violated_properties": violated or []}
         self._outbox.push(session, "flow_creation_failed", answer)
-        _logger.debug("Flow refused", extra={"fields": {"cid": session.party.id, "reason": reason}})
+        _logger.debug("Flow refused", extra={"fields": {"cid": session.party.id, "reason": reason.value}})
 
 
 def _known_ids(value: Json) -> dict[str, None]:
@@ -256,3 +300,7 @@ def _known_ids(value: Json) -> dict[str, None]:
 def _is_candidate(value: Json) -> bool:
     """Text that may be passed on; what it means is for the peer to say."""
     return isinstance(value, str) and len(value) <= LONGEST_CANDIDATE and value.isascii() and value.isprintable()
+
+
+def _nobody_listens(_: Pending) -> None:
+    """Until somebody does."""

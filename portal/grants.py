@@ -24,14 +24,17 @@ class Grant:
 
 
 class Grants:
-    """Those of one gateway."""
+    """The grants of one gateway, by client and resource."""
 
     def __init__(self) -> None:
         self._grants: dict[Pair, Grant] = {}
         self._held: Counter[str] = Counter()  # by the name of the token's entry
 
+    def __len__(self) -> int:
+        return len(self._grants)
+
     def items(self) -> list[tuple[Pair, Grant]]:
-        """All of them as they are now."""
+        """All grants as they are now."""
         return list(self._grants.items())
 
     def tokens(self) -> Mapping[str, Token]:

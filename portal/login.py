@@ -83,14 +83,14 @@ class TokenTable:
     """Finds tokens by digest, so that the time a look-up takes says nothing about the text."""
 
     def __init__(self, configuration: Configuration) -> None:
-        self._by_digest = {_digest(token.text): token for token in configuration.tokens}
+        self._by_digest = {_digest(text): token for token in configuration.tokens for text in token.texts}
 
     def find(self, text: str, kind: TokenType, wall_seconds: int) -> Token | None:
         """The valid token of that text and type."""
         token = self._by_digest.get(_digest(text))
         if token is None or token.type is not kind or token.expires_at <= wall_seconds:
             return None
-        return token
+        return token.opened_by(text)
 
 
 def authenticate(

@@ -65,6 +65,10 @@ class PendingFlows:
             return None
         return self._remove(reference)
 
+    def take_all(self, gateway: Device) -> list[Pending]:
+        """All flows that this gateway has not confirmed."""
+        return [self._remove(ref) for ref, held in list(self._flows.items()) if held.gateway is gateway]
+
     def handle_timeout(self, now: Instant) -> None:
         """Forget those that no gateway confirmed; the client asks again by itself."""
         while self._flows:

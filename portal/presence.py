@@ -39,6 +39,9 @@ class RelayPresence:
         self._relays: dict[str, Relay] = {}
         self._watchers: dict[int, Session] = {}
 
+    def __len__(self) -> int:
+        return len(self._relays)
+
     def upsert(self, login: RelayLogin) -> Relay | None:
         """The relay of a login; None when there are too many, or another entry's is there.
 

@@ -10,22 +10,29 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Any, Final
 
 from aiohttp import WSMsgType, web
 
 from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
-from connectivity.io.http import HttpServer, Limits
+from connectivity.io import process_metrics
+from connectivity.io.http import HttpServer
+from connectivity.io.http_limits import Limits
+from connectivity.io.metric import Metric
+from portal import status
 from portal.configuration import Configuration, TokenType
 from portal.connection import Backlog, Connection
 from portal.core import MAXIMUM_SESSIONS, ControlServer
 from portal.login import Refusal
+from portal.metrics import collect
+from portal.pending import Pending
 from portal.session import CloseTransport, SendText, Session
 
 MAXIMUM_MESSAGE_BYTES: Final = 1 << 20
-# Those without a valid token; a whole office, or a proxy that ends TLS, is one address.
+# Those without a valid token; a whole office, or a proxy that is not trusted, is one address.
 LIMITS: Final = Limits(connections=512, per_address=128, admitted=MAXIMUM_SESSIONS)
 
 _logger = logging.getLogger("portal")
@@ -39,12 +46,19 @@ class PortalServer:
         self._core = ControlServer(configuration, rng=os.urandom, now=time.monotonic_ns(), wall_now=time.time_ns())
         routes = [web.get(f"/{kind.value}/websocket", self._handler(kind)) for kind in TokenType]
         self._http = HttpServer("portal", [web.get("/healthz", _healthz), *routes], LIMITS)
+        self._http.trusted_proxies = configuration.trusted_proxies
+        self._started_at = time.monotonic_ns()
         self._connections: dict[int, Connection] = {}
         self._backlog = Backlog()
         self._wake = asyncio.Event()
 
-    async def run(self, stop: asyncio.Event, ready: Callable[[Endpoint], None] | None = None) -> None:
-        """Serve until ``stop`` is set; ``ready`` gets the address in use.
+    async def run(
+        self,
+        stop: asyncio.Event,
+        ready: Callable[[Endpoint], None] | None = None,
+        beside: AbstractAsyncContextManager[None] | None = None,
+    ) -> None:
+        """Serve until ``stop`` is set; ``ready`` gets the address in use, ``beside`` lasts as long as it is served.
 
         Raises:
             FatalError: the address cannot be listened on.
@@ -56,9 +70,10 @@ class PortalServer:
             raise FatalError(f"cannot listen on {listen}") from error
         try:
             _logger.info("Portal is listening", extra={"fields": {"address": bound}})
-            if ready is not None:
-                ready(bound)
-            await self._keep_time(stop)
+            async with beside or nullcontext():
+                if ready is not None:
+                    ready(bound)
+                await self._keep_time(stop)
         finally:
             for connection in list(self._connections.values()):
                 connection.transport.close()
@@ -69,13 +84,31 @@ class PortalServer:
         if configuration.listen != self._configuration.listen:
             _logger.warning("A new listen address needs a restart")
         self._configuration = configuration
+        self._http.trusted_proxies = configuration.trusted_proxies
         self._core.apply(configuration, time.monotonic_ns(), time.time_ns())
         self._drain()
 
+    def listen(self, listener: Callable[[Pending], None]) -> None:
+        """Have somebody told of each flow that is created from now on."""
+        self._core.listen(listener)
+
+    def status(self) -> dict[str, Any]:
+        """Who is on line, for people."""
+        return status.build(
+            self._configuration.listen, self._core.online(), self.metrics(), self._started_at, time.monotonic_ns()
+        )
+
+    def metrics(self) -> list[Metric]:
+        """All counters."""
+        core = self._core
+        metrics = collect(core.statistics, core.sizes(), core.online(), self._http.counters)
+        return [*metrics, *process_metrics.collect("portal")]
+
     def _handler(self, kind: TokenType) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
+            source = str(self._http.client_of(request) or "")
             login = self._core.authenticate(
-                kind, request.query, request.headers, request.remote or "", time.monotonic_ns(), time.time_ns()
+                kind, request.query, request.headers, source, time.monotonic_ns(), time.time_ns()
             )
             if isinstance(login, Refusal):
                 _logger.debug("Connection refused", extra={"fields": {"kind": kind.value, "status": login.status}})

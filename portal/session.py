@@ -70,6 +70,7 @@ class Session:
     last_received_at: Instant
     allowance: Allowance = field(repr=False)
     joined: bool = False
+    joined_at: Instant = 0
     relay_ids: tuple[str, ...] = ()  # what the device was told to use
     resources: dict[str, dict[str, Json]] = field(default_factory=dict)  # what a client was told, by id
     site_ids: frozenset[str] = frozenset()  # whose gateways a client may meet

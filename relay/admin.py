@@ -1,18 +1,20 @@
 """``postern relay admin``: what a running relay has, told over its admin socket, for people."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from connectivity.io.local_client import LocalService
-from connectivity.printable import printable
+from connectivity.io.status_table import amount, duration
+from connectivity.io.table import Screen, table
 from connectivity.settings import SettingsReader
 from relay.settings import DEFAULT_ADMIN_SOCKET
 
 USAGE: Final = "list, show PORT, end PORT, offload or log FILTER"
 _WORDS: Final = {"list": 1, "show": 2, "end": 2, "offload": 1, "log": 2}
-_COLUMNS: Final = ("port", "transport", "client", "user", "seconds_left", "to_peer_bytes", "to_client_bytes")
+_COLUMNS: Final = ("port", "by", "client", "user", "ends in", "to peers", "to client")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -51,8 +53,9 @@ def _document(value: Any) -> str:
 
 
 def _table(allocations: list[dict[str, Any]]) -> str:
-    rows = [_COLUMNS, *([printable(str(entry[name])) for name in _COLUMNS] for entry in allocations)]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(_COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    rows = [
+        [entry["port"], entry["transport"], entry["client"], entry["user"], duration(entry["seconds_left"], 1),
+         amount(entry["to_peer_bytes"]), amount(entry["to_client_bytes"])]
+        for entry in allocations
+    ]  # fmt: skip
+    return table(_COLUMNS, rows, "  ".join(_COLUMNS), right={4, 5, 6}, screen=Screen.of(sys.stdout))

@@ -15,15 +15,14 @@ from typing import Any, Final, cast
 
 from connectivity import yaml_document
 from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.ranges import Network
 from connectivity.yaml_document import Section
 from relay.configuration import (
     Certificate,
     Configuration,
-    Network,
     OffloadMode,
     OffloadWish,
     port_problem,
-    read_networks,
 )
 from relay.core import Quotas, StaticCredentials
 from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT
@@ -123,7 +122,7 @@ class _Reader:
             peers_deny=deny,
             quotas=self._quotas(top),
             alternate=self._alternate(top, {Endpoint(ip, each.port) for ip in public.values() for each in listen}),
-            trusted_proxies=tuple(top.each("trusted_proxies", _network, "addresses of proxies")),
+            trusted_proxies=tuple(top.each("trusted_proxies", yaml_document.network, "addresses of proxies")),
             internal=internal,
             offload=offload,
         )
@@ -367,11 +366,6 @@ def _whole_port(value: object, expectation: str) -> int:
 
 def _peer_rules(value: object) -> tuple[PeerRule, ...]:
     return parse_rules(yaml_document.text(value))
-
-
-def _network(value: object) -> Network:
-    (network,) = read_networks([yaml_document.text(value)])
-    return network
 
 
 def _read_private(path: Path) -> dict[str, Any]:

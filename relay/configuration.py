@@ -2,19 +2,18 @@
 
 import dataclasses
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.ranges import Network
 from relay.core import Quotas
 from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT, REALM
 from relay.core.peers import PeerRule
 
-Network: TypeAlias = IPv4Network | IPv6Network
 OffloadMode: TypeAlias = Literal["auto", "native", "generic"]
 
 # In the offload's flow key, channel numbers and relayed ports share a field: ports must stay above all numbers.
@@ -139,18 +138,6 @@ class Configuration:
             kept.append("certificate")
         changes = {name: getattr(new, name) for name in different if name not in kept}
         return dataclasses.replace(self, **changes), kept
-
-
-def read_networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Addresses, or ranges of them.
-
-    Raises:
-        ValueError: one is neither.
-    """
-    try:
-        return tuple(dict.fromkeys(ip_network(text.strip()) for text in texts))
-    except ValueError:
-        raise ValueError("expected addresses or ranges such as 10.0.0.5 or 10.0.0.0/24") from None
 
 
 def port_problem(lowest: int, highest: int, *, offloads: bool) -> str | None:

@@ -15,8 +15,10 @@ from typing import Final, cast
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError
 from connectivity.io import logs
-from connectivity.io.exporters import read_collector
+from connectivity.io.export_settings import TelemetrySettings, read_metrics_address, read_telemetry
+from connectivity.networks import read_networks
 from connectivity.phoenix import parse_api_url
+from connectivity.ranges import Network
 from connectivity.settings import (
     SOCKET_FOLDER,
     LocalSocket,
@@ -28,11 +30,11 @@ from connectivity.settings import (
     text_value,
     token_or_file,
 )
-from relay import config_file
-from relay.configuration import Configuration, Network, OffloadMode, OffloadWish, port_problem, read_networks
+from relay.configuration import Configuration, OffloadMode, OffloadWish, port_problem
 from relay.core.configuration import HIGHEST_RELAYED_PORT, LOWEST_RELAYED_PORT, STUN_PORT
 from relay.core.peers import PeerRule, parse_rules
 
+CHECK_FLAG: Final = "--check"
 DEFAULT_DRAIN_SECONDS: Final = 60
 LONGEST_DRAIN_SECONDS: Final = 24 * 60 * 60
 DEFAULT_ADMIN_SOCKET: Final = SOCKET_FOLDER / "relay.sock"
@@ -56,15 +58,6 @@ class PortalAccess:
 
 
 @dataclass(frozen=True, slots=True)
-class TelemetrySettings:
-    """Exporters by OpenTelemetry's words (``otlp``, ``console``, ``none``); ``endpoint`` None leaves it to them."""
-
-    metrics: str
-    traces: str
-    endpoint: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class RelaySettings:
     """All of it, checked. Either ``portal`` or ``file`` is given."""
 
@@ -77,6 +70,7 @@ class RelaySettings:
     drain_seconds: int
     admin_socket: LocalSocket
     telemetry: TelemetrySettings
+    metrics_address: Endpoint | None
     warnings: tuple[str, ...] = ()
     listed: tuple[IPAddress, ...] = ()  # public addresses for a family that nothing else names
     proxies: tuple[Network, ...] = ()  # that are trusted where the file names none
@@ -96,6 +90,11 @@ class RelaySettings:
             raise FatalError("no public address: set PUBLIC_IP4_ADDR, PUBLIC_IP6_ADDR or both")
 
 
+def is_check(arguments: list[str]) -> bool:
+    """Whether a file is to be looked at instead of served."""
+    return any(word == CHECK_FLAG or word.startswith(f"{CHECK_FLAG}=") for word in arguments)
+
+
 def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> RelaySettings:
     """Read flags and environment, and the file if there is one.
 
@@ -106,10 +105,11 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
     reader = SettingsReader("relay", arguments, environ)
     reader.switch("FIREZONE_TELEMETRY", "--telemetry", "accepted, without effect")
     from_peer = _read_from_peer(reader)
-    listed = _read_listed(reader)
+    listed = read_listed(reader)
     proxies = _read_proxies(reader)
     words = reader.positional()  # only now is it known which words were values of flags
     file = reader.optional("POSTERN_RELAY_CONFIG", "--config", Path, None, "path of relay.yaml: serve without a portal")
+    reader.optional(None, CHECK_FLAG, Path, None, "path of a relay.yaml to look at; nothing is served")
     process = len(reader.given)
     configuration = _read_configuration(reader, from_peer, listed)
     portal = _read_portal(reader, words, is_required=file is None)
@@ -148,7 +148,8 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
             LocalSocket(DEFAULT_ADMIN_SOCKET),
             "path of the socket of postern relay admin, or off",
         ),
-        telemetry=_read_telemetry(reader),
+        telemetry=read_telemetry(reader),
+        metrics_address=read_metrics_address(reader),
     )
     for name, flag in _WITHOUT_EFFECT:
         reader.optional(name, flag, text_value, None, "accepted, without effect")
@@ -159,6 +160,8 @@ def read_settings(arguments: Sequence[str], environ: Mapping[str, str] | None = 
 def _load(
     reader: SettingsReader, file: Path, listed: tuple[IPAddress, ...], proxies: tuple[Network, ...]
 ) -> Configuration | None:
+    from relay import config_file  # with a parser of YAML: only where there is a file
+
     try:
         return config_file.load(file, listed, proxies)
     except SettingsError as error:
@@ -208,25 +211,11 @@ def _read_portal(reader: SettingsReader, words: list[str], *, is_required: bool)
     return PortalAccess(api_url, token, words[1] if len(words) > 1 else name)
 
 
-def _read_telemetry(reader: SettingsReader) -> TelemetrySettings:
-    """A collector's address alone turns both on, as in Firezone's relay, whoever names the variable."""
-    endpoint = reader.optional(
-        "OTLP_GRPC_ENDPOINT", "--otlp-grpc-endpoint", read_collector, None, "host:port of a collector, without TLS"
-    )
-    text = "URL of a collector, in OpenTelemetry's words"
-    url = reader.optional("OTEL_EXPORTER_OTLP_ENDPOINT", None, text_value, None, text)
-    # The exporters have no other; said here, because they would not say it.
-    reader.optional("OTEL_EXPORTER_OTLP_PROTOCOL", None, one_of("grpc"), "grpc", "the only protocol there is")
-    default = "none" if endpoint is None and url is None else "otlp"
-    words = one_of("otlp", "console", "none")
-    text = "otlp, console or none; otlp with a collector's address, else none"
-    metrics = reader.optional("OTEL_METRICS_EXPORTER", None, words, default, text)
-    traces = reader.optional("OTEL_TRACES_EXPORTER", None, words, default, text)
-    return TelemetrySettings(metrics, traces, endpoint)
+def read_listed(reader: SettingsReader) -> tuple[IPAddress, ...]:
+    """Public addresses for a family that nothing else names.
 
-
-def _read_listed(reader: SettingsReader) -> tuple[IPAddress, ...]:
-    """All that Kubernetes tells a pod of its node (status.hostIPs) is one list of both families."""
+    All that Kubernetes tells a pod of its node (status.hostIPs) is one list of both families.
+    """
     none: tuple[IPAddress, ...] = ()
     text = "public addresses by comma, for a family without one"
     return reader.optional("POSTERN_PUBLIC_ADDRESSES", "--public-addresses", _addresses, none, text)

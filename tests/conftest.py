@@ -9,6 +9,7 @@ skips, and the last line says so.
 
 import ctypes
 import functools
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -20,12 +21,14 @@ import hypothesis
 import pytest
 
 from bench.peers import PROGRAMS, executable, unpack
+from connectivity.io import logs
 from tests.programs import KUBE, Absences, require_peers, require_recordings
+from tests.scheduling import GroupScheduling
 from tests.told import Told
 
 _CLONE_NEWNET: Final = 0x40000000
 # A busy machine is no defect; a test that hangs is ended by pytest's own limit.
-hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
 
@@ -41,6 +44,28 @@ def pytest_configure(config: pytest.Config) -> None:
 def _leave_in_order(number: int, _: FrameType | None) -> NoReturn:
     """A termination takes the way of Ctrl-C: through every clean-up, so that no process or namespace stays."""
     pytest.exit("terminated", 128 + number)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that take minutes begin first."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> GroupScheduling | None:
+    """``--dist loadgroup``: by our groups."""
+    return GroupScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """What a command that a test calls sets up for its process is not there for the next test."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    for handler in [one for one in root.handlers if type(one).__module__ == logs.__name__]:
+        root.removeHandler(handler)
+        root.setLevel(level)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -4,8 +4,9 @@ import struct
 from typing import Final
 
 from connectivity.endpoint import Endpoint
-from connectivity.ip.checksum import PROTOCOL_UDP, ones_sum, store, store_udp, transport_sum
+from connectivity.ip.checksum import ones_sum, store, store_udp, transport_sum
 from connectivity.ip.packet import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, UDP_HEADER_BYTES, Packet
+from connectivity.ip.protocols import PROTOCOL_UDP
 
 _HOP_LIMIT: Final = 64
 

@@ -52,7 +52,7 @@ class _Entry:
 
 
 class NatStates:
-    """All of them. They are as many as names that were asked for, which are bounded."""
+    """The states of all translations. They are as many as names that were asked for, which are bounded."""
 
     def __init__(self) -> None:
         self._entries: dict[NatKey, _Entry] = {}

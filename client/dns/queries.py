@@ -58,7 +58,7 @@ class _Forwarded:
 
 
 class Queries:
-    """Those at servers."""
+    """Queries that were forwarded to a server and have no answer yet, each under an id of its own."""
 
     def __init__(self, rng: Callable[[int], bytes], limit: int = MAX_QUERIES) -> None:
         self._rng = rng
@@ -90,14 +90,14 @@ class Queries:
         return query, query.message[:_ID_BYTES] + answer[_ID_BYTES:]
 
     def take_all(self) -> list[Query]:
-        """All of them; nobody waits for their answers any more."""
+        """Take all queries out; nobody waits for their answers any more."""
         queries = [forwarded.query for forwarded in self._forwarded.values()]
         self._forwarded.clear()
         return queries
 
 
 class WaitingQueries:
-    """Those that wait for a gateway, by resource."""
+    """Queries for SRV and TXT that wait for a gateway to ask at, by resource."""
 
     def __init__(self, limit: int = MAX_QUERIES) -> None:
         self._limit = limit
@@ -127,7 +127,7 @@ class WaitingQueries:
         return list(self._by_resource.pop(resource_id, ()))
 
     def take_overdue(self, now: Instant) -> list[Query]:
-        """Those whose asker waits no longer."""
+        """Take out the queries whose asker waits no longer."""
         overdue = []
         for resource_id, waiting in list(self._by_resource.items()):
             while waiting and waiting[0].asked_at + QUERY_TIMEOUT <= now:

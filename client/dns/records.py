@@ -36,7 +36,7 @@ class Record:
         return self.ipv4 if version == 4 else self.ipv6
 
     def by(self, ip_stack: IpStack) -> tuple[IPAddress, ...]:
-        """Those that count while the resource has this stack."""
+        """Its addresses of the families that this IP stack of the resource has."""
         return tuple(ip for version in (4, 6) if ip_stack.has(version) for ip in self.of(version))
 
 

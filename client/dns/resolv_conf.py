@@ -31,8 +31,8 @@ def nameservers(text: str) -> tuple[SystemServer, ...]:
 
 
 def is_ours(text: str) -> bool:
-    """Whether a client wrote this, or the file was left half written."""
-    lines = text.rstrip("\n").split("\n")
+    """Whether a client wrote this, or the file was left half written; either may be padded."""
+    lines = _decoded(unpadded(_encoded(text))).rstrip("\n").split("\n")
     return lines[0] == MAGIC or lines[-1] == _END
 
 
@@ -49,7 +49,7 @@ def before(text: str) -> str | None:
 
 
 def ours(text: str, sentinels: Iterable[IPAddress], search_domain: str | None, backup: str) -> str:
-    """The same with our servers and search domain in place of the host's; its options stay, but for ``ndots``."""
+    """The host's file with our servers and search domain in place of its own; its options stay, but for ``ndots``."""
     lines = [
         MAGIC,
         "# The Firezone client writes this file while it runs. When it ends, or else at its next start, it puts back",
@@ -79,7 +79,7 @@ def unpadded(content: bytes) -> bytes:
 
 def _heading(text: str) -> str:
     """Tells whether what follows is whole: a write that was cut off may leave lines of two files."""
-    return f"{_BEFORE} (CRC {zlib.crc32(text.encode('utf-8', 'surrogateescape')):08x}):"
+    return f"{_BEFORE} (CRC {zlib.crc32(_encoded(text)):08x}):"
 
 
 def _kept_directives(text: str) -> list[str]:
@@ -94,3 +94,11 @@ def _kept_directives(text: str) -> list[str]:
                 continue
         kept.append(" ".join(words))
     return kept
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _decoded(content: bytes) -> str:
+    return content.decode("utf-8", "surrogateescape")

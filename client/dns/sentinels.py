@@ -18,7 +18,7 @@ MAX_SERVERS: Final = 64  # of all that are named; two sets side by side fit in t
 
 
 def effective_servers(upstream: Iterable[Endpoint], system: Iterable[IPAddress]) -> tuple[Endpoint, ...]:
-    """Those that the portal names, else those of the host; what the host calls our own sentinels is none."""
+    """The servers that the portal names, else those of the host; what the host calls our own sentinels is none."""
     named = _usable(upstream)
     return named or _usable(Endpoint(address, DNS_PORT) for address in system)
 

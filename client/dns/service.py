@@ -21,8 +21,8 @@ from client.resources import ResourceTable
 from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.ip import packet
-from connectivity.ip.checksum import PROTOCOL_TCP, PROTOCOL_UDP
 from connectivity.ip.flow import Flow, PacketRun
+from connectivity.ip.protocols import PROTOCOL_TCP, PROTOCOL_UDP
 from connectivity.role import RoleTunnel
 from connectivity.verdict import HOLD, Drop, Reflect, Translation, Verdict
 
@@ -48,7 +48,7 @@ class Routing(Protocol):
 
 
 class DnsService:
-    """See the module's text."""
+    """The DNS of one client: takes queries from the host, answers, forwards or holds them."""
 
     def __init__(
         self,

@@ -44,7 +44,7 @@ def parse(word: str) -> SystemServer | None:
 
 
 def usable(servers: Iterable[SystemServer | None]) -> tuple[SystemServer, ...]:
-    """Those to ask, each once, in order."""
+    """The servers to ask, each once, in order."""
     found: dict[IPAddress, SystemServer] = {}
     for server in servers:
         if server is not None and not is_sentinel(server.ip):

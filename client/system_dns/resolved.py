@@ -122,7 +122,9 @@ class ResolvedDns:
                 output, said = await process.communicate()
         except TimeoutError:
             problem = f"{COMMAND} {arguments[0]} does not end within {_COMMAND_SECONDS:.0f} s"
-            raise DnsControlError(SYSTEMD_RESOLVED, problem, _REMEDY) from None
+            raise DnsControlError(
+                SYSTEMD_RESOLVED, problem, f"systemctl restart systemd-resolved, or {_REMEDY}"
+            ) from None
         finally:
             if process.returncode is None:
                 process.kill()

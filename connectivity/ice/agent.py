@@ -14,12 +14,12 @@ Pulled as all cores are: after each ``handle_*``, ``add_*``, ``remove_*`` or ``s
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from connectivity.clock import Duration, Instant, earliest
 from connectivity.endpoint import Endpoint
-from connectivity.fields import OwnedLog
 from connectivity.ice import messages, timing
 from connectivity.ice.candidate import RTP_COMPONENT, Candidate, peer_reflexive, peer_reflexive_priority
 from connectivity.ice.checklist import CheckList
@@ -29,6 +29,7 @@ from connectivity.ice.local import LocalCandidates
 from connectivity.ice.pair import CandidatePair
 from connectivity.ice.policy import CandidateRefusal, refusal
 from connectivity.ice.remote import RemoteCandidate, RemoteCandidates
+from connectivity.log_fields import OwnedLog
 from connectivity.run import Run, Transmit
 from connectivity.stun import (
     TRANSACTION_ID_BYTES,
@@ -56,10 +57,10 @@ class Agent:
         remote: IceCredentials,
         rng: Callable[[int], bytes],
         now: Instant,
-        cid: str = "",
+        owner: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
-        """``cid`` names the connection in the log."""
-        self._log = OwnedLog(logger, cid=cid)
+        """``owner`` names the connection in the log."""
+        self._log = OwnedLog(logger, **owner)
         tie_breaker = int.from_bytes(rng(TIE_BREAKER_BYTES), "big")
         self._controlling = controlling
         self._role = IceControlling(tie_breaker) if controlling else IceControlled(tie_breaker)
@@ -82,7 +83,7 @@ class Agent:
 
     @property
     def state(self) -> AgentState:
-        """As of the last wake-up."""
+        """The agent's state as of its last wake-up."""
         return self._state
 
     @property

@@ -36,7 +36,7 @@ class LocalCandidates:
         return len(self._entries)
 
     def live(self) -> Iterator[Candidate]:
-        """Those not discarded."""
+        """Our candidates that are not discarded."""
         return (entry.candidate for entry in self._entries if not entry.discarded)
 
     def at(self, address: Endpoint) -> Candidate | None:

@@ -43,7 +43,7 @@ class RemoteCandidates:
         return len(self._entries)
 
     def live(self) -> Iterator[RemoteCandidate]:
-        """Those not discarded."""
+        """The peer's candidates that are not discarded."""
         return (entry for entry in self._entries if not entry.discarded)
 
     def same(self, candidate: Candidate) -> RemoteCandidate | None:

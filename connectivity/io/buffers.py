@@ -30,10 +30,10 @@ def raise_limits(directory: Path = _SYSCTL_DIRECTORY) -> None:
                 with privileged("raising it", "CAP_NET_ADMIN"):
                     path.write_text(str(wanted), encoding="ascii")
         except (OSError, ValueError) as error:  # read-only in most containers: the host has to raise it
-            _log.info("Socket buffer limit stays", extra={"fields": {"limit": name, "error": chain(error)}})
+            _log.debug("Socket buffer limit stays", extra={"fields": {"limit": name, "error": chain(error)}})
             continue
         fields = {"limit": name, "before": before, "now": max(before, wanted)}
-        _log.info("Socket buffer limit is large enough", extra={"fields": fields})
+        _log.debug("Socket buffer limit is large enough", extra={"fields": fields})
 
 
 def size_buffers(bound: socket.socket, send_bytes: int | None, receive_bytes: int | None) -> None:
@@ -55,4 +55,7 @@ def size_buffers(bound: socket.socket, send_bytes: int | None, receive_bytes: in
         granted = fields[f"{name}_buffer"] = bound.getsockopt(socket.SOL_SOCKET, plain) // 2
         if granted < size and lacks("CAP_NET_ADMIN"):
             fields["lacks"] = "CAP_NET_ADMIN"  # with it a socket may go beyond the limit
-    _log.info("UDP socket buffers", extra={"fields": fields})
+    short = any(
+        int(str(fields[f"{name}_buffer"])) < size for name, size, _, _ in wanted if size is not None
+    )  # which is news; that they are as large as wanted is none
+    _log.log(logging.INFO if short else logging.DEBUG, "UDP socket buffers", extra={"fields": fields})

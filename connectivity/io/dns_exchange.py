@@ -82,7 +82,7 @@ def is_answer(asked: dns.message.Message, answer: bytes) -> bool:
 
 
 def with_id(message: bytes, query_id: int) -> bytes:
-    """The same message with another id."""
+    """A DNS message with another id."""
     return query_id.to_bytes(2, "big") + message[2:]
 
 

@@ -51,8 +51,8 @@ class Extension(Protocol):
     def act(self, action: object) -> bool:
         """Carry out what the core asks for; whether it was an action of this role."""
 
-    def configured(self, configuration: ConfigureTun) -> None:
-        """The TUN device has these addresses and routes now."""
+    async def configured(self, configuration: ConfigureTun) -> None:
+        """The TUN device has these addresses and routes now; after this the host gets packets from it."""
 
     async def reset(self) -> None:
         """The network is another one: sockets are to be made anew."""
@@ -75,7 +75,7 @@ class NoExtension:
         del action
         return False
 
-    def configured(self, configuration: ConfigureTun) -> None:
+    async def configured(self, configuration: ConfigureTun) -> None:
         """Nothing depends on it."""
 
     async def reset(self) -> None:

@@ -144,7 +144,7 @@ def _set_addresses(ip: Any, name: str, index: int, addresses: list[IPAddress]) -
 def _set_routes(
     ip: Any, name: str, wanted: list[Network], obsolete: list[Network], excluded: list[Network] | None
 ) -> None:
-    """Those of a family that the device does not have are left out: ``configure`` has said so."""
+    """Set the routes; those of a family that the device does not have are left out: ``configure`` has said so."""
     index = _index(ip, name)
     absent: set[int] = set()  # versions
     for command, networks in (("del", obsolete), ("add", wanted)):

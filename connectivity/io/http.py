@@ -6,6 +6,9 @@ it is full takes the place of the connection that has waited longest without a w
 keep nobody out. A handler that knows whom it talks to may ``admit`` a connection (the portal's WebSockets, by their
 token): neither time nor place is limited for it then, only the number of such connections.
 
+A proxy that is trusted has as many connections as there are; from the request on, each counts as that of whom the proxy
+names (``forwarded``).
+
 Nothing that a peer sent is ever logged, since tokens travel in the request line: of what cannot be parsed, and of
 exceptions in handlers, the log has the kind and the place, and the peer gets one plain line.
 """
@@ -18,16 +21,18 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
-from ipaddress import IPv4Address, ip_address
 from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import HttpProcessingError
 
-from connectivity.endpoint import Endpoint, source_of
-from connectivity.io import descriptors
+from connectivity.endpoint import Endpoint, IPAddress, source_of
+from connectivity.io import descriptors, forwarded
 from connectivity.io.accepting import Acceptor, open_listener
+from connectivity.io.http_limits import PROBES, Limits
+from connectivity.networks import is_within
+from connectivity.ranges import Network
 
 MOST_REQUEST_BYTES: Final = 16 << 10  # with its headers and body; aiohttp alone would take a megabyte of headers
 _CLOSE_SECONDS: Final = 1.0
@@ -35,27 +40,6 @@ _LINGERING_SECONDS: Final = 1.0  # to read what is left of a request that was an
 _PLACES: Final = 3  # of an exception that are logged
 
 _log = logging.getLogger("connectivity.io.http")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one server gives to strangers, and how many it may admit.
-
-    Attributes:
-        connections: of all strangers; a quarter of the process's descriptors at most.
-        per_address: of one IPv4 address or IPv6 /64. An office, a relay or a proxy is one address to us.
-        admitted: connections that handlers let in; fewer where descriptors are short.
-        seconds: for a whole request, and again for its answer.
-    """
-
-    connections: int
-    per_address: int
-    admitted: int = 0
-    seconds: float = 10.0
-
-
-PROBES: Final = Limits(connections=128, per_address=64)  # health checks, Prometheus, people with curl
-OPERATOR: Final = Limits(connections=16, per_address=16)  # a Unix socket that only its owner may open
 
 
 @dataclass(slots=True)
@@ -77,6 +61,9 @@ class HttpServer:
         name: what it serves, for the log.
         routes: aiohttp's.
         limits: see there.
+
+    Attributes:
+        trusted_proxies: those who say for whom they ask; may be replaced.
     """
 
     def __init__(self, name: str, routes: Iterable[web.AbstractRouteDef], limits: Limits = PROBES) -> None:
@@ -85,6 +72,7 @@ class HttpServer:
         self.name = name
         self.counters = HttpCounters()
         self.limits = limits
+        self.trusted_proxies: tuple[Network, ...] = ()
         self._most = max(1, min(limits.connections, descriptors.limit() // 4))
         self._most_admitted = min(limits.admitted, descriptors.limit() - self._most - descriptors.KEPT_FREE)
         self._runner = web.AppRunner(application, shutdown_timeout=_CLOSE_SECONDS)
@@ -135,6 +123,11 @@ class HttpServer:
         if connection in self._admitted:
             self._renew(connection)
 
+    @staticmethod
+    def client_of(request: web.BaseRequest) -> IPAddress | None:
+        """Who asks, maybe by a proxy; nobody with an address at a Unix socket."""
+        return _connection_of(request).client
+
     async def close(self) -> None:
         """Stop serving. Requests that are being answered have a second."""
         if self._acceptor is None:
@@ -155,6 +148,7 @@ class HttpServer:
         """Around every handler: a whole request is there; after it the answer must be taken."""
         connection = _connection_of(request)
         connection.has_asked = True
+        self._ask_for(connection, request)
         self._renew(connection)
         try:
             return await handler(request)
@@ -165,14 +159,14 @@ class HttpServer:
             self._renew(connection)
 
     def _accepted(self, accepted: socket.socket, address: Any) -> None:
-        source = place_of(address)
-        if len(self._by_source.get(source, ())) >= min(self.limits.per_address, self._most):
-            self._make_room(self._by_source[source], address)
+        peer = forwarded.peer_of(address)
+        if not self._is_proxy(peer) and self._is_crowded(peer):
+            self._make_room(self._by_source[place_of(peer)], peer)
         elif len(self._strangers) >= self._most:
-            self._make_room(self._strangers, address)
+            self._make_room(self._strangers, peer)
         server = self._runner.server
         assert server is not None, "set up before there is a listener"
-        connection = _Connection(self, source, server, asyncio.get_running_loop())
+        connection = _Connection(self, peer, server, asyncio.get_running_loop())
         self.counters.accepted += 1
         self._renew(connection)
         task = asyncio.get_running_loop().create_task(self._begin(accepted, connection))
@@ -192,10 +186,27 @@ class HttpServer:
         if task.cancelled():  # at our end
             accepted.close()
 
-    def _make_room(self, among: "dict[_Connection, None]", address: Any) -> None:
+    def _is_proxy(self, peer: IPAddress | None) -> bool:
+        return peer is not None and is_within(peer, self.trusted_proxies)
+
+    def _is_crowded(self, client: IPAddress | None) -> bool:
+        return len(self._by_source.get(place_of(client), ())) >= min(self.limits.per_address, self._most)
+
+    def _ask_for(self, connection: "_Connection", request: web.BaseRequest) -> None:
+        """Of a trusted proxy's connection the places of whom it asks for are used from now on."""
+        peer = connection.peer
+        if peer is None or not self._is_proxy(peer):
+            return
+        self._forget(connection)
+        values = request.headers.getall(forwarded.HEADER, ())
+        connection.client = forwarded.client_of(peer, values, self.trusted_proxies)
+        if self._is_crowded(connection.client):
+            self._make_room(self._by_source[connection.source], connection.client)
+
+    def _make_room(self, among: "dict[_Connection, None]", client: IPAddress | None) -> None:
         """Drop the one that has waited longest without a whole request; if all have asked, the oldest of them."""
         self.counters.crowded_out += 1
-        fields = {"server": self.name, "from": _text(address), "limit": len(among)}
+        fields = {"server": self.name, "from": str(client or "the Unix socket"), "limit": len(among)}
         _log.warning("Too many connections, the longest silent one goes", extra={"fields": fields})
         oldest = next((each for each in among if not each.has_asked), None) or next(iter(among))
         self._drop(oldest)
@@ -237,7 +248,8 @@ class HttpServer:
 
     def answered(self, connection: "_Connection") -> None:
         """A connection waits for its next request, as a new one does."""
-        connection.has_asked = False
+        self._forget(connection)
+        connection.has_asked, connection.client = False, connection.peer
         self._renew(connection)
 
     def ended(self, connection: "_Connection") -> None:
@@ -263,12 +275,9 @@ class HttpServer:
         self.counters.paused += 1
 
 
-def place_of(address: Any) -> object:
+def place_of(client: IPAddress | None) -> object:
     """Whose places a connection uses: an IPv4 address, an IPv6 /64, or the one Unix socket."""
-    if not isinstance(address, tuple):
-        return None
-    ip = ip_address(address[0].partition("%")[0])
-    return source_of(ip if isinstance(ip, IPv4Address) else ip.ipv4_mapped or ip)
+    return None if client is None else source_of(client)
 
 
 class _NoAccessLog(AbstractAccessLogger):
@@ -283,14 +292,17 @@ class _NoAccessLog(AbstractAccessLogger):
 class _Connection(web.RequestHandler):
     """aiohttp's protocol of one connection, bounded, its complaints in our words."""
 
-    def __init__(self, owner: HttpServer, source: object, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, owner: HttpServer, peer: IPAddress | None, server: web.Server, loop: asyncio.AbstractEventLoop
+    ) -> None:
         super().__init__(
             server,
             loop=loop,
             access_log_class=_NoAccessLog,
             lingering_time=_LINGERING_SECONDS,
         )
-        self.source = source
+        self.peer = peer
+        self.client = peer  # who asks; where a trusted proxy asks for somebody, that one
         self.deadline = 0.0
         self.has_asked = False  # a whole request, that is not answered yet
         self.is_known = False  # a handler has admitted it
@@ -298,6 +310,11 @@ class _Connection(web.RequestHandler):
         self._owner = owner
         self._wire: asyncio.BaseTransport | None = None
         self._received_bytes = 0
+
+    @property
+    def source(self) -> object:
+        """Whose places it uses."""
+        return place_of(self.client)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = transport
@@ -367,10 +384,6 @@ def _connection_of(request: web.BaseRequest) -> _Connection:
     connection = request.protocol
     assert isinstance(connection, _Connection), "requests come by our own connections"
     return connection
-
-
-def _text(address: Any) -> str:
-    return str(address[0]) if isinstance(address, tuple) else "the Unix socket"
 
 
 def _places(error: BaseException | None) -> str:

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import pwd
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ from connectivity.errors import FatalError
 
 _TIMEOUT_SECONDS: Final = 5.0
 _SUCCESSES: Final = range(200, 300)
+
+
+class NobodyAnswers(FatalError):
+    """No process serves this socket; a killed one may have left it behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,11 @@ class LocalService:
                 return json.loads(text) if text else None
         except PermissionError as error:
             owner = _owner(self.path)
-            whose = "another user" if owner is None else f"user {owner.st_uid}"
-            reason = f"the {self.name} {self.path} is for {whose}, and this is user {os.geteuid()}"
+            whose = "another user" if owner is None else f"user {_user(owner.st_uid)}"
+            reason = f"the {self.name} {self.path} is for {whose}, and this is user {_user(os.geteuid())}"
             raise FatalError(reason) from error
+        except (ConnectionRefusedError, FileNotFoundError) as error:
+            raise NobodyAnswers(f"no {self.service} answers at {self.path}") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise FatalError(f"no {self.service} answers at {self.path}") from error
         finally:
@@ -60,9 +67,14 @@ class _Connection(http.client.HTTPConnection):
         try:
             self.sock.connect(str(self._path))
         except PermissionError:
+            user, group = os.geteuid(), os.getegid()
             if not _become_owner(self._path):
                 raise
-            self.sock.connect(str(self._path))
+            try:
+                self.sock.connect(str(self._path))
+            finally:
+                os.seteuid(user)
+                os.setegid(group)
 
 
 def _become_owner(path: Path) -> bool:
@@ -79,6 +91,14 @@ def _become_owner(path: Path) -> bool:
     except PermissionError:
         return False
     return True
+
+
+def _user(number: int) -> str:
+    """By name, where the host knows one."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
 
 
 def _owner(path: Path) -> os.stat_result | None:

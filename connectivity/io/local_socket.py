@@ -15,7 +15,8 @@ from aiohttp import web
 
 from connectivity.errors import FatalError, chain
 from connectivity.io import logs
-from connectivity.io.http import OPERATOR, HttpServer
+from connectivity.io.http import HttpServer
+from connectivity.io.http_limits import OPERATOR
 from connectivity.settings import LocalSocket
 
 _FOLDER_MODE: Final = 0o755

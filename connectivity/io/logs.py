@@ -8,11 +8,14 @@ TRACE; the word means level 5 here.
 As JSON a line is an object with ``time``, ``severity``, ``target``, ``message`` and the fields: what Google Cloud reads
 too, so its format is the same one.
 
+In front of a line for systemd's journal is its level (``connectivity.io.journal``), which the journal takes off.
+
 What repeats is bounded here, for all: of lines at INFO and above the first of a minute are written, the rest are
 counted and told as one (``connectivity.io.repetition``). DEBUG and below somebody has asked for.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import sys
@@ -23,7 +26,9 @@ from typing import Final, TextIO
 
 from connectivity.endpoint import Endpoint
 from connectivity.errors import chain
+from connectivity.io.journal import is_journal, marked
 from connectivity.io.log_file import LogFile
+from connectivity.io.remedies import REMEDIES
 from connectivity.io.repetition import Repetition
 from connectivity.printable import printable
 from connectivity.settings import one_of
@@ -83,7 +88,7 @@ def set_filter(directives: str) -> None:
 
 
 def filter_in_use() -> str:
-    """As it was given last."""
+    """The log filter as it was given last."""
     return "".join(_in_use)
 
 
@@ -109,6 +114,7 @@ class _Handler(logging.StreamHandler[TextIO]):
         self, stream: TextIO, clock: Callable[[], float] = time.monotonic, file: LogFile | None = None
     ) -> None:
         super().__init__(stream)
+        self._is_journal = is_journal(stream)
         self._file = file
         self._filed = _JsonFormatter()
         self._clock = clock
@@ -125,6 +131,12 @@ class _Handler(logging.StreamHandler[TextIO]):
                 self._arm(now)
                 return
         self._write(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say which line it was, and no more: a traceback quotes what has come from outside, such as a token."""
+        error = type(sys.exc_info()[1]).__name__
+        with contextlib.suppress(OSError, ValueError):  # standard error may be what is closed
+            sys.stderr.write(f"a line of {record.name} cannot be written: {error}\n")
 
     def close(self) -> None:
         """Called at exit, too."""
@@ -162,7 +174,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def _write(self, record: logging.LogRecord) -> None:
         try:
-            self.stream.write(self.format(record) + "\n")
+            self._write_to_stream(record)
         except Exception:  # noqa: BLE001 - as in the base class: logging never ends what it tells of
             self.handleError(record)
         if self._file is not None:
@@ -174,7 +186,11 @@ class _Handler(logging.StreamHandler[TextIO]):
         """Where the lines still go: here."""
         told = logging.LogRecord(__name__, logging.WARNING, "", 0, "Going on without the log file", None, None)
         told.fields = {"path": file.path, "error": chain(error)}
-        self.stream.write(self.format(told) + "\n")
+        self._write_to_stream(told)
+
+    def _write_to_stream(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        self.stream.write((marked(text, record.levelno) if self._is_journal else text) + "\n")
 
 
 class _JsonFormatter(logging.Formatter):
@@ -186,8 +202,8 @@ class _JsonFormatter(logging.Formatter):
             "target": _target(record),
             "message": record.getMessage(),
         }
-        fields = getattr(record, "fields", None)
-        if isinstance(fields, Mapping):
+        fields = _fields(record)
+        if fields:
             line |= {name: _plain(value) for name, value in fields.items() if name not in line}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -197,9 +213,7 @@ class _JsonFormatter(logging.Formatter):
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = _NAMES.get(record.levelno, record.levelname)
-        fields = getattr(record, "fields", None)
-        tail = _render(fields) if isinstance(fields, Mapping) else ""
-        said = f"{record.getMessage()}{tail}"
+        said = f"{record.getMessage()}{_render(_fields(record))}"
         line = f"{_moment(record)} {level:>5} {_target(record)}: {said}"
         if not line.isprintable():  # what peers say is logged, too
             line = printable(line.replace("\n", " "))
@@ -208,12 +222,21 @@ class _Formatter(logging.Formatter):
         return line
 
 
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    """The facts of a line; behind those of a warning, what to do about it."""
+    found = getattr(record, "fields", None)
+    fields: Mapping[str, object] = found if isinstance(found, Mapping) else {}
+    if record.levelno == logging.WARNING and "remedy" not in fields and record.msg in REMEDIES:
+        return {**fields, "remedy": REMEDIES[record.msg]}
+    return fields
+
+
 def _render(fields: Mapping[str, object]) -> str:
     return "".join(f" {name}={value}" for name, value in fields.items())
 
 
 def _plain(value: object) -> object:
-    """As JSON writes it; what is a tuple to JSON and an address to people is a text."""
+    """A field's value as JSON writes it; what is a tuple to JSON and an address to people is a text."""
     return str(value) if isinstance(value, Endpoint) else value
 
 

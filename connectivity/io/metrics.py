@@ -1,8 +1,8 @@
-"""What client and gateway count, as OpenTelemetry metrics of the meter ``connlib``; off without ``FIREZONE_METRICS``.
+"""What client and gateway count, as OpenTelemetry metrics of the meter ``connlib`` and for Prometheus.
 
-Nothing here happens per packet. The hot path counts in plain integers; once a second, on the event loop, ``read`` puts
-them into one list, and the exporter's thread looks at nothing but the latest list. Attributes come from closed sets
-(direction, family, reason), so the number of series is fixed from the start, and none holds an address or an id.
+Nothing here happens per packet. The hot path counts in plain integers; ``read`` makes one list of them on the event
+loop, when Prometheus asks, and once a second where OpenTelemetry exports. Attributes come from closed sets (direction,
+family, reason), so the number of series is fixed from the start, and none holds an address or an id.
 
 Directions are this process's: what it takes from the network or from the host is *received*. A packet of the TUN
 device is counted as the device hands it over, so a super-packet is one.
@@ -18,34 +18,32 @@ OpenTelemetry is imported only when metrics are on: a tenth of a second that eve
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from connectivity.errors import FatalError
 from connectivity.ice.policy import CandidateRefusal
-from connectivity.io.exporters import installed_version, read_collector, shut_down
+from connectivity.io.export_settings import STDOUT, MetricsSettings
+from connectivity.io.exporters import SHUTDOWN_SECONDS, installed_version, shut_down
+from connectivity.io.metric import Metric, Row
+from connectivity.io.metric_export import Sampled
 from connectivity.io.refusals import Refusals
 from connectivity.io.tun import Tun
 from connectivity.io.udp import UdpSocket
 from connectivity.node import Statistics
 from connectivity.phoenix.login import PortalLogin
-from connectivity.settings import SettingsReader
 from connectivity.wireguard import DropReason, HandshakeReason
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import CallbackOptions, Observation
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
+    from opentelemetry.sdk.metrics.export import MetricExporter
 
 log = logging.getLogger("connectivity.io")
 
 METER: Final = "connlib"
-STDOUT: Final = "stdout"
-COLLECTOR: Final = "otel-collector"
 SAMPLE_SECONDS: Final = 1.0
-SHUTDOWN_SECONDS: Final = 0.5  # the whole orderly end may take a second
 
 PACKETS: Final = "system.network.packets"
 ERRORS: Final = "system.network.errors"
@@ -61,14 +59,6 @@ _UNSENT: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class MetricsSettings:
-    """Where metrics go; ``endpoint`` None leaves the collector's address to the exporter."""
-
-    exporter: str
-    endpoint: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Sources:
     """Whose counters are exported: sockets by IP version, the device, the core, and what the role adds to it."""
 
@@ -77,23 +67,7 @@ class Sources:
     statistics: Callable[[], Statistics]
     refusals: Refusals = field(default_factory=Refusals)
     extension: Callable[[], Mapping[str, Mapping[str, int]]] = dict  # by part and name
-
-
-class Point(NamedTuple):
-    """The value of one series now."""
-
-    instrument: str
-    value: int
-    attributes: dict[str, str]
-
-
-def read_metrics_settings(reader: SettingsReader) -> MetricsSettings | None:
-    """Declare and read the settings; None when metrics are off."""
-    exporter = reader.optional("FIREZONE_METRICS", "--metrics", _exporter, None, f"{STDOUT} or {COLLECTOR}; may change")
-    endpoint = reader.optional(
-        "OTLP_GRPC_ENDPOINT", "--otlp-grpc-endpoint", read_collector, None, f"host:port of the {COLLECTOR}, without TLS"
-    )
-    return None if exporter is None else MetricsSettings(exporter, endpoint)
+    others: Callable[[], list[Metric]] = list  # what people ask about, and the process
 
 
 @contextmanager
@@ -109,9 +83,10 @@ def exporting(settings: MetricsSettings | None, sources: Sources, service: str, 
     metrics = Metrics(sources)
     try:
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+        from opentelemetry.sdk.resources import Resource
 
         reader = PeriodicExportingMetricReader(_make_exporter(settings))
-        provider = metrics.provide(reader, resource_attributes(service, login))
+        provider = metrics.provide(reader, Resource.create(resource_attributes(service, login)))
     except Exception as error:
         raise FatalError(f"cannot export metrics to {settings.exporter}") from error
     metrics.start()
@@ -122,12 +97,11 @@ def exporting(settings: MetricsSettings | None, sources: Sources, service: str, 
         shut_down(lambda: provider.shutdown(timeout_millis=SHUTDOWN_SECONDS * 1000), SHUTDOWN_SECONDS)
 
 
-class Metrics:
-    """The latest sample of all counters, and the instruments that hand it out."""
+class Metrics(Sampled):
+    """Samples all counters once a second for an exporter."""
 
     def __init__(self, sources: Sources) -> None:
-        self._sources = sources
-        self._latest = read(sources)
+        super().__init__(METER, lambda: read(sources))
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -141,53 +115,57 @@ class Metrics:
             self._timer.cancel()
         self.sample()
 
-    def sample(self) -> None:
-        """Read all counters; only the thread that changes them may call this."""
-        self._latest = read(self._sources)
 
-    def provide(self, reader: "MetricReader", resource: Mapping[str, str]) -> "MeterProvider":
-        """Make the instruments; ``reader`` may collect from any thread."""
-        from opentelemetry.sdk.metrics import MeterProvider
-        from opentelemetry.sdk.resources import Resource
-
-        provider = MeterProvider([reader], Resource.create(dict(resource)), shutdown_on_exit=False)
-        meter = provider.get_meter(METER)
-        meter.create_observable_counter(PACKETS, [self._observe(PACKETS)], "{packet}", "Packets sent and received")
-        meter.create_observable_counter(ERRORS, [self._observe(ERRORS)], "{error}", "What the system refused")
-        meter.create_observable_counter(DROPPED, [self._observe(DROPPED)], "{packet}", "Packets that went no further")
-        meter.create_observable_counter(EVENTS, [self._observe(EVENTS)], "{event}", "What became of names and queries")
-        meter.create_observable_gauge(QUEUES, [self._observe(QUEUES)], "{item}", "What waits")
-        return provider
-
-    def _observe(self, instrument: str) -> "Callable[[CallbackOptions], Iterable[Observation]]":
-        from opentelemetry.metrics import Observation
-
-        def observe(_: "CallbackOptions") -> "Iterable[Observation]":
-            latest = self._latest
-            return [Observation(point.value, point.attributes) for point in latest if point.instrument == instrument]
-
-        return observe
-
-
-def read(sources: Sources) -> list[Point]:
-    """Every series with its value, always the same ones in the same order."""
+def read(sources: Sources) -> list[Metric]:
+    """Every metric with its series, always the same ones in the same order."""
     statistics = sources.statistics()
-    points = [Point(QUEUES, statistics.waiting_packets, {"queue.item": "ip-packet"} | _TRANSMIT)]
-    for family, socket in sources.sockets.items():
-        points += _socket_points(socket, {"network.type": f"ipv{family}"})
-    points += _tun_points(sources.tun)
-    for reason in DropReason:
-        points.append(Point(DROPPED, statistics.drops.get(reason, 0), _drop_attributes(reason)))
+    packets: list[Row] = []
+    errors: list[Row] = []
+    dropped: list[Row] = []
+    waiting: list[Row] = [({"queue.item": "ip-packet"} | _TRANSMIT, statistics.waiting_packets)]
+    for version, socket in sources.sockets.items():
+        family = {"network.type": f"ipv{version}"}
+        _read_socket(socket, family, packets, errors, dropped)
+        waiting.append((family | {"queue.item": "udp-gso-batch"}, socket.waiting))
+    _read_tun(sources.tun, packets, errors, dropped)
+    dropped += [(_drop_attributes(reason), statistics.drops.get(reason, 0)) for reason in DropReason]
     for name, count in statistics.flow_drops.items():
-        points.append(Point(DROPPED, count, {"error.type": _error_type(name), "system.buffer.pool.name": "flow-table"}))
-    for part, counted in sources.extension().items():
-        for event, count in counted.items():
-            points.append(Point(EVENTS, count, {"postern.part": part, "postern.event": event}))
-    return points
+        dropped.append(({"error.type": _error_type(name), "system.buffer.pool.name": "flow-table"}, count))
+    events: list[Row] = [
+        ({"postern.part": part, "postern.event": event}, count)
+        for part, counted in sources.extension().items()
+        for event, count in counted.items()
+    ]
+    refused: Counter[str] = Counter({name.value: n for name, n in statistics.candidates_refused.items()})
+    handshakes: Counter[str] = Counter({name.name.lower(): n for name, n in statistics.handshakes_refused.items()})
+    moved = [(_TRANSMIT, statistics.sent_bytes), (_RECEIVE, statistics.received_bytes)]
+    return [
+        Metric(PACKETS, "counter", "{packet}", "Packets sent and received", packets),
+        Metric(ERRORS, "counter", "{error}", "What the system refused", errors),
+        Metric(DROPPED, "counter", "{packet}", "Packets that went no further", dropped),
+        Metric(EVENTS, "counter", "{event}", "What became of names and queries", events),
+        Metric(QUEUES, "gauge", "{item}", "What waits", waiting),
+        Metric("postern.tunnel.bytes", "counter", "By", "Bytes of packets inside the tunnel", moved),
+        Metric(
+            "postern.tunnel.candidates_refused",
+            "counter",
+            "{candidate}",
+            "Candidates of peers that are not checked",
+            [({"reason": reason.value}, refused[reason.value]) for reason in CandidateRefusal],
+        ),
+        Metric(
+            "postern.tunnel.handshakes_refused",
+            "counter",
+            "{handshake}",
+            "Handshakes that were not let in",
+            [({"reason": reason.name.lower()}, handshakes[reason.name.lower()]) for reason in HandshakeReason],
+        ),
+        *sources.others(),
+    ]
 
 
 def counters(sources: Sources) -> dict[str, Any]:
-    """The same counters, and those that have no place in the metrics, as JSON for people."""
+    """All counters of ``read``, and those that have no place in the metrics, as JSON for people."""
     statistics = sources.statistics()
     udp = {f"udp{family}": asdict(socket.counters) for family, socket in sources.sockets.items()}
     drops = {reason.value: statistics.drops.get(reason, 0) for reason in DropReason}
@@ -195,7 +173,7 @@ def counters(sources: Sources) -> dict[str, Any]:
     handshakes = {reason.name.lower(): statistics.handshakes_refused.get(reason, 0) for reason in HandshakeReason}
     return {
         **udp,
-        "tun": asdict(sources.tun.counters),
+        "tun": asdict(sources.tun.counted()),
         "waiting_packets": statistics.waiting_packets,
         "drops": drops,
         "flow_drops": {reason.value: count for reason, count in statistics.flow_drops.items()},
@@ -216,31 +194,33 @@ def resource_attributes(service: str, login: PortalLogin) -> dict[str, str]:
     }
 
 
-def _socket_points(socket: UdpSocket, family: dict[str, str]) -> list[Point]:
+def _read_socket(
+    socket: UdpSocket, family: dict[str, str], packets: list[Row], errors: list[Row], dropped: list[Row]
+) -> None:
     counted = socket.counters
     received, sent = (family | {"network.transport": "udp"} | direction for direction in (_RECEIVE, _TRANSMIT))
     full = {"error.type": "BufferFull", "system.buffer.pool.name": "gso-queue"}
-    return [
-        Point(PACKETS, counted.datagrams_received, received),
-        Point(PACKETS, counted.datagrams_sent, sent),
-        Point(ERRORS, counted.receive_errors, received),
-        Point(ERRORS, counted.send_errors, sent),
-        Point(DROPPED, counted.received_unusable, received | {"error.type": "Malformed"}),
-        Point(DROPPED, counted.backlog_dropped, sent | full),
-        Point(QUEUES, socket.waiting, family | {"queue.item": "udp-gso-batch"}),
+    packets += [(received, counted.datagrams_received), (sent, counted.datagrams_sent)]
+    errors += [(received, counted.receive_errors), (sent, counted.send_errors)]
+    dropped += [
+        (received | {"error.type": "Malformed"}, counted.received_unusable),
+        (sent | full, counted.backlog_dropped),
     ]
 
 
-def _tun_points(tun: Tun) -> list[Point]:
-    counted = tun.counters
+def _read_tun(tun: Tun, packets: list[Row], errors: list[Row], dropped: list[Row]) -> None:
+    counted = tun.counted()
     unusable = {"error.type": "Malformed", "system.buffer.pool.name": "ip-packet"}
     full = {"error.type": "BufferFull", "system.buffer.pool.name": "tun-queue"}
-    return [
-        Point(PACKETS, counted.packets_read + counted.super_packets_read, _RECEIVE),
-        Point(PACKETS, counted.packets_written, _TRANSMIT),
-        Point(ERRORS, counted.write_errors, _TRANSMIT),
-        Point(DROPPED, counted.unusable, _RECEIVE | unusable),
-        Point(DROPPED, counted.write_dropped, _TRANSMIT | full),
+    packets += [
+        (_RECEIVE, counted.packets_read + counted.super_packets_read),
+        (_TRANSMIT, counted.packets_written),
+    ]
+    errors.append((_TRANSMIT, counted.write_errors))
+    dropped += [
+        (_RECEIVE | unusable, counted.unusable),
+        (_RECEIVE | full, counted.host_dropped),
+        (_TRANSMIT | full, counted.write_dropped),
     ]
 
 
@@ -253,12 +233,6 @@ def _drop_attributes(reason: DropReason) -> dict[str, str]:
 
 def _error_type(reason: str) -> str:
     return reason.title().replace("_", "")
-
-
-def _exporter(text: str) -> str:
-    if text not in {STDOUT, COLLECTOR}:
-        raise ValueError(f"expected {STDOUT} or {COLLECTOR}")
-    return text
 
 
 def _make_exporter(settings: MetricsSettings) -> "MetricExporter":

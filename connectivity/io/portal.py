@@ -14,46 +14,35 @@ Use, inside a TaskGroup::
     await link.close()                                  # closing handshake within 1 s, then events() and run() end
 
 With ``on_event`` given, it is called with each event in the loop's thread instead, and ``events()`` stays empty.
+Without ``is_heard`` events wait for ``hear``, which names it.
 ``run`` raises ``PortalFatal``, whose text is one line, when the portal refuses us for good, when the back-off is
 exhausted, or when the host does not resolve at start. ``events()`` ends then too.
-
-The upgrade request has the headers Host (name only), Connection, Upgrade, Sec-WebSocket-Version, Sec-WebSocket-Key and
-User-Agent, nothing else. The host is resolved anew for each attempt; where that fails, the addresses known from before
-are used, because the resolver may itself live behind the tunnel that is down.
 """
 
 import asyncio
 import logging
 import os
 import platform
-import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import aiohttp
-from yarl import URL
 
 from connectivity.clock import SECOND, Duration, Instant
 from connectivity.endpoint import IPAddress
 from connectivity.errors import chain
-from connectivity.io.portal_resolver import PortalResolver
-from connectivity.io.udp_options import set_mark
+from connectivity.io.portal_dial import Dialler, WebSocket
 from connectivity.phoenix.backoff import Backoff
 from connectivity.phoenix.channel import Joined, LoginFailed, Lost, MessageReceived, PhoenixChannel
-from connectivity.phoenix.failure import PortalFatal, Transient, classify_status
+from connectivity.phoenix.failure import PortalFatal, Transient, remedy
 from connectivity.phoenix.login import PortalLogin, SystemInfo, three_number_version
 from connectivity.phoenix.message import Json
 
-TCP_CONNECT_SECONDS: Final = 5.0  # all addresses together
-ATTEMPT_SECONDS: Final = 15.0  # name, TCP, TLS and upgrade together
-CLOSE_SECONDS: Final = 1.0
 HURRY_INTERVAL: Final = SECOND  # between attempts that begin before the back-off ends
 EVENT_QUEUE_LIMIT: Final = 128  # a slow reader stops us reading from the socket
-MAXIMUM_MESSAGE_BYTES: Final = 64 << 20
 
 _logger = logging.getLogger("connectivity.phoenix")
 T = TypeVar("T")
@@ -82,23 +71,27 @@ class PortalLink:
         mark: int | None = None,
         max_partition_seconds: float | None = None,
         on_event: Callable[[PortalEvent], None] | None = None,
+        is_heard: bool = True,
         rng: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], Instant] = time.monotonic_ns,
     ) -> None:
         maximum_ns = None if max_partition_seconds is None else int(max_partition_seconds * SECOND)
         self._login = login
-        self._mark = mark
         self._on_event = on_event
+        self._heard = asyncio.Event()
+        if is_heard:
+            self._heard.set()
         self._clock = clock
         self._channel = PhoenixChannel(topic, join_payload, clock())
         self._backoff = Backoff(maximum_ns=maximum_ns, rng=rng)
-        self._resolver = PortalResolver()
+        self._dialler = Dialler(mark)
         self._events: asyncio.Queue[PortalEvent | None] = asyncio.Queue(EVENT_QUEUE_LIMIT)
         self._wake = asyncio.Event()
         self._wanted = asyncio.Event()
         self._hurried_at = clock() - HURRY_INTERVAL
         self._interrupt = asyncio.Event()
         self._finished = asyncio.Event()
+        self._away_for: str | None = None
         self._closing = False
         self._dialling = False
         self._running = False
@@ -125,6 +118,11 @@ class PortalLink:
         while (event := await self._events.get()) is not None:
             yield event
 
+    def hear(self, on_event: Callable[[PortalEvent], None]) -> None:
+        """Have it called with each event, and soon with the first one if that is there already."""
+        self._on_event = on_event
+        self._heard.set()
+
     def send(self, event: str, payload: Json) -> None:
         """Queue an application message; it leaves as soon as the topic is joined."""
         self._channel.send(event, payload)
@@ -144,11 +142,12 @@ class PortalLink:
 
     def addresses(self) -> list[IPAddress]:
         """Where the portal is, by what its name resolved to last."""
-        return self._resolver.known(self._login.host)
+        return self._dialler.resolver.known(self._login.host)
 
     async def close(self) -> None:
         """Close the WebSocket in good form, within a second, and end ``run`` and ``events``."""
         self._closing = True
+        self._heard.set()
         self._interrupt.set()
         if self._running:
             await self._finished.wait()
@@ -156,7 +155,7 @@ class PortalLink:
     async def _run(self) -> None:
         if not self._closing:
             # None: asked to stop or to dial anew meanwhile.
-            found = await self._until_interrupted(self._resolver.refresh(self._login.host, self._login.port))
+            found = await self._until_interrupted(self._dialler.resolver.refresh(self._login.host, self._login.port))
             if found is False:
                 raise PortalFatal(f"Failed to resolve portal host '{self._login.host}'")
         while not self._closing:
@@ -171,15 +170,21 @@ class PortalLink:
             if delay is None:
                 raise PortalFatal(f"Giving up on the portal: {failure.reason}")
             delay = max(delay, failure.retry_after_ns)
-            _logger.info(
-                "Portal is away",
-                extra={"fields": {"error": failure.reason, "retry_in_ms": delay // 1_000_000}},
-            )
+            self._tell_away(failure.reason, delay)
             self._wanted.clear()
             await self._deliver(Disconnected(failure.reason, delay))
             await self._until_interrupted(self._rest(delay, may_end_early=not failure.retry_after_ns))
             if self._interrupt.is_set():
                 self._backoff.reset()
+
+    def _tell_away(self, reason: str, delay: Duration) -> None:
+        """A reason is a warning once, until the portal has answered: attempts are many."""
+        fields = {"error": reason, "retry_in_ms": delay // 1_000_000}
+        level = logging.INFO if reason == self._away_for else logging.WARNING
+        if level == logging.WARNING:
+            fields["remedy"] = remedy(self._login.scheme, reason)
+        self._away_for = reason
+        _logger.log(level, "Portal is away", extra={"fields": fields})
 
     async def _rest(self, delay: Duration, *, may_end_early: bool) -> None:
         """Until the next attempt. What is to be sent meanwhile ends it, once in a while: the portal may be back.
@@ -196,29 +201,20 @@ class PortalLink:
     async def _attempt(self) -> Transient:
         """Dial and serve one connection; returns why it ended."""
         self._dialling = True
-        async with self._session() as session:
+        async with self._dialler.session() as session:
             try:
-                websocket = await self._dial(session)
-            except _Redirected as redirect:
-                return Transient(f"Failed to establish WebSocket connection: {redirect.status} redirect")
-            except aiohttp.WSServerHandshakeError as error:
-                return self._refused(error)
-            except aiohttp.ClientConnectorCertificateError as error:
-                raise PortalFatal(f"invalid peer certificate: {error.certificate_error}") from None
-            except ssl.SSLCertVerificationError as error:
-                raise PortalFatal(f"invalid peer certificate: {error.verify_message}") from None
-            except TimeoutError:
-                return Transient("Failed to establish WebSocket connection: timed out")
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                return Transient(f"Failed to establish WebSocket connection: {chain(error)}")
+                websocket = await self._dialler.dial(session, self._login)
             finally:
                 self._dialling = False
+            if isinstance(websocket, Transient):
+                return websocket
             self._backoff.reset()
+            self._away_for = None
             if not self._closing:
                 _logger.info("Portal answered", extra={"fields": {"host": self._login.host}})
             return await self._serve(websocket)
 
-    async def _serve(self, websocket: "_WebSocket") -> Transient:
+    async def _serve(self, websocket: WebSocket) -> Transient:
         self._channel.handle_connected(self._clock())
         reason, fatal = "", None
         try:
@@ -237,7 +233,7 @@ class PortalLink:
             raise fatal
         return Transient(reason)
 
-    async def _read(self, websocket: "_WebSocket") -> None:
+    async def _read(self, websocket: WebSocket) -> None:
         async for frame in websocket:  # pings are answered below us; close and error frames end the loop
             if frame.type is aiohttp.WSMsgType.TEXT:
                 text = str(frame.data)
@@ -252,7 +248,7 @@ class PortalLink:
         reason = websocket.exception() or f"close code {websocket.close_code}"
         raise _ConnectionOver(f"The portal closed the connection: {reason}")
 
-    async def _write(self, websocket: "_WebSocket") -> None:
+    async def _write(self, websocket: WebSocket) -> None:
         while True:
             self._wake.clear()
             while (text := self._channel.poll_transmit(self._clock())) is not None:
@@ -280,6 +276,7 @@ class PortalLink:
                     await self._deliver(event)
 
     async def _deliver(self, event: PortalEvent) -> None:
+        await self._heard.wait()
         if self._on_event is not None:
             self._on_event(event)
         else:
@@ -289,55 +286,6 @@ class PortalLink:
         # Whoever reads so slowly learns of the end at the price of the newest event; it is over anyway.
         self._events.get_nowait()
         self._events.put_nowait(None)
-
-    async def _dial(self, session: aiohttp.ClientSession) -> "_WebSocket":
-        login = self._login
-        async with asyncio.timeout(ATTEMPT_SECONDS):
-            await self._resolver.refresh(login.host, login.port)
-            websocket = await session.ws_connect(
-                URL(login.url, encoded=True),
-                headers={"Host": login.host, "User-Agent": login.user_agent},
-                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
-                compress=0,
-                max_msg_size=MAXIMUM_MESSAGE_BYTES,
-            )
-        assert isinstance(websocket, _WebSocket), "the session makes WebSockets of our class"
-        return websocket
-
-    def _session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            resolver=self._resolver, use_dns_cache=False, force_close=True, socket_factory=self._open_socket
-        )
-        trace = aiohttp.TraceConfig()
-        trace.on_request_redirect.append(_refuse_redirect)
-        return aiohttp.ClientSession(
-            connector=connector,
-            skip_auto_headers=("Accept", "Accept-Encoding"),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=TCP_CONNECT_SECONDS),
-            trace_configs=[trace],
-            cookie_jar=aiohttp.DummyCookieJar(),
-            ws_response_class=_WebSocket,
-        )
-
-    def _open_socket(self, address: tuple[Any, ...]) -> socket.socket:
-        family, kind, protocol = address[0], address[1], address[2]
-        opened = socket.socket(family, kind, protocol)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self._mark is not None:
-            try:
-                set_mark(opened, self._mark)
-            except PermissionError:
-                _logger.debug("No permission to mark the portal socket")
-        return opened
-
-    def _refused(self, error: aiohttp.WSServerHandshakeError) -> Transient:
-        if error.status == 101:
-            return Transient(f"Failed to establish WebSocket connection: {error.message}")
-        retry_after = error.headers.get("Retry-After") if error.headers else None
-        outcome = classify_status(error.status, retry_after, time.time_ns())
-        if isinstance(outcome, PortalFatal):
-            raise outcome from None
-        return outcome
 
     async def _until_interrupted(self, work: Coroutine[Any, Any, T]) -> T | None:
         """The result of ``work``, or None when ``reconnect`` or ``close`` asked to stop it."""
@@ -373,27 +321,9 @@ def read_system_info() -> SystemInfo:
     return SystemInfo(name, three_number_version(release.get("VERSION_ID", "")), kernel.machine, kernel.release)
 
 
-class _WebSocket(aiohttp.ClientWebSocketResponse[Literal[True]]):
-    """One that can also be dropped."""
-
-    def abort(self) -> None:
-        """Drop the TCP connection without a closing handshake; harmless after one."""
-        self._response.close()
-
-
 class _Interrupted(Exception):
     """``reconnect`` or ``close`` was called."""
 
 
 class _ConnectionOver(Exception):
     """This connection is of no more use; the text says why."""
-
-
-class _Redirected(Exception):
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
-
-
-async def _refuse_redirect(_session: object, _context: object, parameters: aiohttp.TraceRequestRedirectParams) -> None:
-    raise _Redirected(parameters.response.status)

@@ -11,13 +11,18 @@ from typing import Final
 from connectivity.clock import SECOND, Instant
 from connectivity.errors import chain
 from connectivity.ip.packet import IpError
-from connectivity.node import NodeError, StrayDatagramError, UnknownConnectionError
+from connectivity.node import NodeError, StrayDatagramError, UnknownConnectionError, datagrams_of
 
 TELL_EVERY: Final = 60 * SECOND
 # Names of errno and of our own errors: few, but nothing here may grow with what others send.
 MAX_REASONS: Final = 64
 # What changing networks and other people's datagrams are like: no news.
 _QUIET: Final = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EHOSTDOWN, errno.EINVAL}
+# What anybody can send, so that it has to be cheap: not words before they are shown, nor a look at all kinds of errors.
+_OF_STRANGERS: Final[dict[type[Exception], str]] = {
+    UnknownConnectionError: "unknown_connection",
+    StrayDatagramError: "stray_datagram",
+}
 
 log = logging.getLogger("connectivity.io")
 
@@ -32,10 +37,10 @@ class Refusals:
 
     def note(self, error: Exception, now: Instant) -> None:
         """Count an error; the first of its reason is told, unless it is none to be told of."""
-        reason = reason_of(error)
+        reason = _OF_STRANGERS.get(type(error)) or reason_of(error)
         if len(self.counts) >= MAX_REASONS and reason not in self.counts:
             reason = "other"
-        self.counts[reason] += 1
+        self.counts[reason] += datagrams_of(error)
         if _is_quiet(error) or reason in self._told:
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("Tunnel error", extra={"fields": {"error": chain(error)}})
@@ -61,10 +66,8 @@ def reason_of(error: Exception) -> str:
     match error:
         case IpError():
             return f"{error.reason.value}_packet"
-        case UnknownConnectionError():
-            return "unknown_connection"
-        case StrayDatagramError():
-            return "stray_datagram"
+        case UnknownConnectionError() | StrayDatagramError():
+            return _OF_STRANGERS[type(error)]
         case NodeError():
             return "handshake"
         case OSError(errno=int(number)):
@@ -74,6 +77,4 @@ def reason_of(error: Exception) -> str:
 
 
 def _is_quiet(error: Exception) -> bool:
-    return isinstance(error, UnknownConnectionError | StrayDatagramError) or (
-        isinstance(error, OSError) and error.errno in _QUIET
-    )
+    return type(error) in _OF_STRANGERS or (isinstance(error, OSError) and error.errno in _QUIET)

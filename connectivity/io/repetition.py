@@ -68,7 +68,7 @@ class Repetition:
         return [_told(key, window) for key, window in ended if window.withheld]
 
     def take_all(self) -> list[logging.LogRecord]:
-        """The same for all windows: nothing more will be written."""
+        """Close all windows: nothing more will be written."""
         windows, self._windows = self._windows, {}
         return [_told(key, window) for key, window in windows.items() if window.withheld]
 

@@ -16,8 +16,9 @@ from connectivity.endpoint import IPAddress
 from connectivity.io.extension import Extension, Tasks
 from connectivity.io.network_watch import NetworkWatch
 from connectivity.io.portal import PortalLink
-from connectivity.io.tunnel import SOCKET_MARK, TunnelDriver
+from connectivity.io.tunnel import TunnelDriver
 from connectivity.io.udp import UdpSocket
+from connectivity.io.udp_options import SOCKET_MARK
 from connectivity.phoenix.login import PortalLogin
 from connectivity.tunnel import TunnelCore
 from connectivity.wireguard import KeyPair

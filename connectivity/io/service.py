@@ -1,6 +1,7 @@
 """The shell around client and gateway: settings, portal link, TUN device, signals, an orderly end.
 
-Start: settings → sockets → device → portal. The device gets its addresses with the portal's first ``init``. End:
+Start: settings → sockets → device → portal, or the portal first, where a process begins by asking it (``io.opening``).
+The device gets its addresses with the portal's first ``init``, which waits for all the rest. End:
 stop reading, say goodbye through the tunnels (at most a second), leave the portal, take device and rules away. A fatal
 error ends the same way and is then reported.
 """
@@ -10,7 +11,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -18,21 +19,38 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from connectivity.clock import Instant
-from connectivity.errors import FatalError, chain
-from connectivity.io import extension, logs, service_manager, status_document, wire_log
+from connectivity import native
+from connectivity.errors import chain
+from connectivity.io import (
+    extension,
+    logs,
+    process_metrics,
+    service_manager,
+    status_document,
+    tunnel_metrics,
+    wire_log,
+)
 from connectivity.io.buffers import raise_limits
+from connectivity.io.device import ConfiguredDevice
 from connectivity.io.extension import Extension, ExtensionHost, NoExtension
 from connectivity.io.local_socket import LocalServer
-from connectivity.io.metrics import Sources, counters, exporting
+from connectivity.io.metric import Metric
+from connectivity.io.metric_export import serve_metrics
+from connectivity.io.metrics import Sources, counters, exporting, read
+from connectivity.io.opening import Opening, heed_signals, settle
+from connectivity.io.peer_log import PeerLog
 from connectivity.io.portal import Disconnected, PortalLink
 from connectivity.io.status import serve
 from connectivity.io.status_document import Identity, PortalState
-from connectivity.io.status_view import SOCKET_NAME
-from connectivity.io.tun import Tun
-from connectivity.io.tunnel import SOCKET_MARK, TunnelDriver, bind_sockets
+from connectivity.io.status_socket import SOCKET_NAME
+from connectivity.io.tracing import Journeys, Spans, exporting_traces
+from connectivity.io.tunnel import TunnelDriver
 from connectivity.io.tunnel_settings import TunnelSettings
+from connectivity.io.tunnel_sockets import bind_sockets
 from connectivity.io.udp import UdpSocket
+from connectivity.io.udp_options import SOCKET_MARK
+from connectivity.io.workers.device import open_device
+from connectivity.milestones import Milestone
 from connectivity.phoenix.channel import Joined, MessageReceived
 from connectivity.phoenix.login import PortalLogin
 from connectivity.tunnel import ConfigureTun, ReconnectPortal, SendToPortal, TunnelCore
@@ -40,6 +58,7 @@ from connectivity.wireguard import KeyPair
 
 if TYPE_CHECKING:
     from connectivity.io.roam import Roaming
+    from connectivity.io.workers.fleet import Fleet
 
 log = logging.getLogger("connectivity.io")
 
@@ -51,7 +70,7 @@ class Role:
     """What makes a client a client and a gateway a gateway."""
 
     topic: str
-    make_core: Callable[[KeyPair, Instant], TunnelCore]
+    make_core: Callable[..., TunnelCore]  # of keys and the time
     make_login: Callable[[TunnelSettings, KeyPair], PortalLogin]
     peer_field: str  # "gid" or "cid"
     max_partition_seconds: float | None
@@ -59,48 +78,62 @@ class Role:
     make_extension: Callable[[ExtensionHost], Extension] | None = None
     roams: bool = False  # begins anew where the network is another one, and on SIGHUP
     stays: bool = True  # else the run ends once the device is configured
+    workers: int = 1  # processes that carry packets; with more than one, ``make_core`` is given their data path, too
 
 
-async def run_tunnel(settings: TunnelSettings, role: Role, stop: asyncio.Event | None = None) -> None:
+async def run_tunnel(
+    settings: TunnelSettings, role: Role, stop: asyncio.Event | None = None, opening: Opening | None = None
+) -> None:
     """Serve until ``stop`` is set, where that is given: then the process with its signals is somebody else's.
 
-    Without it, serve until a signal. Either way, this returns or raises after the goodbye.
+    Without it, serve until a signal. ``opening`` is a link that dials already.
+    Either way, this returns or raises after the goodbye.
 
     Raises:
         FatalError, PortalFatal: what ended the service before.
     """
     owns_process = stop is None
     if stop is None:
-        stop = asyncio.Event()
-        _heed_signals(stop)
+        stop = heed_signals() if opening is None else opening.stop
     if settings.raise_limits:
         raise_limits()
-    keys = KeyPair.generate(os.urandom)
-    core = role.make_core(keys, time.monotonic_ns())
-    login = role.make_login(settings, keys)
+    native.choose(settings.native)
+    keys = KeyPair.generate(os.urandom) if opening is None else opening.keys
+    workers = None
+    if role.workers > 1:
+        from connectivity.io.workers.fleet import Fleet
+
+        workers = Fleet(role.workers, native=settings.native)
+    shared = () if workers is None else (workers.lending,)
+    core = role.make_core(keys, time.monotonic_ns(), *shared)
+    login = role.make_login(settings, keys) if opening is None else opening.login
     sockets = _bind(settings)
     try:
-        with Tun.create(DEVICE, offloads=settings.tun_offloads) as tun:
-            sources = Sources(sockets, tun, core.statistics, extension=lambda: service.extension.counters())
-            service = _Service(settings, role, core, sources, login, stop, owns_process=owns_process)
-            driver = TunnelDriver(core, sockets, tun, service.act, sources.refusals)
+        with open_device(DEVICE, settings, sockets, workers) as tun:
+            sources = Sources(
+                sockets,
+                tun,
+                core.statistics,
+                extension=lambda: service.counters(),
+                others=lambda: service.metrics(),
+            )
+            service = _Service(
+                settings, role, core, sources, login, stop, owns_process=owns_process, workers=workers, opening=opening
+            )
+            tun.hold()
+            reads_tun = workers is None or not workers.is_open
+            driver = TunnelDriver(core, sockets, tun, service.act, sources.refusals, reads_tun=reads_tun)
             service.extend(driver)
-            with exporting(settings.metrics, sources, role.topic, login):
+            traces = exporting_traces(settings.telemetry, role.topic)
+            with exporting(settings.metrics, sources, role.topic, login), traces as spans:
+                service.tell_of_peers(spans)
                 try:
                     await service.run(driver)
                 finally:
-                    service.leave_host()
+                    service.device.leave_host()
     finally:
         for opened in sockets.values():
             opened.close()
-
-
-def _heed_signals(stop: asyncio.Event) -> None:
-    """SIGINT and SIGTERM end the service in order from its first moment on."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is a wire log to switch
 
 
 def _bind(settings: TunnelSettings, previous: Mapping[int, UdpSocket] = MappingProxyType({})) -> dict[int, UdpSocket]:
@@ -113,7 +146,7 @@ def _bind(settings: TunnelSettings, previous: Mapping[int, UdpSocket] = MappingP
 
 
 class _Service:
-    """One run of a role."""
+    """A client or gateway that runs: its driver, portal link, device and extension."""
 
     driver: TunnelDriver
     extension: Extension
@@ -129,18 +162,26 @@ class _Service:
         stop: asyncio.Event,
         *,
         owns_process: bool,
+        workers: "Fleet | None" = None,
+        opening: Opening | None = None,
     ) -> None:
         self._settings = settings
+        self._workers = workers
         self._role = role
         self._core = core
         self._sources = sources
         self._tun = sources.tun
-        self._link = PortalLink(
-            login,
-            role.topic,
-            mark=SOCKET_MARK,
-            max_partition_seconds=role.max_partition_seconds,
-            on_event=self._portal_event,
+        self._opening = opening
+        self._link = (
+            opening.link
+            if opening is not None
+            else PortalLink(
+                login,
+                role.topic,
+                mark=SOCKET_MARK,
+                max_partition_seconds=role.max_partition_seconds,
+                on_event=self._portal_event,
+            )
         )
         self._identity = Identity(
             service=role.topic,
@@ -151,8 +192,7 @@ class _Service:
         )
         self._portal = PortalState(since=time.monotonic_ns())
         self._local = LocalServer(SOCKET_NAME, [web.get("/status", self._show_status)], self._set_filter)
-        self._configuration: ConfigureTun | None = None  # what the device has
-        self._host_changed = False
+        self.device = ConfiguredDevice(self._tun.name, configured=self._device_configured, fail=self._fail)
         self._owns_process = owns_process
         self._stop = stop
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -176,20 +216,39 @@ class _Service:
                 bind=partial(_bind, self._settings, self._sources.sockets),
             )
 
+    def tell_of_peers(self, spans: Spans | None) -> None:
+        """Lines for people about who comes and goes; spans where they are wanted."""
+        tell = PeerLog(self._settings.name, self._role.peer_field).tell
+        if spans is None:
+            self._core.listen(tell)
+            return
+        is_client = self._role.peer_field == "gid"
+        journeys = Journeys(spans, lambda: self._core.public_key, is_client=is_client)
+
+        def tell_both(milestone: Milestone) -> None:
+            tell(milestone)
+            journeys.tell(milestone)
+
+        self._core.listen(tell_both)
+
     async def run(self, driver: TunnelDriver) -> None:
         if self._owns_process:
             asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._switch_wire_log)
         status = self._settings.status_address
-        shown = (
-            None if status is None else await serve(status, self._status, ready=lambda: self._configuration is not None)
-        )
+        shown = []
+        if status is not None:
+            shown.append(await serve(status, self._status, ready=lambda: self.device.configuration is not None))
+        if self._settings.metrics_address is not None:
+            address = self._settings.metrics_address
+            shown.append(await serve_metrics(address, lambda: read(self._sources), self.device.addresses))
         stopped = asyncio.ensure_future(self._stop.wait())
         link: asyncio.Future[None] | None = None
         try:
             await self._local.start(self._settings.status_socket)
             await self.extension.start()
-            link = asyncio.ensure_future(self._link.run())
+            link = self._reach_portal()
             driver.start()
+            self._start_workers(driver)
             if self.roaming is not None:
                 self.roaming.start(by_hand=self._owns_process)
             watched: set[asyncio.Future[Any]] = {link, stopped, driver.failed, self._failed}
@@ -197,16 +256,37 @@ class _Service:
                 done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
             finally:  # whoever embeds us may cancel, too
                 await self._say_goodbye(driver)
+                await self.device.settle()
             for future in done:
                 future.result()  # what ended us, if it was not a signal
         finally:
             stopped.cancel()
-            settled = [] if link is None else [self._settle(link)]
+            settled = [] if link is None else [settle(self._link, link)]
+            settled += [] if self._workers is None else [self._workers.close()]
             await asyncio.gather(*settled, extension.close(self.extension))
             await self._local.close()
-            if shown is not None:
-                await shown.close()
+            for server in shown:
+                await server.close()
         log.info("Goodbye!")
+
+    def _reach_portal(self) -> "asyncio.Future[None]":
+        if self._opening is None:
+            return asyncio.ensure_future(self._link.run())
+        self._link.hear(self._portal_event)
+        return self._opening.running
+
+    def _start_workers(self, driver: TunnelDriver) -> None:
+        if self._workers is not None and self._workers.is_open:
+            from connectivity.data_path.worker_requests import WorkerRequests
+
+            lending, flows = self._workers.lending, self._core.flows
+            requests = WorkerRequests(lending, self._core, flows, driver.write, driver.send)
+            self._workers.start(driver, requests, self._sources.sockets, self._tun)
+
+    def counters(self) -> Mapping[str, Mapping[str, int]]:
+        """What is counted beside sockets, device and core."""
+        ours = {} if self._workers is None else {"workers": self._workers.counters()}
+        return {**self.extension.counters(), **ours}
 
     def _switch_wire_log(self) -> None:
         self._set_filter(wire_log.toggled(logs.filter_in_use()))
@@ -220,21 +300,12 @@ class _Service:
                 await self.roaming.close()
             driver.stop()
             await driver.say_goodbye()
+            if self._workers is not None:  # they send the goodbyes to their peers, through the relays where these lead
+                self._workers.stop()
+                await self._workers.close()
+            await driver.leave_relays()
         except Exception as error:  # noqa: BLE001  # the service ends for another reason, which is to be told
             log.warning("Cannot say goodbye", extra={"fields": {"error": chain(error)}})
-
-    async def _settle(self, link: "asyncio.Future[None]") -> None:
-        if not link.done():
-            closing: Awaitable[None] = self._link.close()
-            try:
-                async with asyncio.timeout(1.5):
-                    await closing
-            except TimeoutError:
-                log.debug("The portal did not close in time")
-            link.cancel()
-        await asyncio.wait({link})
-        if not link.cancelled():
-            link.exception()  # reported already, or of no interest any more
 
     def act(self, action: object) -> None:
         match action:
@@ -244,48 +315,23 @@ class _Service:
             case ReconnectPortal():
                 self._link.reconnect()
             case ConfigureTun():
-                self._configure(action)
+                self.device.configure(action)
             case _:
                 if not self.extension.act(action):
                     raise AssertionError(f"nobody carries out {type(action).__name__}")
 
-    def leave_host(self) -> None:
-        """Take back what the device does not take along when it goes. Never hides what ended the service."""
-        if not self._host_changed:
-            return
-        from connectivity.io import host
-
-        try:
-            host.remove_policy_routing()
-        except OSError as error:
-            log.warning("Cannot remove the policy rules", extra={"fields": {"error": chain(error)}})
-
-    def _configure(self, action: ConfigureTun) -> None:
-        from connectivity.io import host  # pyroute2: a tenth of a second that the portal need not wait for
-
-        self._host_changed = True
-        try:
-            host.configure(self._tun.name, action.interface.ipv4, action.interface.ipv6)
-            held = () if self._configuration is None else self._configuration.routes
-            host.set_routes(self._tun.name, action.routes, held, action.excluded)
-        except OSError as error:
-            failure = FatalError(f"cannot configure {self._tun.name}")
-            failure.__cause__ = error
-            if not self._failed.done():
-                self._failed.set_exception(failure)
-            return
-        log.info(
-            "Tunnel ready" if self._configuration is None else "Tunnel updated",
-            extra={"fields": {"ipv4": action.interface.ipv4, "ipv6": action.interface.ipv6}},
-        )
-        if self._configuration is None and self._owns_process:
-            service_manager.tell(service_manager.READY)
-        self._configuration = action
+    async def _device_configured(self, action: ConfigureTun) -> None:
         if self._role.on_configured is not None:
             self._role.on_configured(action)
-        self.extension.configured(action)
+        await self.extension.configured(action)
+        if self._tun.release() and self._owns_process:
+            service_manager.tell(service_manager.READY)
         if not self._role.stays:
             self._stop.set()
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._failed.done():
+            self._failed.set_exception(error)
 
     def _portal_event(self, event: object) -> None:
         match event:
@@ -309,6 +355,12 @@ class _Service:
         self.driver.trace(wire_log.active())
         log.info("Log filter changed", extra={"fields": {"filter": directives}})
 
+    def metrics(self) -> list[Metric]:
+        """What is counted of connections and of the process, beside the sources' counters."""
+        joined = self._link.joined
+        told = tunnel_metrics.collect(self._core.connections(), self._core.status(), joined=joined)
+        return [*told, *process_metrics.collect(self._role.topic)]
+
     async def _show_status(self, _: web.Request) -> web.Response:
         return web.json_response(self._status())
 
@@ -318,9 +370,9 @@ class _Service:
         return status_document.build(
             self._identity,
             self._portal,
-            self._configuration,
+            self.device.configuration,
             self._core.connections(),
             self._core.status(),
-            counters(self._sources) | dict(self.extension.counters()),
+            counters(self._sources),
             time.monotonic_ns(),
         )

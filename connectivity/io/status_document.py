@@ -69,7 +69,7 @@ def build(
         "portal_url": identity.portal_url,
         "portal_seconds": (now - portal.since) // SECOND,
         "portal_away_reason": portal.away_reason or None,
-        "connections": [_connection(each, identity.peer_field, now) for each in connections],
+        "connections": [_connection(each, identity.peer_field, role.names, now) for each in connections],
     }
     if role.resources is not None:
         document["resources"] = [_resource(each) for each in role.resources]
@@ -79,10 +79,11 @@ def build(
     return document | {"counters": counters}
 
 
-def _connection(status: ConnectionStatus, peer_field: str, now: Instant) -> dict[str, Any]:
+def _connection(status: ConnectionStatus, peer_field: str, names: Mapping[str, str], now: Instant) -> dict[str, Any]:
     path, round_trip, handshake = status.socket, status.round_trip, status.handshake_at
     return {
         peer_field: status.peer_id,
+        "name": names.get(status.peer_id) or None,
         "state": status.state,
         "path": None if path is None else path.kind.value,
         "family": None if path is None else f"ipv{path.destination.ip.version}",
@@ -104,12 +105,15 @@ def _resource(status: ResourceStatus) -> dict[str, Any]:
         "address": status.address,
         "state": status.state,
         "gid": status.gateway_id,
+        "gateway": status.gateway_name or None,
     }
 
 
 def _client(status: ClientStatus) -> dict[str, Any]:
     return {
         "cid": status.client_id,
+        "name": status.name or None,
+        "actor": status.actor or None,
         "addresses": [str(address) for address in status.addresses],
         "grants": [_grant(grant) for grant in status.grants],
     }
@@ -118,6 +122,7 @@ def _client(status: ClientStatus) -> dict[str, Any]:
 def _grant(status: GrantStatus) -> dict[str, Any]:
     return {
         "rid": status.resource_id,
+        "name": status.name or None,
         "type": status.kind,
         "address": status.address,
         "expires_at": status.expires_at,

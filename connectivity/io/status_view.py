@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,22 +11,21 @@ from typing import Any, Final
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError, chain
 from connectivity.io.local_client import LocalService
+from connectivity.io.status_socket import SOCKET_NAME, read_status_socket
 from connectivity.io.status_table import render
+from connectivity.io.table import Screen, in_place
 from connectivity.printable import printable
-from connectivity.settings import LocalSocket, SettingsReader, local_socket, status_socket
+from connectivity.settings import LocalSocket, SettingsReader
 
-COMMANDS: Final = frozenset({"status", "log"})
-SOCKET_NAME: Final = "status socket"
 _TIMEOUT_SECONDS: Final = 5.0
 _REDRAW_SECONDS: Final = 1.0
-_HOME_AND_CLEAR: Final = "\x1b[H\x1b[J"
 _HTTP_OK: Final = 200
 
 Ask = Callable[[], dict[str, Any]]
 
 
-def run(service: str, words: Sequence[str]) -> int:
-    """Do what the words say: ``status`` with its flags, or ``log`` with a filter.
+def run(service: str, words: Sequence[str], render: Callable[..., str] = render) -> int:
+    """Do what the words say: ``status`` with its flags, or ``log`` with a filter; ``render`` makes tables of a status.
 
     Raises:
         FatalError: nobody answers there, or not us, or with a refusal.
@@ -42,6 +42,9 @@ def run(service: str, words: Sequence[str]) -> int:
     local = None if address is not None else _local(service, socket, reader)
     reader.finish()
 
+    def show(document: dict[str, Any]) -> str:
+        return render(document, screen=Screen.of(sys.stdout))
+
     def ask() -> dict[str, Any]:
         found = _fetch(service, address) if address is not None else local and local.ask("GET", "/status")
         if not isinstance(found, dict) or found.get("service") != service:
@@ -49,21 +52,10 @@ def run(service: str, words: Sequence[str]) -> int:
         return found
 
     if watched:
-        watch(ask, as_json=as_json)
+        watch(ask, as_json=as_json, render=show)
     else:
-        print(_as_json(ask(), indent=2) if as_json else render(ask()))
+        print(as_json_text(ask(), indent=2) if as_json else show(ask()))
     return 0
-
-
-def read_status_socket(reader: SettingsReader, service: str) -> LocalSocket:
-    """Declare and read where a client or gateway answers the people of its host."""
-    return reader.optional(
-        "POSTERN_STATUS_SOCKET",
-        "--status-socket",
-        local_socket,
-        status_socket(service),
-        f"socket of postern {service} status, or off",
-    )
 
 
 def _local(service: str, socket: LocalSocket, reader: SettingsReader) -> LocalService | None:
@@ -83,15 +75,20 @@ def _set_filter(local: LocalService | None, reader: SettingsReader) -> int:
     return 0
 
 
-def watch(ask: Ask, *, as_json: bool, wait: Callable[[float], None] = time.sleep) -> None:
+def watch(
+    ask: Ask, *, as_json: bool, render: Callable[[dict[str, Any]], str], wait: Callable[[float], None] = time.sleep
+) -> None:
     """Show it again and again. That the service is away for a while is shown too; if it never answers, that ends it."""
-    shown = _as_json(ask()) if as_json else render(ask())
-    before, after = (_HOME_AND_CLEAR, "") if sys.stdout.isatty() and not as_json else ("", "" if as_json else "\n")
+    shown = as_json_text(ask()) if as_json else render(ask())
+    redraws = sys.stdout.isatty() and not as_json
     while True:
-        print(f"{before}{shown}{after}", flush=True)
+        if redraws:
+            print(in_place(shown, shutil.get_terminal_size().lines), end="", flush=True)
+        else:
+            print(shown if as_json else f"{shown}\n", flush=True)
         wait(_REDRAW_SECONDS)
         try:
-            shown = _as_json(ask()) if as_json else render(ask())
+            shown = as_json_text(ask()) if as_json else render(ask())
         except FatalError as error:
             shown = json.dumps({"error": chain(error)}) if as_json else printable(chain(error))
 
@@ -111,7 +108,7 @@ def _fetch(service: str, address: Endpoint) -> Any:
         connection.close()
 
 
-def _as_json(document: dict[str, Any], indent: int | None = None) -> str:
+def as_json_text(document: dict[str, Any], indent: int | None = None) -> str:
     """Escapes all that is not ASCII, and of ASCII all but one of the characters that cannot be seen."""
     return json.dumps(document, indent=indent).replace("\x7f", "\\u007f")
 

@@ -14,5 +14,6 @@ class TunCounters:
     packets_written: int = 0
     super_packets_written: int = 0
     write_errors: int = 0
-    write_dropped: int = 0  # the device's queue was full
+    write_dropped: int = 0  # the device's queue was full, or too much came before the device was ready
     offload_failures: int = 0
+    host_dropped: int = 0  # by the kernel: sent into the device faster than it is read; as of the last look

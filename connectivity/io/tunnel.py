@@ -2,22 +2,17 @@
 
 Each loop iteration of asyncio takes a bounded batch from every ready source, so no busy source starves another. The
 drain law lives in ``_drain``: after any input the control path's output leaves, packets of the core itself go to the
-host, and the timer is set again. Bulk data
-sets no timer of its own: while data flows, timers are looked at once a second, which every WireGuard timer allows.
+host, and the timer is set again. Data that the core need not be asked about drains nothing and sets no timer: while it
+flows, timers are looked at once a second, which every WireGuard timer allows.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Final
 
 from connectivity.clock import SECOND
-from connectivity.endpoint import Endpoint
-from connectivity.errors import FatalError, chain
-from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
-from connectivity.io.families import is_absent
 from connectivity.io.guard import Guard, Timer
 from connectivity.io.refusals import Refusals
 from connectivity.io.tun import Tun
@@ -30,52 +25,10 @@ from connectivity.tunnel import TunnelCore
 
 log = logging.getLogger("connectivity.io")
 
-PREFERRED_PORT: Final = 52625
-SOCKET_MARK: Final = 0xFD002021  # policy routing keeps what carries it out of the tunnel
 _RECEIVES_PER_TURN: Final = 8
 _PACKETS_PER_TURN: Final = 100
 _LATEST_WAKE_UP: Final = SECOND
 _FLUSH_SECONDS: Final = 1.0
-
-
-def bind_sockets(
-    port: int = PREFERRED_PORT,
-    *,
-    offloads: frozenset[str],
-    send_buffer_bytes: int = SEND_BUFFER_BYTES,
-    receive_buffer_bytes: int = RECEIVE_BUFFER_BYTES,
-    previous: Mapping[int, UdpSocket] = MappingProxyType({}),
-) -> dict[int, UdpSocket]:
-    """One socket per IP version, on the preferred port or any free one; a missing family is fine.
-
-    Those that they are to replace may still be there: what ``previous`` ones counted goes on.
-
-    Raises:
-        FatalError: neither family has a socket.
-    """
-    sockets: dict[int, UdpSocket] = {}
-    problems: dict[int, OSError] = {}
-    for version, address in ((4, "0.0.0.0"), (6, "::")):
-        try:
-            sockets[version] = UdpSocket.bind(
-                address,
-                port,
-                any_port=True,
-                mark=SOCKET_MARK,
-                send_buffer_bytes=send_buffer_bytes,
-                receive_buffer_bytes=receive_buffer_bytes,
-                gso="gso" in offloads,
-                gro="gro" in offloads,
-                counters=previous[version].counters if version in previous else None,
-            )
-        except OSError as error:
-            problems[version] = error
-    if not sockets:
-        raise FatalError("no UDP socket could be bound") from problems[4]
-    for version, problem in problems.items():
-        level = logging.INFO if is_absent(problem, version) else logging.WARNING
-        log.log(level, "No socket for this family", extra={"fields": {"version": version, "error": chain(problem)}})
-    return sockets
 
 
 class TunnelDriver:
@@ -88,7 +41,10 @@ class TunnelDriver:
         tun: Tun,
         act: Callable[[object], None],
         refusals: Refusals | None = None,
+        *,
+        reads_tun: bool = True,
     ) -> None:
+        """``reads_tun`` False: others read the device, and this driver what it is told to (``read_beside``)."""
         self._core = core
         self._sockets = sockets
         self._tun = tun
@@ -97,7 +53,11 @@ class TunnelDriver:
         self._loop = asyncio.get_running_loop()
         self._guard = Guard(self._loop, self.stop)
         self._timer = Timer(self._loop, self._guard, self._timer_fired)
+        self._queues = [tun] if reads_tun else []
+        self._beside: dict[int, UdpSocket] = {}  # by descriptor; nothing is sent by them
         self._reading_tun = False
+        self._may_be_backlogged = False  # some socket, since all of them were not
+        self._asked = self._waiting = False  # in this turn of the device: the core was, packets are
         self._is_stopped = False
         self._firewall_hint_given = False
         self._wire: WireLog | None = None
@@ -112,6 +72,26 @@ class TunnelDriver:
         self._read_sockets()
         self._read_tun(True)
         self._drain()
+
+    def read_beside(self, sockets: Mapping[int, UdpSocket], tun: Tun) -> None:
+        """Read these sockets and this queue, too: the worker that should does not run."""
+        if self._is_stopped:
+            return
+        for socket in sockets.values():
+            self._beside[socket.fileno()] = socket
+            self._loop.add_reader(socket.fileno(), self._guarded, self._socket_readable, socket)
+        self._queues.append(tun)
+        if self._reading_tun:
+            self._loop.add_reader(tun.fileno(), self._tun_readable, tun)
+
+    def leave_beside(self, sockets: Mapping[int, UdpSocket], tun: Tun) -> None:
+        """Read these no more: their worker does."""
+        for socket in sockets.values():
+            if self._beside.pop(socket.fileno(), None) is not None:
+                self._loop.remove_reader(socket.fileno())
+        if tun in self._queues:
+            self._queues.remove(tun)
+            self._loop.remove_reader(tun.fileno())
 
     def rebind(self, sockets: dict[int, UdpSocket]) -> None:
         """Go on with other sockets, all of them; the present ones are closed, and what they had not sent is lost.
@@ -137,11 +117,21 @@ class TunnelDriver:
         self._refusals.tell()
         self._leave_sockets()
         self._read_tun(False)
+        for descriptor in self._beside:
+            self._loop.remove_reader(descriptor)
         self._timer.cancel()
 
     async def say_goodbye(self) -> None:
         """Close every connection and push what is left to the network, for at most a second."""
         self._core.close(time.monotonic_ns())
+        await self._flush()
+
+    async def leave_relays(self) -> None:
+        """Give back what the relays lend us, in the same way; nobody waits for their answers."""
+        self._core.leave_relays(time.monotonic_ns())
+        await self._flush()
+
+    async def _flush(self) -> None:
         self._send_control()
         deadline = self._loop.time() + _FLUSH_SECONDS
         while self._backlogged() and self._loop.time() < deadline:
@@ -195,37 +185,52 @@ class TunnelDriver:
         now, wall_now = time.monotonic_ns(), time.time_ns()
         core, tun, wire = self._core, self._tun, self._wire
         sink = tun.write if wire is None else self._traced_write
+        busy = False
         for received in socket.receive(_RECEIVES_PER_TURN):
             if wire is not None:
                 wire.received(received)
-            core.handle_datagrams(received, now, wall_now, sink, errors)
+            busy |= core.handle_datagrams(received, now, wall_now, sink, errors)
         errors += socket.take_errors()
         errors += tun.take_errors()
-        self._drain(now)
+        if busy:
+            self._drain(now)
         if errors:
             self._report(errors)
 
-    def _tun_readable(self) -> None:
-        errors: list[Exception] = []
+    def _tun_readable(self, tun: Tun) -> None:
         now = time.monotonic_ns()
-        waiting = False
+        self._asked, self._waiting = False, False
         with self._guard:
-            for packets in self._tun.read(_PACKETS_PER_TURN):
-                if self._wire is not None:
-                    self._wire.from_host(packets)
-                transmit = self._core.handle_packets(packets, now, errors)
-                if transmit is not None:
-                    self._send(transmit)
-                else:
-                    waiting = True
-                    self._write_to_host()
-                    self._send_control()  # a channel may have been asked for: its request goes ahead of its data
-            errors += self._tun.take_errors()
-            self._drain(None if waiting else now)  # what waits may want a handshake at once
+            left = _PACKETS_PER_TURN
+            while left > 0 and (batch := tun.read_batch(left)):
+                for packets in batch:
+                    left -= packets.run.segment_count
+                    if self._wire is not None:
+                        self._wire.from_host(packets)
+                self._core.handle_batch(batch, now, self.send, self._ask)
+                if tun.is_drained:
+                    break
+            errors = tun.take_errors()
+            if self._asked:
+                self._drain(None if self._waiting else now)  # what waits may want a handshake at once
             if errors:
                 self._report(errors)
             if self._backlogged():  # push back: read nothing more from the host until the network took what there is
                 self._read_tun(False)
+
+    def _ask(self, packets: PacketRun) -> None:
+        """Packets of the host about which the core has to be asked."""
+        errors: list[Exception] = []
+        self._asked = True
+        transmit = self._core.handle_packets(packets, time.monotonic_ns(), errors)
+        if transmit is not None:
+            self.send(transmit)
+        else:
+            self._waiting = True
+            self._write_to_host()
+            self._send_control()  # a channel may have been asked for: its request goes ahead of its data
+        if errors:
+            self._report(errors)
 
     def _timer_fired(self) -> None:
         now = time.monotonic_ns()
@@ -238,6 +243,7 @@ class TunnelDriver:
         if not socket.backlogged:
             self._loop.remove_writer(socket.fileno())
         if not self._backlogged():
+            self._may_be_backlogged = False
             self._read_tun(True)
 
     # Outputs -------------------------------------------------------------------------------------------------------
@@ -259,6 +265,10 @@ class TunnelDriver:
                 self._wire.own_to_host(packet)
             self._tun.write_packet(packet)
 
+    def write(self, packets: PacketRun) -> None:
+        """Give packets to the host."""
+        (self._tun.write if self._wire is None else self._traced_write)(packets)
+
     def _traced_write(self, packets: PacketRun) -> None:
         if self._wire is not None:
             self._wire.to_host(packets)
@@ -269,7 +279,7 @@ class TunnelDriver:
         found = False
         while (transmit := self._core.poll_transmit()) is not None:
             found = True
-            self._send(transmit)
+            self.send(transmit)
         return found
 
     def _arm(self, now: int) -> None:
@@ -277,7 +287,8 @@ class TunnelDriver:
         due = now + _LATEST_WAKE_UP if due is None else min(due, now + _LATEST_WAKE_UP)
         self._timer.set(due)
 
-    def _send(self, transmit: Transmit) -> None:
+    def send(self, transmit: Transmit) -> None:
+        """Send to the network, or keep a copy until the socket is writable."""
         socket = self._sockets.get(transmit.destination.ip.version)
         if socket is None:
             log.debug("No socket for this family", extra={"fields": {"destination": str(transmit.destination)}})
@@ -287,21 +298,26 @@ class TunnelDriver:
         error = socket.send(transmit)
         if error is not None:
             self._report([error])
-        if socket.backlogged and not self._is_stopped:
+        if not socket.backlogged:
+            return
+        self._may_be_backlogged = True
+        if not self._is_stopped:
             self._loop.add_writer(socket.fileno(), self._guarded, self._socket_writable, socket)
 
     def _backlogged(self) -> bool:
-        return any(socket.backlogged for socket in self._sockets.values())
+        return self._may_be_backlogged and any(socket.backlogged for socket in self._sockets.values())
 
     def _read_tun(self, wanted: bool) -> None:
-        if wanted and not self._reading_tun:
-            self._loop.add_reader(self._tun.fileno(), self._tun_readable)
-        elif self._reading_tun and not wanted:
-            self._loop.remove_reader(self._tun.fileno())
+        for queue in self._queues if wanted is not self._reading_tun else ():
+            if wanted:
+                self._loop.add_reader(queue.fileno(), self._tun_readable, queue)
+            else:
+                self._loop.remove_reader(queue.fileno())
         self._reading_tun = wanted
 
     def _report(self, errors: list[Exception]) -> None:
         """Every error of a batch is looked at and counted."""
+        now = time.monotonic_ns()
         for error in errors:
             if isinstance(error, PermissionError) and error.errno is not None:
                 if not self._firewall_hint_given:
@@ -309,8 +325,4 @@ class TunnelDriver:
                     log.info("Sending was not permitted: check the firewall for outbound UDP")
                 self._refusals.counts["eperm"] += 1
             else:
-                self._refusals.note(error, time.monotonic_ns())
-
-    def local_endpoints(self) -> list[Endpoint]:
-        """Where the sockets are bound."""
-        return [socket.local for socket in self._sockets.values()]
+                self._refusals.note(error, now)

@@ -7,12 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from connectivity import native
 from connectivity.endpoint import Endpoint
 from connectivity.io import logs
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
+from connectivity.io.export_settings import (
+    NO_TELEMETRY,
+    MetricsSettings,
+    TelemetrySettings,
+    read_exports,
+    read_metrics_address,
+)
 from connectivity.io.log_file import LogFile
-from connectivity.io.metrics import MetricsSettings, read_metrics_settings
-from connectivity.io.status_view import read_status_socket
+from connectivity.io.status_socket import read_status_socket
 from connectivity.phoenix.login import parse_api_url
 from connectivity.settings import LocalSocket, SettingsReader, integer, text_value, token_or_file
 
@@ -39,7 +46,10 @@ class TunnelSettings:
     receive_buffer_bytes: int
     udp_offloads: frozenset[str]
     tun_offloads: frozenset[str]
+    native: str
     metrics: MetricsSettings | None
+    metrics_address: Endpoint | None = None
+    telemetry: TelemetrySettings = NO_TELEMETRY
 
 
 def read_tunnel_settings(
@@ -57,6 +67,7 @@ def read_tunnel_settings(
     log_filter = reader.optional("RUST_LOG", "--log", _log_filter, "info", "such as info or debug,wire=trace")
     log_format = reader.optional("LOG_FORMAT", "--log-format", logs.read_form, logs.HUMAN, "human, json, google-cloud")
     reader.switch("FIREZONE_NO_TELEMETRY", "--no-telemetry", "accepted; there is no telemetry to turn off")
+    metrics, telemetry = read_exports(reader)
     return TunnelSettings(
         api_url=api_url,
         token=token,
@@ -82,7 +93,12 @@ def read_tunnel_settings(
         tun_offloads=reader.optional(
             "POSTERN_TUN_OFFLOADS", None, _words(_TUN_OFFLOADS), _TUN_OFFLOADS, "all, none or some"
         ),
-        metrics=read_metrics_settings(reader),
+        native=reader.optional(
+            native.SETTING, "--native", _native, "auto", "auto: compiled helper if there is one; off"
+        ),
+        metrics=metrics,
+        telemetry=telemetry,
+        metrics_address=read_metrics_address(reader),
     )
 
 
@@ -105,6 +121,12 @@ def _folder(text: str) -> Path | None:
 
 def _endpoint(text: str) -> Endpoint | None:
     return Endpoint.parse(text)
+
+
+def _native(text: str) -> str:
+    if text not in native.CHOICES:
+        raise ValueError(f"expected {' or '.join(native.CHOICES)}")
+    return text
 
 
 def _words(known: frozenset[str]) -> Callable[[str], frozenset[str]]:

@@ -28,22 +28,17 @@ from connectivity.io.udp_options import (
     UDP_GRO,
     UDP_SEGMENT,
     ControlMessages,
+    LastUsed,
     PassedOn,
-    control_messages,
     probe,
     read_error_queue,
     request_errors,
     request_metadata,
     set_dont_fragment,
     set_mark,
-    sockaddr,
 )
-from connectivity.run import Received, Run, Transmit, owned
+from connectivity.run import MAX_SEGMENTS, Received, Run, Transmit, owned
 
-FIREZONE_MARK: Final = 0xFD002021
-
-# UDP_MAX_SEGMENTS of linux/udp.h before Linux 6.9.
-MAX_SEGMENTS: Final = 64
 _MAX_BATCH_BYTES: Final = {4: 65535 - 68, 6: 65535 - 48}
 _MAX_ERRORS: Final = 64
 # What no ICMP error fails a send with.
@@ -62,6 +57,7 @@ class UdpSocket:
         "_buffer",
         "_dont_fragment",
         "_errors",
+        "_last",
         "_local",
         "_max_backlog_bytes",
         "_port",
@@ -101,6 +97,7 @@ class UdpSocket:
         self._backlog_bytes = 0
         self._max_backlog_bytes = max_backlog_bytes
         self._dont_fragment = dont_fragment
+        self._last = LastUsed()
         self._wants_errors = False
         request_metadata(bound, self._version, has_address=self._address is not None)
         set_dont_fragment(bound, self._version, dont_fragment)
@@ -123,6 +120,7 @@ class UdpSocket:
         buffer: ReceiveBuffer | None = None,
         counters: UdpCounters | None = None,
         dont_fragment: bool = True,
+        shares_port: bool = False,
     ) -> "UdpSocket":
         """Bind and set everything up.
 
@@ -137,6 +135,7 @@ class UdpSocket:
             buffer: shared among sockets that are read in turn.
             counters: shared likewise.
             dont_fragment: as ``set_dont_fragment``, from the start.
+            shares_port: with sockets of ours that share it as well (SO_REUSEPORT).
 
         Raises:
             OSError: the family does not exist, the port is taken, or the mark is not permitted.
@@ -147,6 +146,8 @@ class UdpSocket:
         try:
             if family == socket.AF_INET6:
                 bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if shares_port:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if mark is not None:
                 with privileged("marking the UDP socket (SO_MARK)", "CAP_NET_ADMIN"):
                     set_mark(bound, mark)
@@ -215,7 +216,7 @@ class UdpSocket:
             set_dont_fragment(self._socket, self._version, wanted)
             self._dont_fragment = wanted
 
-    def set_option(self, level: int, option: int, value: int) -> None:
+    def set_option(self, level: int, option: int, value: int | bytes) -> None:
         """Any other option of the socket (setsockopt(2)).
 
         Raises:
@@ -312,7 +313,7 @@ class UdpSocket:
         failure: OSError | None = None
         refusal: OSError | None = None  # of segments: the same bytes go once more as single datagrams
         may_retry = self._wants_errors
-        address = sockaddr(destination)
+        address = self._last.address(destination)
         while done < size:
             part = data[done : done + most] if done or most < size else data
             length = len(part) or size
@@ -353,7 +354,7 @@ class UdpSocket:
         return segment * max(1, min(self._segments, _MAX_BATCH_BYTES[self._version] // segment)) if segment else 1
 
     def _control(self, source: Endpoint | None, tos: int, segment: int) -> ControlMessages:
-        return control_messages(self._version, source if self._must_say(source) else None, tos, segment)
+        return self._last.control(self._version, source if self._must_say(source) else None, tos, segment)
 
     def _must_say(self, source: Endpoint | None) -> bool:
         """The only address that a socket has need not be said."""
@@ -378,7 +379,7 @@ def _work(data: memoryview, segment: int) -> int:
 
 
 def _refused(error: OSError, done: int, length: int, size: int, segment: int, destination: Endpoint) -> OSError:
-    """The same error (its class follows errno) with what was to be sent."""
+    """An error of a send (its class follows errno) with what was to be sent."""
     part = f"bytes {done} to {done + length} of {size}" if length < size else f"{size} bytes"
     refused = OSError(error.errno, f"cannot send {part} in segments of {segment} to {destination}")
     refused.__cause__ = error

@@ -10,6 +10,8 @@ from typing import Final, NamedTuple, TypeAlias
 
 from connectivity.endpoint import Endpoint
 
+SOCKET_MARK: Final = 0xFD002021  # policy routing keeps what carries it out of the tunnel
+
 # Addresses and what goes with them are remembered, so that none is put together or read twice.
 MAX_REMEMBERED: Final = 4096
 
@@ -107,6 +109,33 @@ def control_messages(version: int, source: Endpoint | None, tos: int, segment: i
     if segment:
         messages.append((socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", segment)))
     return tuple(messages)
+
+
+class LastUsed:
+    """Address and control messages of what went last, found without a hash where the same objects come again."""
+
+    __slots__ = ("_address", "_control", "_destination", "_source")
+
+    def __init__(self) -> None:
+        self._destination: Endpoint | None = None
+        self._address = ("", 0)
+        self._source: Endpoint | None = None
+        self._control: dict[tuple[int, int], ControlMessages] = {}
+
+    def address(self, destination: Endpoint) -> tuple[str, int]:
+        """An endpoint as ``sockaddr``."""
+        if destination is not self._destination:
+            self._destination, self._address = destination, sockaddr(destination)
+        return self._address
+
+    def control(self, version: int, source: Endpoint | None, tos: int, segment: int) -> ControlMessages:
+        """What ``control_messages`` makes for a send; of one socket, so that the version is always the same."""
+        if source is not self._source or len(self._control) >= MAX_REMEMBERED:
+            self._source, self._control = source, {}
+        control = self._control.get((tos, segment))
+        if control is None:
+            control = self._control[tos, segment] = control_messages(version, source, tos, segment)
+        return control
 
 
 def set_dont_fragment(bound: socket.socket, version: int, wanted: bool) -> None:

@@ -10,14 +10,12 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from connectivity.ip.protocols import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
+
 Bytes: TypeAlias = bytes | bytearray | memoryview
 Sums: TypeAlias = NDArray[np.uint64]
 
 MODULUS: Final = 0xFFFF
-PROTOCOL_ICMP: Final = 1
-PROTOCOL_TCP: Final = 6
-PROTOCOL_UDP: Final = 17
-PROTOCOL_ICMPV6: Final = 58
 # Where the checksum field is, from the start of the L4 header.
 CHECKSUM_OFFSET: Final = {PROTOCOL_ICMP: 2, PROTOCOL_TCP: 16, PROTOCOL_UDP: 6, PROTOCOL_ICMPV6: 2}
 
@@ -49,7 +47,7 @@ def store(packet: memoryview, offset: int, total: int) -> None:
 
 
 def store_udp(packet: memoryview, offset: int, total: int) -> None:
-    """The same for UDP, where zero means "no checksum" and 0xFFFF stands for it (RFC 768)."""
+    """``store`` for UDP, where zero means "no checksum" and 0xFFFF stands for it (RFC 768)."""
     _WORD.pack_into(packet, offset, MODULUS - total % MODULUS)
 
 
@@ -65,7 +63,7 @@ def complements(sums: Sums, constant: int = 0) -> Sums:
 
 
 def udp_complements(sums: Sums, constant: int = 0) -> Sums:
-    """The same for UDP: 1 to 65535, because zero means "no checksum" there."""
+    """``complements`` for UDP: 1 to 65535, because zero means "no checksum" there."""
     return _MODULUS - (sums + np.uint64(constant % MODULUS)) % _MODULUS
 
 

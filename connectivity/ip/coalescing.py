@@ -17,22 +17,14 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from connectivity.ip.checksum import (
-    CHECKSUM_OFFSET,
-    PROTOCOL_TCP,
-    PROTOCOL_UDP,
-    are_right,
-    ones_sum,
-    pseudo_sum,
-    row_sums,
-    store,
-)
-from connectivity.ip.flow import PacketRun
-from connectivity.ip.packet import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, UDP_HEADER_BYTES
+from connectivity import accelerator
+from connectivity.ip.checksum import CHECKSUM_OFFSET, are_right, ones_sum, pseudo_sum, row_sums, store
+from connectivity.ip.flow import FlowKey, PacketRun
+from connectivity.ip.packet import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, TCP_FLAGS_OFFSET, UDP_HEADER_BYTES
+from connectivity.ip.protocols import PROTOCOL_TCP, PROTOCOL_UDP
 from connectivity.ip.segmentation import (
     TCP_CWR,
     TCP_FIN,
-    TCP_FLAGS_OFFSET,
     TCP_PSH,
     VIRTIO_HEADER_BYTES,
     VIRTIO_NET_HDR_F_NEEDS_CSUM,
@@ -91,6 +83,38 @@ class Coalescer:
 
     def coalesce(self, packets: PacketRun) -> Iterator[Buffers]:
         """The run as the fewest writes: each item is one packet with its virtio header, as buffers for ``writev``."""
+        data, stride = packets.run
+        if len(data) <= stride:
+            return iter(((NO_OFFLOAD, data),))
+        helper = accelerator.current
+        if helper is None:
+            return self._coalesce(packets)
+        if not self._takes(packets.flow):
+            return singles(packets)
+        return self._accelerated(packets, helper)
+
+    def _accelerated(self, packets: PacketRun, helper: accelerator.Accelerator) -> Iterator[Buffers]:
+        data, stride = packets.run
+        size, view, offset = len(data), self._view, 0
+        while offset < size:
+            found = helper.merge(data, stride, offset, view)
+            if found < 0:
+                yield from singles(packets)
+                return
+            after, length = offset + (found >> 32), found & 0xFFFFFFFF
+            if length:
+                yield (view[:length],)
+            else:
+                yield NO_OFFLOAD, data[offset:after]
+            offset = after
+
+    def _takes(self, flow: FlowKey) -> bool:
+        """Whether the device takes super-packets of this flow's kind."""
+        if flow[1] == PROTOCOL_TCP:
+            return self.tcp4 if flow[0] == 4 else self.tcp6
+        return flow[1] == PROTOCOL_UDP and (self.udp4 if flow[0] == 4 else self.udp6)
+
+    def _coalesce(self, packets: PacketRun) -> Iterator[Buffers]:
         shape = self._shape(packets)
         if shape is None:
             yield from singles(packets)
@@ -115,13 +139,7 @@ class Coalescer:
         """How to merge this run; None if it cannot gain anything."""
         (data, stride), flow, _ = packets
         size, version, protocol = len(data), flow[0], flow[1]
-        if size <= stride:
-            return None
-        if protocol == PROTOCOL_TCP:
-            wanted = self.tcp4 if version == 4 else self.tcp6
-        else:
-            wanted = protocol == PROTOCOL_UDP and (self.udp4 if version == 4 else self.udp6)
-        if not wanted or (data[0] != 0x45 if version == 4 else data[6] != protocol):
+        if not self._takes(flow) or (data[0] != 0x45 if version == 4 else data[6] != protocol):
             return None
         l4 = IPV4_HEADER_BYTES if version == 4 else IPV6_HEADER_BYTES
         header = l4 + ((data[l4 + 12] >> 4) * 4 if protocol == PROTOCOL_TCP else UDP_HEADER_BYTES)

@@ -14,9 +14,11 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from connectivity import accelerator
 from connectivity.endpoint import IPAddress
-from connectivity.ip.checksum import MODULUS, PROTOCOL_TCP, PROTOCOL_UDP
-from connectivity.ip.packet import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, IpError, Packet, ip_length, parse
+from connectivity.ip.checksum import MODULUS
+from connectivity.ip.packet import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, IpError, Packet, ip_length, parse, plain_key
+from connectivity.ip.protocols import PROTOCOL_TCP, PROTOCOL_UDP
 from connectivity.run import Run
 
 FlowKey: TypeAlias = bytes
@@ -24,6 +26,13 @@ FlowKey: TypeAlias = bytes
 ECN_MASK: Final = 0b11
 ECN_CE: Final = 0b11  # RFC 3168 §5
 
+# How the keys of plain packets begin, by the kinds that an accelerator knows.
+_PLAIN_KEYS: Final = (
+    bytes((4, PROTOCOL_TCP)),
+    bytes((4, PROTOCOL_UDP)),
+    bytes((6, PROTOCOL_TCP)),
+    bytes((6, PROTOCOL_UDP)),
+)
 _U32: Final = np.dtype("<u4")
 _U16: Final = np.dtype("<u2")
 
@@ -79,15 +88,31 @@ def split_flows(run: Run, errors: list[IpError]) -> list[PacketRun]:
     size = len(data)
     runs: list[PacketRun] = []
     offset = 0
+    helper = accelerator.current if size > stride else None  # a single packet is read as quickly here
     while offset < size:
-        end = min(offset + stride, size)
-        try:
-            packet = parse_padded(data[offset:end])
-        except IpError as error:
-            errors.append(error)
-            offset = end
+        found = 0 if helper is None else helper.stretch(data, offset, stride)
+        if found:
+            packets, offset = _stretch(data, offset, stride, found)
+            runs.append(packets)
             continue
-        mergeable = shares_runs(packet)
+        end = min(offset + stride, size)
+        plain = plain_key(data, offset, end - offset)
+        if plain is not None:
+            if _is_alone(plain, data, end, min(stride, size - end)):
+                runs.append(PacketRun(Run(data[offset:end], end - offset), *plain))
+                offset = end
+                continue
+            version, protocol = plain[0][0], plain[0][1]
+            l4 = IPV4_HEADER_BYTES if version == 4 else IPV6_HEADER_BYTES
+            packet, mergeable = Packet(data[offset:end], version, protocol, l4), True
+        else:
+            try:
+                packet = parse_padded(data[offset:end])
+            except IpError as error:
+                errors.append(error)
+                offset = end
+                continue
+            mergeable = shares_runs(packet)
         if mergeable and end + stride <= size and len(packet.data) == stride:
             rows = _matching_rows(data, offset, stride, packet)
             end = offset + rows * stride
@@ -98,6 +123,12 @@ def split_flows(run: Run, errors: list[IpError]) -> list[PacketRun]:
             taken, offset = packet.data, end
         runs.append(PacketRun(Run(taken, len(packet.data)), packet.key, packet.tos))
     return runs
+
+
+def _is_alone(plain: tuple[FlowKey, int], data: memoryview, after: int, size: int) -> bool:
+    """Whether what lies behind a plain packet cannot share a run with it; in doubt it may."""
+    following = plain_key(data, after, size) if size else None
+    return not size or (following is not None and following != plain)
 
 
 def parse_padded(segment: memoryview) -> Packet:
@@ -139,6 +170,17 @@ def mark_congestion(packets: PacketRun) -> PacketRun:
     else:
         words[:, 0] |= ECN_CE << 12
     return PacketRun(run, flow, marked)
+
+
+def _stretch(data: memoryview, offset: int, stride: int, found: int) -> tuple[PacketRun, int]:
+    """The packets that an accelerator has found from ``offset`` on, and where it goes on behind them."""
+    rows, tail, length = found & 0xFFFF, found >> 16 & 0xFFFF, found >> 32 & 0xFFFF
+    end = offset + rows * stride
+    kind = found >> 56
+    start, stop = (offset + 8, offset + 44) if kind & 2 else (offset + 12, offset + 24)
+    key = _PLAIN_KEYS[kind] + bytes(data[start:stop])
+    taken = data[offset : end + tail] if rows > 1 or tail else data[offset : offset + length]
+    return PacketRun(Run(taken, length), key, found >> 48 & 0xFF), end + stride if tail else end
 
 
 def _matching_rows(data: memoryview, offset: int, stride: int, first: Packet) -> int:

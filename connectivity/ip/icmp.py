@@ -9,15 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
 from connectivity.endpoint import IPAddress
-from connectivity.ip.checksum import (
-    PROTOCOL_ICMP,
-    PROTOCOL_ICMPV6,
-    PROTOCOL_TCP,
-    PROTOCOL_UDP,
-    ones_sum,
-    store,
-    transport_sum,
-)
+from connectivity.ip.checksum import ones_sum, store, transport_sum
 from connectivity.ip.packet import (
     ICMP_ECHO_REQUEST,
     ICMP_HEADER_BYTES,
@@ -27,6 +19,7 @@ from connectivity.ip.packet import (
     MAX_PACKET_BYTES,
     Packet,
 )
+from connectivity.ip.protocols import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
 
 ERROR_HOP_LIMIT: Final = 20
 
@@ -172,7 +165,7 @@ def translate_error(
     quoted_destination: IPAddress,
     quoted_source_port: int,
 ) -> bytes:
-    """The same error about the packet as its sender knew it before translation, from ``source`` to ``destination``.
+    """An ICMP error about the packet as its sender knew it before translation, from ``source`` to ``destination``.
 
     Type, code and MTU stay. In the quotation the destination and the source port (the identifier of an echo) are put
     back; its checksums are left alone, as nobody verifies those of a quotation.

@@ -15,13 +15,15 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
 from connectivity.endpoint import IPAddress
-from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
+from connectivity.ip.protocols import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
+from connectivity.ip.words import transport_words
 
 MAX_PACKET_BYTES: Final = 1280
 IPV4_HEADER_BYTES: Final = 20
 IPV6_HEADER_BYTES: Final = 40
 UDP_HEADER_BYTES: Final = 8
 TCP_HEADER_BYTES: Final = 20
+TCP_FLAGS_OFFSET: Final = 13
 ICMP_HEADER_BYTES: Final = 8
 
 # IPv6 extension headers, RFC 8200 §4.1 and RFC 4302.
@@ -42,10 +44,13 @@ ICMPV6_ECHO_REPLY: Final = 129
 
 _CHECKED: Final = frozenset({PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ICMPV6})
 _LARGEST_DATAGRAM: Final = 65535
-_U16: Final = struct.Struct(">H")
 _PORTS: Final = struct.Struct(">HH")
-_UDP: Final = struct.Struct(">HHHH")
-_TCP: Final = struct.Struct(">HHIIBBHHH")
+# Of a plain packet: what decides whether it is one, its addresses and ports, and the word where UDP has its length.
+_PLAIN_IPV4: Final = struct.Struct(">BBH2xHxB2x12sH6xB")
+_PLAIN_IPV6: Final = struct.Struct(">BB2xHBx36sH6xB")
+_PLAIN_KEYS: Final = {
+    (version, protocol): bytes((version, protocol)) for version in (4, 6) for protocol in (PROTOCOL_TCP, PROTOCOL_UDP)
+}
 
 
 class IpReason(Enum):
@@ -187,7 +192,7 @@ class Packet(NamedTuple):
         return b"\x06" + bytes((protocol,)) + bytes(data[8:40]) + ports
 
     def __str__(self) -> str:
-        transport = "later fragment" if self.is_later_fragment else _describe_l4(self.data, self.l4, self.protocol)
+        transport = "later fragment" if self.is_later_fragment else transport_words(self.data, self.l4, self.protocol)
         return f"{self.source} -> {self.destination} {transport}"
 
 
@@ -215,6 +220,36 @@ def parse(data: bytes | bytearray | memoryview) -> Packet:
     if view[6] & 0x3F or view[7] if version == 4 else packet.l4 != IPV6_HEADER_BYTES:
         _check_fragment(packet)
     return packet
+
+
+def plain_key(data: memoryview, offset: int, size: int) -> tuple[bytes, int] | None:
+    """Key and TOS byte of the packet of ``size`` bytes at ``offset``, if all of this can be told at one look.
+
+    None says nothing but that ``parse`` has to be asked. Else it is plain TCP or UDP: no options of IPv4, fragmentation
+    or extension header, and all its lengths agree.
+    """
+    room = len(data) - offset  # what lies behind a packet may be looked at, and counts for nothing
+    if size > MAX_PACKET_BYTES or size > room or room < _PLAIN_IPV4.size:
+        return None
+    if data[offset] == 0x45:
+        _, tos, length, fragment, protocol, key, word, header = _PLAIN_IPV4.unpack_from(data, offset)
+        version, l4 = 4, IPV4_HEADER_BYTES
+        if length != size or fragment & 0x3FFF:
+            return None
+    elif data[offset] >> 4 == 6 and room >= _PLAIN_IPV6.size:
+        first, second, length, protocol, key, word, header = _PLAIN_IPV6.unpack_from(data, offset)
+        tos = (first & 0xF) << 4 | second >> 4
+        version, l4 = 6, IPV6_HEADER_BYTES
+        if length + IPV6_HEADER_BYTES != size:
+            return None
+    else:
+        return None
+    if protocol == PROTOCOL_TCP:
+        if not TCP_HEADER_BYTES <= (header >> 4) * 4 <= size - l4:
+            return None
+    elif protocol != PROTOCOL_UDP or not UDP_HEADER_BYTES <= word == size - l4:
+        return None
+    return _PLAIN_KEYS[version, protocol] + key, tos
 
 
 def ip_length(data: memoryview) -> int:
@@ -351,22 +386,4 @@ def _addresses(data: memoryview) -> str:
 
 
 def _context(packet: Packet) -> str:
-    return f"{_addresses(packet.data)} {_describe_l4(packet.data, packet.l4, packet.protocol)}"
-
-
-def _describe_l4(data: memoryview, l4: int, protocol: int) -> str:
-    """The fields of the transport header, for people."""
-    if protocol == PROTOCOL_UDP:
-        source, destination, length, checksum = _UDP.unpack_from(data, l4)
-        return f"udp(source_port={source} destination_port={destination} length={length} checksum=0x{checksum:04x})"
-    if protocol == PROTOCOL_TCP:
-        source, destination, seq, ack, offset, flags, window, checksum, urgent = _TCP.unpack_from(data, l4)
-        return (
-            f"tcp(source_port={source} destination_port={destination} seq={seq} ack={ack} data_offset={offset >> 4} "
-            f"flags=0x{flags:02x} window={window} checksum=0x{checksum:04x} urgent={urgent})"
-        )
-    if protocol in (PROTOCOL_ICMP, PROTOCOL_ICMPV6):
-        (identifier,) = _U16.unpack_from(data, l4 + 4)
-        name = "icmp" if protocol == PROTOCOL_ICMP else "icmpv6"
-        return f"{name}(type={data[l4]} code={data[l4 + 1]} identifier={identifier})"
-    return f"protocol({protocol})"
+    return f"{_addresses(packet.data)} {transport_words(packet.data, packet.l4, packet.protocol)}"

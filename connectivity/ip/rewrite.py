@@ -12,24 +12,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from connectivity import accelerator
 from connectivity.endpoint import IPAddress
-from connectivity.ip.checksum import (
-    CHECKSUM_OFFSET,
-    MODULUS,
-    PROTOCOL_ICMP,
-    PROTOCOL_ICMPV6,
-    PROTOCOL_TCP,
-    PROTOCOL_UDP,
-    ones_sum,
-)
+from connectivity.ip.checksum import CHECKSUM_OFFSET, MODULUS, ones_sum
 from connectivity.ip.flow import FlowKey, PacketRun
-from connectivity.ip.packet import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, parse
+from connectivity.ip.packet import IPV4_HEADER_BYTES, IPV6_HEADER_BYTES, TCP_FLAGS_OFFSET, parse
+from connectivity.ip.protocols import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
 from connectivity.run import Run
 
 _WORD: Final = np.dtype("<u2")
 _IPV4_CHECKSUM_OFFSET: Final = 10
 _IDENTIFIER_OFFSET: Final = 4  # of an ICMP echo, from the start of its header
-_TCP_FLAGS_OFFSET: Final = 13
 _PLAIN_IPV4: Final = 0x45
 _WORD_OF_ONE: Final = struct.Struct("<H")
 
@@ -93,7 +86,7 @@ def tcp_flags(packets: PacketRun) -> int:
         return 0
     l4 = first.l4
     flags: NDArray[np.uint8] = np.ndarray(
-        (packets.run.segment_count,), np.uint8, data, l4 + _TCP_FLAGS_OFFSET, (stride,)
+        (packets.run.segment_count,), np.uint8, data, l4 + TCP_FLAGS_OFFSET, (stride,)
     )
     return int(np.bitwise_or.reduce(flags))
 
@@ -104,7 +97,18 @@ class Rewriting:
     Addresses and ports lie in one piece there, and both checksums change by constants.
     """
 
-    __slots__ = ("_addresses", "_changes", "_checksums", "_is_udp", "_may_lack", "_ports", "_row", "after", "before")
+    __slots__ = (
+        "_addresses",
+        "_both",
+        "_changes",
+        "_checksums",
+        "_is_udp",
+        "_may_lack",
+        "_ports",
+        "_row",
+        "after",
+        "before",
+    )
 
     def __init__(self, before: FlowKey, after: FlowKey) -> None:
         """For packets of the flow ``before``, which become those of ``after``: alike but for addresses and ports."""
@@ -122,6 +126,7 @@ class Rewriting:
         transport = ports + CHECKSUM_OFFSET[protocol], -growth % MODULUS
         header = (_IPV4_CHECKSUM_OFFSET, -of_header % MODULUS)
         self._checksums = (header, transport) if version == 4 else (transport,)
+        self._both = header[1], transport[1]
         self._changes = np.array([change for _, change in self._checksums], np.uint32)
 
     @classmethod
@@ -133,9 +138,12 @@ class Rewriting:
         return data[9] == protocol and data[0] == _PLAIN_IPV4 if packets.flow[0] == 4 else data[6] == protocol
 
     def apply(self, packets: PacketRun) -> PacketRun:
-        """As ``rewrite``, for a run of the flow that ``fits``."""
+        """Translate a run as ``rewrite`` does, for one of the flow that ``fits``."""
         run, _, tos = packets
         data, stride = run
+        helper = accelerator.current
+        if helper is not None and helper.rewrite(data, stride, self.after, self._both):
+            return PacketRun(run, self.after, tos)
         if len(data) <= stride:
             data[self._addresses : self._ports + 4] = self.after[2:]
             for offset, change in self._checksums:
@@ -164,9 +172,14 @@ class Rewriting:
     def tcp_flags(self, run: Run) -> int:
         """The flags of all packets, OR'ed."""
         data, stride = run
-        at = self._ports + _TCP_FLAGS_OFFSET
+        at = self._ports + TCP_FLAGS_OFFSET
         if len(data) <= stride:
             return data[at]
+        helper = accelerator.current
+        if helper is not None:
+            found = helper.any_of(data, stride, at)
+            if found >= 0:
+                return found
         flags: NDArray[np.uint8] = np.ndarray((run.segment_count,), np.uint8, data, at, (stride,))
         return int(np.bitwise_or.reduce(flags))
 

@@ -13,11 +13,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from connectivity import accelerator
 from connectivity.ip.checksum import (
     CHECKSUM_OFFSET,
     MODULUS,
-    PROTOCOL_TCP,
-    PROTOCOL_UDP,
     complements,
     ones_sum,
     pseudo_sum,
@@ -31,12 +30,14 @@ from connectivity.ip.packet import (
     IPV4_HEADER_BYTES,
     IPV6_HEADER_BYTES,
     MAX_PACKET_BYTES,
+    TCP_FLAGS_OFFSET,
     TCP_HEADER_BYTES,
     UDP_HEADER_BYTES,
     IpError,
     Packet,
     parse,
 )
+from connectivity.ip.protocols import PROTOCOL_TCP, PROTOCOL_UDP
 from connectivity.run import Run
 
 # linux/virtio_net.h
@@ -48,14 +49,17 @@ VIRTIO_NET_HDR_GSO_UDP_L4: Final = 5
 VIRTIO_NET_HDR_GSO_ECN: Final = 0x80
 VIRTIO_HEADER_BYTES: Final = 10
 
+MAX_TCP_HEADER_BYTES: Final = 60  # RFC 9293 §3.1: the data offset has four bits
 TCP_FIN: Final = 0x01
 TCP_PSH: Final = 0x08
 TCP_CWR: Final = 0x80
-TCP_FLAGS_OFFSET: Final = 13
 
 # Room for the usual worst case (64 KiB of payload in 1280-byte packets with 80 bytes of headers); smaller segments need
 # more and get it when they come.
 _INITIAL_SCRATCH_BYTES: Final = 96 * 1024
+
+# Bytes that Python sums as quickly as it calls a helper for them.
+_WORTH_A_CALL: Final = 512
 
 _VIRTIO: Final = struct.Struct("=BBHHHH")
 _U16: Final = struct.Struct(">H")
@@ -124,6 +128,11 @@ class Splitter:
         kind = header.gso_type & ~VIRTIO_NET_HDR_GSO_ECN
         if kind == VIRTIO_NET_HDR_GSO_NONE:
             return _single(header, packet)
+        helper = accelerator.current
+        if helper is not None:
+            cut = self._accelerated(helper, header, kind, packet)
+            if cut is not None:
+                return cut
         found = _understand(header, kind, packet)
         if found.rows == 1:
             return _single(header, packet)
@@ -140,6 +149,23 @@ class Splitter:
         data = packet[: found.header]
         whole = Packet(data, found.version, found.protocol, found.l4)
         return PacketRun(Run(self._view[:total], stride), whole.key, whole.tos)
+
+    def _accelerated(
+        self, helper: accelerator.Accelerator, header: VirtioNetHeader, kind: int, packet: memoryview
+    ) -> PacketRun | None:
+        size, l4, segment = len(packet), header.csum_start, header.gso_size
+        if not segment or l4 + segment > MAX_PACKET_BYTES:
+            return None
+        most = size + (size // segment + 1) * (l4 + MAX_TCP_HEADER_BYTES)
+        if most > len(self._view):
+            self._reserve(most)
+        length = helper.split(packet, kind, l4, segment, self._view)
+        if not length:
+            return None
+        rows = -(-(size - length) // segment)
+        data = packet[:length]
+        whole = Packet(data, data[0] >> 4, PROTOCOL_UDP if kind == VIRTIO_NET_HDR_GSO_UDP_L4 else PROTOCOL_TCP, l4)
+        return PacketRun(Run(self._view[: size + (rows - 1) * length], length + segment), whole.key, whole.tos)
 
     def _reserve(self, size: int) -> None:
         self._bytes = np.zeros(size, np.uint8)
@@ -189,6 +215,9 @@ def complete_checksum(packet: memoryview, start: int, offset: int) -> None:
     at = start + offset
     if at + 2 > len(packet):
         raise IpError(f"checksum field at {at} is outside the packet of {len(packet)} bytes")
+    helper = accelerator.current
+    if helper is not None and len(packet) > _WORTH_A_CALL and helper.complete(packet, len(packet), start, offset):
+        return
     total = ones_sum(packet[start:])
     if offset == CHECKSUM_OFFSET[PROTOCOL_UDP]:
         store_udp(packet, at, total)

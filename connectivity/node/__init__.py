@@ -1,6 +1,7 @@
 """The node joins ICE, WireGuard and TURN: peers over connections, each on its best path."""
 
-from connectivity.node.errors import NodeError, NoRelaysError, StrayDatagramError, UnknownConnectionError
+from connectivity.data_path import Opened
+from connectivity.node.errors import NodeError, NoRelaysError, StrayDatagramError, UnknownConnectionError, datagrams_of
 from connectivity.node.events import (
     CandidatesAdded,
     CandidatesRemoved,
@@ -9,7 +10,7 @@ from connectivity.node.events import (
     ConnectionFailed,
     ConnectionSilent,
     Event,
-    Opened,
+    PathChanged,
 )
 from connectivity.node.node import Node
 from connectivity.node.path import PathKind, PeerSocket
@@ -29,10 +30,12 @@ __all__ = [
     "Node",
     "NodeError",
     "Opened",
+    "PathChanged",
     "PathKind",
     "PeerSocket",
     "RelayServer",
     "Statistics",
     "StrayDatagramError",
     "UnknownConnectionError",
+    "datagrams_of",
 ]

@@ -9,27 +9,26 @@ nomination moves the path.
 
 import logging
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final, NamedTuple
+from typing import Final
 
 from connectivity.clock import SECOND, Duration, Instant, WallTime, earliest
+from connectivity.data_path import Path
 from connectivity.endpoint import Endpoint
-from connectivity.ice import Candidate, CandidateKind, IceCredentials
+from connectivity.ice import Candidate, CandidateKind
 from connectivity.ice.agent import Agent
 from connectivity.ice.events import AgentState, Nominated, StateChanged
 from connectivity.ice.policy import CandidateRefusal
-from connectivity.node.events import ConnectionEstablished, ConnectionSilent, Event
-from connectivity.node.path import PathKind, PeerSocket
-from connectivity.node.relays import RelaySet
-from connectivity.node.signalling import Signalling
+from connectivity.log_fields import peer_field
+from connectivity.node.events import ConnectionEstablished, ConnectionSilent, PathChanged
+from connectivity.node.parameters import Parameters, Surroundings
+from connectivity.node.path import PathKind, PeerSocket, classify, path_of
+from connectivity.node.signalling import Allowance, Signalling
 from connectivity.node.silence import Silence
 from connectivity.node.statistics import ConnectionStatus
 from connectivity.run import Run, Transmit
-from connectivity.turn.channel_data import HEADER_BYTES, frame
-from connectivity.turn.channels import COOL_DOWN_NS, LIFETIME_NS
-from connectivity.wireguard import DropReason, KeyPair, Outgoing, RateLimiter, Tunnel, Workspace, format_key
+from connectivity.turn.channel_data import HEADER_BYTES
+from connectivity.wireguard import DropReason, Outgoing, Tunnel
 
 log = logging.getLogger("connectivity.node")
 
@@ -38,8 +37,6 @@ DISCONNECT_GRACE: Final = 2 * SECOND
 IDLE_AFTER: Final = 20 * SECOND  # must exceed the active ICE time-out
 SESSION_DEBOUNCE: Final = 20 * SECOND  # must exceed the rekey attempt time, so that the last one has ended
 _BUFFERED_MESSAGES: Final = 128  # of a tunnel without a path; handshakes that are lost are repeated
-_CANDIDATE_WINDOW: Final = LIFETIME_NS + COOL_DOWN_NS  # after that a relay's channel numbers can be used again
-_CANDIDATE_LIMIT: Final = 256
 
 
 class State(Enum):
@@ -49,32 +46,6 @@ class State(Enum):
     CONNECTED = auto()
     IDLE = auto()
     FAILED = auto()
-
-
-class Parameters(NamedTuple):
-    """What makes two connections to one peer the same one: all four have to be equal."""
-
-    public_key: bytes
-    preshared_key: bytes
-    local: IceCredentials
-    remote: IceCredentials
-
-    def __repr__(self) -> str:
-        return f"Parameters({format_key(self.public_key)}, {self.local!r}, {self.remote!r})"
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all connections of one node share."""
-
-    keys: KeyPair
-    controlling: bool
-    limiter: RateLimiter
-    workspace: Workspace
-    relays: RelaySet
-    rng: Callable[[int], bytes]
-    emit: Callable[[Event], None]
-    transmit: Callable[[Transmit], None]
 
 
 class Connection:
@@ -93,11 +64,12 @@ class Connection:
         public_key, preshared_key, local, remote = parameters
         node = surroundings
         self.connection_id = connection_id
+        self.fields: dict[str, object] = {peer_field(controlling=node.controlling): connection_id}
         self.index = index
         self.parameters = parameters
         self.relay_id = relay_id
         self.agent = Agent(
-            controlling=node.controlling, local=local, remote=remote, rng=node.rng, now=now, cid=connection_id
+            controlling=node.controlling, local=local, remote=remote, rng=node.rng, now=now, owner=self.fields
         )
         self.tunnel = Tunnel(
             keys=node.keys,
@@ -107,27 +79,27 @@ class Connection:
             limiter=node.limiter,
             rng=node.rng,
             now=now,
-            workspace=node.workspace,
-            cid=connection_id,
+            transport=node.data_path.add_peer(connection_id, index, now),
+            owner=self.fields,
         )
+        self._activity = self.tunnel.transport.activity
         self.state = State.CONNECTING
         self.socket: PeerSocket | None = None
         self.failure = ""
         self._relays = node.relays
+        self._data_path = node.data_path
         self._controlling = node.controlling
         self._emit = node.emit
         self._transmit = node.transmit
         self._created_at = now
-        self._last_activity = now
         self._failed_at: Instant | None = None
         self._disconnected_at: Instant | None = None
         self._initiated_at: Instant | None = None
         self._established = False
         self._waiting_messages: deque[Outgoing] = deque(maxlen=_BUFFERED_MESSAGES)
-        self._signalling = Signalling(connection_id)
+        self._signalling = Signalling(connection_id, self.fields)
         self._silence = Silence()
-        self._candidates_since = now
-        self._candidate_count = 0
+        self._allowance = Allowance(now)
 
     # Candidates ----------------------------------------------------------------------------------------------------
 
@@ -153,22 +125,22 @@ class Connection:
         self._signalling.repeat()
 
     def add_remote_candidate(self, candidate: Candidate, now: Instant) -> None:
-        """Take a signalled candidate, bind a channel to it ahead of need, and wake up.
-
-        Each one can take a channel number, which all connections of a relay share: nobody gets them all.
-        """
-        if now - self._candidates_since >= _CANDIDATE_WINDOW:
-            self._candidates_since, self._candidate_count = now, 0
-        if self._candidate_count >= _CANDIDATE_LIMIT:
+        """Take a signalled candidate, bind a channel to it ahead of need, and wake up."""
+        if self._allowance.is_used_up(now):
             self.agent.refuse(CandidateRefusal.TOO_MANY, candidate)
             return
         if not self.agent.add_remote_candidate(candidate, now):
             return
-        self._candidate_count += 1
+        self._allowance.take()
         allocation = self._relays.get(self.relay_id)
         if allocation is not None and candidate.kind is not CandidateKind.HOST:
             allocation.bind_channel(candidate.address, now)
         self.touch(now)
+
+    @property
+    def named(self) -> str:
+        """The connection as a line of the log names it."""
+        return " ".join(f"{field}={value}" for field, value in self.fields.items())
 
     def path(self) -> PeerSocket | None:
         """The path as it is to be shown: the peer may have signalled by now what kind of address it sends from."""
@@ -185,6 +157,11 @@ class Connection:
             received_bytes=self.tunnel.received_bytes,
             handshake_at=self.tunnel.established_at,
         )
+
+    @property
+    def is_established(self) -> bool:
+        """Whether there ever was a session."""
+        return self._established
 
     @property
     def waiting_packets(self) -> int:
@@ -204,25 +181,40 @@ class Connection:
             return None
         if self.state is State.IDLE:
             self._wake(now)
-        self._last_activity = now
-        headroom = HEADER_BYTES if socket.relay_id is not None else 0
-        sealed = self.tunnel.seal(run, now, headroom=headroom, tos=tos)
-        if sealed is None:
+        self._activity.last_data_at = now
+        if not self.tunnel.transport.can_send(now):
+            self.tunnel.seal(run, now, tos=tos)  # waits there
             return None
-        return self._addressed(socket, sealed, tos & 3, now)
+        path = self._path_now(socket, run, now)
+        if path is None:
+            return None
+        self._data_path.set_path(self.index, path)
+        sealed = self.tunnel.seal(run, now, headroom=path.headroom, tos=tos)
+        return None if sealed is None else path.addressed(sealed, tos)
 
-    def received(self, now: Instant) -> None:
-        """Call when packets of this connection were decrypted."""
-        if self.state is State.IDLE:
-            self._wake(now)
-        self._last_activity = now
+    def renew_path(self, now: Instant) -> None:
+        """Let the data path know how to send from now on."""
+        path = None if self.socket is None or self.state is State.IDLE else path_of(self.socket, self._relays, now)
+        if path is None:
+            self._reset_path()
+        else:
+            self._data_path.set_path(self.index, path)
+
+    def stirred(self, now: Instant) -> None:
+        """The data path has received something of which the connection wants to know."""
+        if self._activity.last_data_at == now:
+            if self.state is State.IDLE:
+                self._wake(now)
+            self._reset_path()
+        self.tunnel.send_waiting(now)
+        self.drain_tunnel(now)
 
     def touch(self, now: Instant) -> None:
         """Count as activity what is not traffic: an upsert, a new candidate."""
         if self.state is State.IDLE:
             self._wake(now)
         if self.state is State.CONNECTED:
-            self._last_activity = now
+            self._activity.last_data_at = now
 
     def start_session(self, now: Instant, wall_now: WallTime) -> None:
         """Begin a new WireGuard session, unless one was begun a moment ago or there is no path to send it on."""
@@ -237,7 +229,7 @@ class Connection:
         """Report the first completed handshake."""
         if not self._established:
             self._established = True
-            log.info("Completed handshake", extra={"fields": {"cid": self.connection_id}})
+            log.debug("Completed handshake", extra={"fields": self.fields})
             self._emit(ConnectionEstablished(self.connection_id))
 
     # Time ----------------------------------------------------------------------------------------------------------
@@ -246,10 +238,11 @@ class Connection:
         """Run whatever is due and collect the output of agent and tunnel."""
         self.agent.handle_timeout(now)
         self.drain(now, wall_now)
-        if self.state is State.CONNECTED and now - self._last_activity >= IDLE_AFTER and self._may_idle():
+        if self.state is State.CONNECTED and now - self._activity.last_data_at >= IDLE_AFTER and self._may_idle():
             self.state = State.IDLE
+            self._data_path.set_path(self.index, None)
             self.agent.set_idle(True, now)
-            log.debug("Connection is idle", extra={"fields": {"cid": self.connection_id}})
+            log.debug("Connection is idle", extra={"fields": self.fields})
         if not self.agent.remote_candidates and now - self._created_at >= CANDIDATE_TIMEOUT:
             self._fail("no candidates received", now)
         if self._disconnected_at is not None and now - self._disconnected_at >= DISCONNECT_GRACE:
@@ -270,7 +263,7 @@ class Connection:
             self._silence.poll_timeout(self._silent_since(), self._round_trip()) if self.socket is not None else None,
             None if self.agent.remote_candidates else self._created_at + CANDIDATE_TIMEOUT,
             None if self._disconnected_at is None else self._disconnected_at + DISCONNECT_GRACE,
-            self._last_activity + IDLE_AFTER if self.state is State.CONNECTED and self._may_idle() else None,
+            self._activity.last_data_at + IDLE_AFTER if self.state is State.CONNECTED and self._may_idle() else None,
         )
 
     def drain(self, now: Instant, wall_now: WallTime) -> None:
@@ -281,6 +274,8 @@ class Connection:
                     self._nominated(source, destination, now, wall_now)
                 case StateChanged(state):
                     self._disconnected_at = now if state is AgentState.DISCONNECTED else None
+                    if state is AgentState.DISCONNECTED:
+                        self._relays.ask(now)
         while (check := self.agent.poll_transmit()) is not None:
             self._send_check(check, now)
         self.drain_tunnel(now)
@@ -293,6 +288,11 @@ class Connection:
             else:
                 self._send_message(self.socket, outgoing.message, now, outgoing.tos)
 
+    def close(self) -> None:
+        """The node forgets it."""
+        self.tunnel.discard()
+        self._data_path.remove_peer(self.index)
+
     def drain_signalling(self) -> None:
         """Emit the candidates that the peer has to be told of, and those that it must forget."""
         for event in self._signalling.drain():
@@ -300,7 +300,7 @@ class Connection:
 
     def migrate(self, relay_id: str) -> None:
         """Continue with another relay after the selected one is gone."""
-        log.info("Migrating connection to new relay", extra={"fields": {"cid": self.connection_id, "rid": relay_id}})
+        log.info("Migrating connection to new relay", extra={"fields": self.fields | {"rid": relay_id}})
         self.relay_id = relay_id
         for owner, candidate in self._relays.candidates():
             if candidate.kind is CandidateKind.RELAY:
@@ -313,8 +313,9 @@ class Connection:
         if check:
             self.agent.check_again(now)
         if tell:
-            log.debug("Peer is silent", extra={"fields": {"cid": self.connection_id}})
+            log.debug("Peer is silent", extra={"fields": self.fields})
             self._emit(ConnectionSilent(self.connection_id, now))
+            self._relays.ask(now)
 
     def _silent_since(self) -> Instant | None:
         """Of who controls: only it can have another connection made."""
@@ -328,12 +329,14 @@ class Connection:
         socket = self._classify(source, destination)
         if socket == self.socket:
             return
-        fields = {"cid": self.connection_id, "old": str(self.socket), "new": str(socket)}
-        log.info("Updating remote socket", extra={"fields": fields})
+        fields = self.fields | {"old": str(self.socket), "new": str(socket)}
+        log.debug("Updating remote socket", extra={"fields": fields})
+        self._emit(PathChanged(self.connection_id))
         first, self.socket = self.socket is None, socket
         if self.state is State.CONNECTING:
             self.state = State.CONNECTED
-            self._last_activity = now
+            self._activity.last_data_at = now
+        self._reset_path()
         if first:
             while self._waiting_messages:
                 message, tos = self._waiting_messages.popleft()
@@ -344,36 +347,30 @@ class Connection:
             self.tunnel.send_waiting(now)
 
     def _classify(self, source: Endpoint, destination: Endpoint) -> PeerSocket:
-        relay_id = self._relays.owner_of(source)
         to_relay = any(
             candidate.kind is CandidateKind.RELAY and candidate.address == destination
             for candidate in self.agent.remote_candidates
         )
-        kinds = {
-            (False, False): PathKind.PEER_TO_PEER,
-            (False, True): PathKind.PEER_TO_RELAY,
-            (True, False): PathKind.RELAY_TO_PEER,
-            (True, True): PathKind.RELAY_TO_RELAY,
-        }
-        return PeerSocket(kinds[relay_id is not None, to_relay], source, destination, relay_id)
+        return classify(source, destination, self._relays.owner_of(source), to_relay=to_relay)
 
-    def _addressed(self, socket: PeerSocket, run: Run, tos: int, now: Instant) -> Transmit | None:
-        """Where a sealed run goes; over a relay its headroom becomes the channel header."""
-        if socket.relay_id is None:
-            return Transmit(socket.source, socket.destination, run, tos)
-        allocation = self._relays.get(socket.relay_id)
-        channel = None if allocation is None else allocation.send_channel(socket.destination, now)
-        if channel is None:
+    def _path_now(self, socket: PeerSocket, run: Run, now: Instant) -> Path | None:
+        """Where a run goes; without a channel on its relay it is dropped."""
+        path = path_of(socket, self._relays, now)
+        if path is None:
             self.tunnel.drops[DropReason.NO_CHANNEL] += run.segment_count
-            return None
-        number, server = channel
-        return Transmit(None, server, frame(run, number), tos)
+        return path
+
+    def _reset_path(self) -> None:
+        """Give the data path what it may send by before we are asked: the direct path; over a relay it asks first."""
+        path = None if self.socket is None or self.state is State.IDLE else self.socket.initial_path
+        self._data_path.set_path(self.index, path)
 
     def _send_message(self, socket: PeerSocket, message: bytes, now: Instant, tos: int = 0) -> None:
         headroom = bytes(HEADER_BYTES if socket.is_relayed else 0)
-        transmit = self._addressed(socket, Run.single(bytearray(headroom + message)), tos & 3, now)
-        if transmit is not None:
-            self._transmit(transmit)
+        run = Run.single(bytearray(headroom + message))
+        path = self._path_now(socket, run, now)
+        if path is not None:
+            self._transmit(path.addressed(run, tos))
 
     def _send_check(self, check: Transmit, now: Instant) -> None:
         relay_id = None if check.source is None else self._relays.owner_of(check.source)
@@ -385,7 +382,8 @@ class Connection:
 
     def _wake(self, now: Instant) -> None:
         self.state = State.CONNECTED
-        self._last_activity = now
+        self._activity.last_data_at = now
+        self._reset_path()
         self.agent.set_idle(False, now)
 
     def _may_idle(self) -> bool:

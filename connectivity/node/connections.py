@@ -37,6 +37,7 @@ class ConnectionTable:
         self._touched: dict[Connection, None] = {}
         self._past_drops: Counter[DropReason] = Counter()  # of connections that are gone
         self._past_refused: Counter[CandidateRefusal] = Counter()  # likewise
+        self._past_sent_bytes = self._past_received_bytes = 0
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(self._by_id.values())
@@ -91,11 +92,15 @@ class ConnectionTable:
         """Whether some agent has accepted a STUN message from there, signed by its peer."""
         return source in self._senders
 
-    def unused_index(self) -> int:
-        """24 bits that name no connection; unguessable, so that they tell nothing about how many there are."""
-        while (index := int.from_bytes(self._rng(3), "big")) in self._by_index:
-            continue
-        return index
+    def unused_index(self, welcomes: Callable[[int], bool]) -> int:
+        """24 bits that name no connection; unguessable, so that they tell nothing about how many there are.
+
+        ``welcomes`` says whether an index will do, of every few at least one.
+        """
+        while True:
+            index = int.from_bytes(self._rng(3), "big")
+            if index not in self._by_index and welcomes(index):
+                return index
 
     def add(self, connection: Connection) -> None:
         """Put in a connection whose id and index are free."""
@@ -113,9 +118,11 @@ class ConnectionTable:
         _take_out(self._by_username, _username(connection), connection)
         self._deadlines.cancel(connection)
         self._touched.pop(connection, None)
-        connection.tunnel.discard()
+        connection.close()
         self._past_drops.update(connection.tunnel.drops)
         self._past_refused.update(connection.agent.refused)
+        self._past_sent_bytes += connection.tunnel.sent_bytes
+        self._past_received_bytes += connection.tunnel.received_bytes
         self._senders = {source: held for source, held in self._senders.items() if held is not connection}
 
     def clear(self) -> None:
@@ -129,8 +136,14 @@ class ConnectionTable:
         for connection in self._by_id.values():
             drops.update(connection.tunnel.drops)
             refused.update(connection.agent.refused)
-        waiting = sum(connection.waiting_packets for connection in self._by_id.values())
-        return Statistics(waiting, drops, refused)
+        tunnels = [connection.tunnel for connection in self._by_id.values()]
+        return Statistics(
+            sum(connection.waiting_packets for connection in self._by_id.values()),
+            drops,
+            refused,
+            sent_bytes=self._past_sent_bytes + sum(tunnel.sent_bytes for tunnel in tunnels),
+            received_bytes=self._past_received_bytes + sum(tunnel.received_bytes for tunnel in tunnels),
+        )
 
     def relays_in_use(self) -> set[str | None]:
         """The relays that some connection's path leads through; None for paths without one of ours."""
@@ -141,11 +154,11 @@ class ConnectionTable:
         self._touched = dict.fromkeys(self._by_id.values())
 
     def touched(self) -> Iterator[Connection]:
-        """Those called since their deadlines were read."""
+        """The connections that were called since their deadlines were read."""
         return iter(self._touched)
 
     def due(self, now: Instant) -> list[Connection]:
-        """Those that want to wake up by now."""
+        """The connections that want to wake up by now."""
         self._read_deadlines()
         due = list(self._deadlines.pop_due(now))
         self._touched = dict.fromkeys(due)

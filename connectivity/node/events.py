@@ -1,18 +1,9 @@
 """What a node tells the role above it."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from connectivity.clock import Instant
-from connectivity.run import Run
-
-
-class Opened(NamedTuple):
-    """Decrypted packets of one peer; the run is borrowed, its rows are not yet checked as IP packets."""
-
-    connection_id: str
-    run: Run
-    tos: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +25,13 @@ class CandidatesRemoved:
 @dataclass(frozen=True, slots=True)
 class ConnectionEstablished:
     """The first WireGuard handshake of this connection completed."""
+
+    connection_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathChanged:
+    """ICE has nominated another path, or the first one."""
 
     connection_id: str
 
@@ -62,5 +60,11 @@ class ConnectionClosed:
 
 
 Event: TypeAlias = (
-    CandidatesAdded | CandidatesRemoved | ConnectionEstablished | ConnectionFailed | ConnectionSilent | ConnectionClosed
+    CandidatesAdded
+    | CandidatesRemoved
+    | ConnectionEstablished
+    | PathChanged
+    | ConnectionFailed
+    | ConnectionSilent
+    | ConnectionClosed
 )

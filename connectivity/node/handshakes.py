@@ -12,7 +12,9 @@ from connectivity.endpoint import Endpoint
 from connectivity.node.connection import Connection
 from connectivity.node.connections import ConnectionTable
 from connectivity.node.errors import NodeError, StrayDatagramError, UnknownConnectionError
+from connectivity.stun import HEADER_BYTES as STUN_HEADER_BYTES
 from connectivity.wireguard import (
+    INITIATION,
     HandshakeError,
     HandshakeReason,
     KeyPair,
@@ -23,15 +25,13 @@ from connectivity.wireguard import (
     receiver_index,
 )
 
-_INITIATION: Final = 1
-_INITIATION_BYTE: Final = bytes((_INITIATION,))
+_INITIATION_BYTE: Final = bytes((INITIATION,))
 _HANDSHAKE_ZEROS: Final = bytes(3)  # behind the type; STUN has its length there, which is never 0 for these
-_STUN_HEADER_BYTES: Final = 20
 
 
 def is_handshake_shaped(data: memoryview) -> bool:
     """Whether this cannot be STUN although it begins with the same byte."""
-    return data[1:4] == _HANDSHAKE_ZEROS and len(data) > _STUN_HEADER_BYTES
+    return data[1:4] == _HANDSHAKE_ZEROS and len(data) > STUN_HEADER_BYTES
 
 
 class Handshakes:
@@ -65,14 +65,14 @@ class Handshakes:
         """
         kind = message_type(data)
         if kind is None:
-            raise StrayDatagramError(f"not a WireGuard packet: from={remote} length={len(data)}")
+            raise StrayDatagramError("not a WireGuard packet: from={} length={}", remote, len(data))
         known = self._known(remote)
-        connection = self._initiator(remote, data, now, known) if kind == _INITIATION else self._receiver(data)
+        connection = self._initiator(remote, data, now, known) if kind == INITIATION else self._receiver(data)
         try:
             completed = connection.tunnel.handle_handshake(data, remote.ip, now, wall_now, known=known)
         except HandshakeError as error:
             self.refused[error.reason] += 1
-            raise NodeError(f"cid={connection.connection_id} length={len(data)}: handshake packet: {error}") from error
+            raise NodeError("{} length={}: handshake packet: {}", connection.named, len(data), error) from error
         if completed:
             connection.handshake_completed()
         connection.drain_tunnel(now)
@@ -88,12 +88,12 @@ class Handshakes:
             raise
         connection = self._connections.of_key(key)
         if connection is None:
-            raise UnknownConnectionError(f"no connection for key {format_key(key)}")
+            raise UnknownConnectionError("no connection for key {}", format_key(key))
         return connection
 
     def _receiver(self, data: memoryview) -> Connection:
         index = receiver_index(data)
         connection = self._connections.at_index(index)
         if connection is None:
-            raise UnknownConnectionError(f"no connection for index {index >> 8}")
+            raise UnknownConnectionError("no connection for index {}", index >> 8)
         return connection

@@ -1,63 +1,54 @@
 """Peers over ICE, WireGuard and relays, as one object without IO.
 
-Datagrams are told apart as follows (first match wins): relay traffic by the address of a known relay (STUN to its
-allocation, channel data unwrapped once), STUN to the agents, WireGuard to the connection that its receiver index, or
-for an initiation its static key, names. The source address never chooses a WireGuard connection.
-
-Hot calls are ``seal`` and ``open``; what they return is borrowed. Everything else leaves through ``poll_transmit`` and
-``poll_event``.
+Data of known sessions does not come here: that is the data path's (``data_path``). ``seal`` and ``open_others``
+take what it gives back; what they return or lend is borrowed. All else leaves by ``poll_transmit`` and ``poll_event``.
 """
 
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Final
 
 from connectivity.clock import Instant, WallTime, earliest
+from connectivity.data_path import DataPath, Opened
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.ice import IceCredentials
-from connectivity.node.connection import Connection, Parameters, State, Surroundings
+from connectivity.log_fields import peer_field
+from connectivity.node.arrivals import Arrivals
+from connectivity.node.connection import Connection, State
 from connectivity.node.connections import ConnectionTable
-from connectivity.node.errors import NodeError, NoRelaysError, StrayDatagramError, UnknownConnectionError
-from connectivity.node.events import ConnectionClosed, ConnectionFailed, Event, Opened
-from connectivity.node.handshakes import Handshakes, is_handshake_shaped
+from connectivity.node.errors import NoRelaysError, UnknownConnectionError
+from connectivity.node.events import ConnectionClosed, ConnectionFailed, Event
+from connectivity.node.handshakes import Handshakes
+from connectivity.node.parameters import Parameters, Surroundings
+from connectivity.node.path import CHANNEL_LEASE
 from connectivity.node.relays import RelayServer, RelaySet
-from connectivity.node.segments import uniform
 from connectivity.node.signalling import readable
 from connectivity.node.statistics import ConnectionStatus, Statistics
 from connectivity.run import Received, Run, Transmit, owned
-from connectivity.stun import DecodeError, decode
-from connectivity.turn.channel_data import HEADER_BYTES
 from connectivity.turn.requests import software_attribute
 from connectivity.wireguard import (
-    HandshakeError,
     HandshakeReason,
     KeyPair,
     RateLimiter,
-    Workspace,
     format_index,
-    receiver_index,
 )
 
 log = logging.getLogger("connectivity.node")
-
-MAX_DATAGRAM_BYTES: Final = 1316  # an inner packet of 1280, WireGuard's 32, a channel header of 4
-_LARGEST_STUN_FIRST_BYTE: Final = 3
-_TRANSPORT_DATA: Final = 4
-_DATA_MESSAGE_BYTES: Final = 32  # a keep-alive, the shortest data message
 
 
 class Node:
     """The client controls its connections, the gateway is controlled; in all else the two are alike."""
 
-    def __init__(self, *, keys: KeyPair, controlling: bool, rng: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, *, keys: KeyPair, controlling: bool, rng: Callable[[int], bytes], data_path: DataPath | None = None
+    ) -> None:
         self._controlling = controlling
         self._rng = rng
         self._relays = RelaySet(software=software_attribute(keys.public), rng=rng)
         self._connections = ConnectionTable(rng)
         self._refused: Counter[HandshakeReason] = Counter()
-        self._workspace = Workspace()  # one for all tunnels: what they hand out is borrowed until the node's next call
+        self.data_path = data_path or DataPath()
         self._transmits: deque[Transmit] = deque()
         self._events: deque[Event] = deque()
         self._take_keys(keys)
@@ -72,17 +63,26 @@ class Node:
         self._transmits.clear()
         self._events.clear()
         self._relays = self._relays.anew(software=software_attribute(keys.public), now=now)
+        self.data_path.forget_channels()
         self._take_keys(keys)
 
     def _take_keys(self, keys: KeyPair) -> None:
         limiter = RateLimiter(keys.public, self._rng)
         self.keys = keys
-        self._handshakes = Handshakes(keys, limiter, self._connections, self._refused)
+        self._arrivals = Arrivals(
+            data_path=self.data_path,
+            relays=self._relays,
+            connections=self._connections,
+            handshakes=Handshakes(keys, limiter, self._connections, self._refused),
+            stirred=self,
+            transmit=self._transmits.append,
+            settle=self._settle,
+        )
         self._surroundings = Surroundings(
             keys=keys,
             controlling=self._controlling,
             limiter=limiter,
-            workspace=self._workspace,
+            data_path=self.data_path,
             relays=self._relays,
             rng=self._rng,
             emit=self._events.append,
@@ -94,8 +94,19 @@ class Node:
     def update_relays(self, remove: Iterable[str], add: Iterable[RelayServer], now: Instant) -> None:
         """Apply a relay list of the portal."""
         self._relays.update(remove, add, now)
+        self.data_path.forget_channels()
         self._migrate()
         self._settle()
+
+    def leave_relays(self, now: Instant) -> None:
+        """Give back what they lend us, at the end: behind the goodbyes, some of which lead through them."""
+        self._transmits.extendleft(reversed(list(iter(self._relays.poll_transmit, None))))  # a channel for a goodbye
+        self._relays.leave_all(now)
+        self._transmits.extend(iter(self._relays.poll_transmit, None))
+
+    def relay_user(self, relay_id: str | None) -> str | None:
+        """Our name at one of the relays."""
+        return None if relay_id is None else self._relays.username(relay_id)
 
     def relay_addresses(self) -> list[IPAddress]:
         """Where the relays are that are known now."""
@@ -121,10 +132,10 @@ class Node:
             NoRelaysError: a new connection is needed and no relay is known; an existing one is left alone.
         """
         parameters = Parameters(public_key, preshared_key, local, remote)
-        fields = {"cid": connection_id}
+        fields = self._fields(connection_id)
         held = self._connections.get(connection_id)
         if held is not None and held.parameters == parameters and held.state is not State.FAILED:
-            log.info("Reusing existing connection", extra={"fields": fields})
+            log.debug("Reusing existing connection", extra={"fields": fields})
             held.touch(now)
             held.signal_again()
             if self._controlling:
@@ -137,7 +148,7 @@ class Node:
             raise NoRelaysError(f"no relay for ID {connection_id}")
         if held is not None:
             self._connections.remove(held)
-        index = self._connections.unused_index()
+        index = self._connections.unused_index(self.data_path.welcomes)
         connection = Connection(
             connection_id=connection_id,
             index=index,
@@ -148,7 +159,7 @@ class Node:
         )
         self._connections.add(connection)
         phrase = "Replaced connection" if held is not None else "Created new connection"
-        log.info(phrase, extra={"fields": fields | {"index": format_index(index << 8)}})
+        log.debug(phrase, extra={"fields": fields | {"index": format_index(index << 8)}})
         for owner, candidate in self._relays.candidates():
             connection.add_local_candidate(owner, candidate)
         self._settle()
@@ -163,24 +174,25 @@ class Node:
         if transmit is not None:
             self._transmits.append(owned(transmit))
             self._events.append(ConnectionClosed(connection_id))
-        log.info("Connection closed by us", extra={"fields": {"cid": connection_id}})
+        log.debug("Connection closed by us", extra={"fields": connection.fields})
         self._connections.remove(connection)
 
     def remove(self, connection_id: str, reason: str) -> None:
         """Forget a connection that the peer closed."""
         connection = self._connections.get(connection_id)
         if connection is not None:
-            log.info("Connection closed by peer", extra={"fields": {"cid": connection_id, "reason": reason}})
+            log.debug("Connection closed by peer", extra={"fields": connection.fields | {"reason": reason}})
             self._connections.remove(connection)
 
     def add_remote_candidates(self, connection_id: str, texts: Sequence[str], now: Instant, wall_now: WallTime) -> None:
         """Take signalled candidates in their order. Unreadable ones, or all for a connection unknown, are skipped."""
         connection = self._connections.get(connection_id)
         if connection is None:
-            log.debug("Candidates for an unknown connection", extra={"fields": {"cid": connection_id}})
+            log.debug("Candidates for an unknown connection", extra={"fields": self._fields(connection_id)})
             return
-        for candidate in readable(connection_id, texts):
-            log.info("Received candidate", extra={"fields": {"cid": connection_id, "candidate": candidate.to_text()}})
+        for candidate in readable(connection.fields, texts):
+            fields = connection.fields | {"candidate": candidate.to_text()}
+            log.debug("Received candidate", extra={"fields": fields})
             connection.add_remote_candidate(candidate, now)
         connection.handle_timeout(now, wall_now)
         self._settle()
@@ -192,9 +204,9 @@ class Node:
         connection = self._connections.get(connection_id)
         if connection is None:
             return
-        for candidate in readable(connection_id, texts):
-            fields = {"cid": connection_id, "candidate": candidate.to_text()}
-            log.info("Peer invalidated candidate", extra={"fields": fields})
+        for candidate in readable(connection.fields, texts):
+            fields = connection.fields | {"candidate": candidate.to_text()}
+            log.debug("Peer invalidated candidate", extra={"fields": fields})
             connection.agent.remove_remote_candidate(candidate, now)
         connection.handle_timeout(now, wall_now)
         self._settle()
@@ -206,6 +218,11 @@ class Node:
     def connections(self) -> list[ConnectionStatus]:
         """Each connection, for people."""
         return [connection.status() for connection in self._connections]
+
+    def connection(self, connection_id: str) -> ConnectionStatus | None:
+        """One of them, for people."""
+        connection = self._connections.get(connection_id)
+        return None if connection is None else connection.status()
 
     def statistics(self) -> Statistics:
         """What to count; looks at every connection, so ask once a second at most."""
@@ -223,7 +240,7 @@ class Node:
         """
         connection = self._connections.get(connection_id)
         if connection is None:
-            raise UnknownConnectionError(f"no connection for ID {connection_id}")
+            raise UnknownConnectionError("no connection for ID {}", connection_id)
         transmit = connection.seal(run, tos, now)
         if transmit is None:
             connection.drain_tunnel(now)
@@ -235,7 +252,7 @@ class Node:
         if transmit is not None:
             self._transmits.append(owned(transmit))
 
-    def open(
+    def open_others(
         self,
         received: Received,
         now: Instant,
@@ -243,118 +260,38 @@ class Node:
         sink: Callable[[Opened], None],
         errors: list[Exception],
     ) -> None:
-        """Take datagrams in; ``sink`` gets decrypted runs, borrowed for the call. Errors join the batch's list."""
-        local, remote, run, tos = received
-        if not run.data:
-            return
-        headroom = self._headroom(remote, run.data)
-        if run.segment_size <= MAX_DATAGRAM_BYTES and uniform(run, headroom):
-            self._open_group(local, remote, run, headroom, tos, now, wall_now, sink, errors)
-            return
-        for segment in run.segments():  # the kernel joins what comes from one address, whatever it is
-            if len(segment) <= MAX_DATAGRAM_BYTES:
-                single = Run.single(segment)
-                headroom = self._headroom(remote, segment)
-                headroom = headroom if uniform(single, headroom) else 0
-                self._open_group(local, remote, single, headroom, tos, now, wall_now, sink, errors)
+        """Take datagrams in that the data path has not opened as a whole.
 
-    def _headroom(self, remote: Endpoint, segment: memoryview) -> int:
-        """The bytes of a channel header, if this is channel data of a relay of ours."""
-        is_channel_data = 0x40 <= segment[0] <= 0x4F and self._relays.is_relay_address(remote)
-        return HEADER_BYTES if is_channel_data else 0
+        ``sink`` gets decrypted runs, borrowed for the call. Errors join the batch's list.
+        """
+        self._arrivals.open(received, now, wall_now, sink, errors)
 
-    def _open_group(
-        self,
-        local: Endpoint,
-        remote: Endpoint,
-        run: Run,
-        headroom: int,
-        tos: int,
-        now: Instant,
-        wall_now: WallTime,
-        sink: Callable[[Opened], None],
-        errors: list[Exception],
-    ) -> None:
-        """Datagrams of one kind. Channel data is unwrapped once, as if the peer had sent it to our relayed address."""
-        if headroom:
-            allocation = self._relays.at(remote)
-            peer = None
-            if allocation is not None:
-                peer = allocation.receive_channel(remote, run.data[0] << 8 | run.data[1], now)
-            relayed = None if allocation is None or peer is None else allocation.relayed_address(peer.ip.version)
-            if peer is None or relayed is None:
-                return
-            local, remote = relayed, peer
-        if len(run.data) >= headroom + _DATA_MESSAGE_BYTES and run.data[headroom] == _TRANSPORT_DATA:
-            self._open_data(run, headroom, tos, now, sink, errors)
-            return
-        for segment in run.segments():
-            data = segment[headroom:]
-            if self._handshakes.is_flood(remote, data, now):
-                continue
-            try:
-                self._handle_message(local, remote, data, unwrapped=headroom > 0, now=now, wall_now=wall_now)
-            except NodeError as error:
-                errors.append(error)
-        self._settle()
+    def peer_stirred(self, index: int, now: Instant) -> None:
+        """The data path has received something of which the connection wants to know."""
+        connection = self._connections.at_index(index << 8)
+        if connection is not None:
+            connection.stirred(now)
 
-    def _open_data(
-        self,
-        run: Run,
-        headroom: int,
-        tos: int,
-        now: Instant,
-        sink: Callable[[Opened], None],
-        errors: list[Exception],
-    ) -> None:
-        index = receiver_index(run.data[headroom:])
-        connection = self._connections.at_index(index)
-        if connection is None:
-            errors.append(UnknownConnectionError(f"no connection for index {index >> 8}"))
-            return
-        opened = connection.tunnel.open(run, now, headroom=headroom)
-        connection.drain_tunnel(now)
-        if opened is not None:
-            connection.received(now)
-            sink(Opened(connection.connection_id, opened, tos))
+    def renew_path(self, index: int, now: Instant) -> None:
+        """A data path wants to know how to send to a peer from now on."""
+        connection = self._connections.at_index(index << 8)
+        if connection is not None:
+            connection.renew_path(now)
 
-    def _handle_message(
-        self, local: Endpoint, remote: Endpoint, data: memoryview, *, unwrapped: bool, now: Instant, wall_now: WallTime
-    ) -> None:
-        """A single STUN message or WireGuard handshake message."""
-        if data and data[0] <= _LARGEST_STUN_FIRST_BYTE and not is_handshake_shaped(data):
-            try:
-                message = decode(data)
-            except DecodeError:
-                pass  # a WireGuard handshake message begins with the same bytes
-            else:
-                if not unwrapped and self._relays.is_relay_address(remote):
-                    allocation = self._relays.at(remote)
-                    if allocation is not None:
-                        allocation.handle_message(local, remote, message, now)
-                        self._relay_changes()
-                    return
-                connection = self._connections.accepting(message, remote)
-                if connection is None:
-                    log.debug("No agent accepts this STUN message", extra={"fields": {"remote": str(remote)}})
-                    return
-                connection.agent.handle_message(message, source=remote, destination=local, now=now)
-                connection.agent.handle_timeout(now)
-                connection.drain(now, wall_now)
-                return
-        try:
-            self._handshakes.handle(remote, data, now, wall_now)
-        except HandshakeError as error:
-            if error.reply is not None and not unwrapped:  # under load, and the cookie proves only an address
-                self._transmits.append(Transmit(local, remote, Run.single(error.reply)))
-            raise StrayDatagramError(f"from={remote} length={len(data)}: {error}") from error
+    def renew_channel(self, server: Endpoint, number: int, now: Instant) -> None:
+        """A data path wants to know whether this channel still is one."""
+        allocation = self._relays.at(server)
+        if allocation is not None and allocation.receive_channel(server, number, now) is not None:
+            self.data_path.allow_channel(server, number, now + CHANNEL_LEASE)
 
     # Time and output -----------------------------------------------------------------------------------------------
 
     def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
         """Run whatever is due."""
         self._relays.handle_timeout(now)
+        self.data_path.forget_channels()
         self._relay_changes()
+        self._take_activity()
         due = self._connections.due(now)
         for connection in due:
             connection.handle_timeout(now, wall_now)
@@ -364,14 +301,20 @@ class Node:
         self._relays.leave_unused(self._connections.relays_in_use, now)
         for connection in due:
             if connection.state is State.FAILED:
-                fields = {"cid": connection.connection_id, "reason": connection.failure}
-                log.info("Connection failed", extra={"fields": fields})
+                fields = connection.fields | {"reason": connection.failure}
+                # Of one that was connected there is another line for people (``PeerLeft``).
+                log.log(
+                    logging.DEBUG if connection.is_established else logging.INFO,
+                    "Connection failed",
+                    extra={"fields": fields},
+                )
                 self._connections.remove(connection)
                 self._events.append(ConnectionFailed(connection.connection_id, connection.failure))
         self._settle()
 
     def poll_timeout(self) -> Instant | None:
         """When ``handle_timeout`` wants to be called; a ``seal`` that returned None may have moved it to now."""
+        self._take_activity()
         return earliest(self._relays.poll_timeout(), self._connections.poll_timeout())
 
     def poll_transmit(self) -> Transmit | None:
@@ -384,6 +327,14 @@ class Node:
         return self._events.popleft() if self._events else None
 
     # Private -------------------------------------------------------------------------------------------------------
+
+    def _take_activity(self) -> None:
+        """What has passed moves the deadlines of whose it was."""
+        for index in self.data_path.take_active():
+            self._connections.at_index(index << 8)
+
+    def _fields(self, connection_id: str) -> dict[str, object]:
+        return {peer_field(controlling=self._controlling): connection_id}
 
     def _relay_changes(self) -> None:
         """Spread what came and went with the relays."""

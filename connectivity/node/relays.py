@@ -24,6 +24,7 @@ log = logging.getLogger("connectivity.node")
 _REMEMBERED_ADDRESSES: Final = 64  # late answers of relays just dropped must not pass for peer traffic
 _FIRST_TRIAL_NS: Final = SECOND  # doubles with each trial that fails
 _LONGEST_TRIAL_NS: Final = 60 * SECOND
+_ASK_NS: Final = SECOND  # between two questions to relays, whoever has cause for them
 _GIVE_UP_NS: Final = 3600 * SECOND  # the portal names a relay that comes back, unless it forgot to take this one back
 _LOOK_NS: Final = SECOND  # how often to see whether a relay on its way out still carries something
 _UNUSED_NS: Final = 2 * SECOND  # what the peer sent before it learnt of the new path has arrived by then
@@ -83,6 +84,7 @@ class RelaySet:
         self._remembered: dict[IPAddress, None] = {}
         self._changes: list[CandidateChange] = []
         self._unconfirmed: set[str] = set()  # asked with what the portal gave out for another key
+        self._asked_at: Instant | None = None
 
     def __len__(self) -> int:
         return len(self._allocations)
@@ -124,6 +126,11 @@ class RelaySet:
         """Whether a datagram from here is relay traffic, also from a relay that was dropped a moment ago."""
         return remote in self._by_server or (remote.port == 3478 and remote.ip in self._remembered)
 
+    def username(self, relay_id: str) -> str | None:
+        """Our name at a relay that is on the list."""
+        server = self._servers.get(relay_id)
+        return None if server is None else server.username
+
     def update(self, remove: Iterable[str], add: Iterable[RelayServer], now: Instant) -> None:
         """Apply a relay list: removals, then new and changed relays, then a probe of every one not named."""
         for relay_id in remove:
@@ -152,6 +159,16 @@ class RelaySet:
         for relay_id, allocation in self._allocations.items():
             if relay_id not in named:
                 allocation.probe(now)
+
+    def ask(self, now: Instant) -> None:
+        """Find out whether the relays still hold what they lent us, as a path has died: one that restarted may have
+        the address and the credentials of before, so that nobody tells, and answers our keep-alive as if nothing was.
+        """
+        if self._asked_at is not None and now - self._asked_at < _ASK_NS:
+            return
+        self._asked_at = now
+        for allocation in self._allocations.values():
+            allocation.probe(now)
 
     def pick(self) -> str | None:
         """A relay uniformly at random; None when there is none that has not fallen silent."""
@@ -191,6 +208,11 @@ class RelaySet:
                 since = now if silent is None else silent.since
                 self._silent[relay_id] = _Silent(server, since, delay, now + delay)
         return bool(dead)
+
+    def leave_all(self, now: Instant) -> None:
+        """Give every allocation back. For the end: nobody waits for answers, nor asks again."""
+        for allocation in self._all():
+            allocation.delete(now)
 
     def leave_unused(self, used: Callable[[], Collection[str | None]], now: Instant) -> None:
         """Give back the allocations on relays off the list that carry nothing any more; ``used`` tells those in use."""

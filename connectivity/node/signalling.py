@@ -5,22 +5,28 @@ check it. Incoming ones are read one by one, since a faulty one must cost only i
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from connectivity.clock import Instant
 from connectivity.ice import Candidate
 from connectivity.ice.candidate import parse
 from connectivity.node.events import CandidatesAdded, CandidatesRemoved
+from connectivity.turn.channels import COOL_DOWN_NS, LIFETIME_NS
 
 log = logging.getLogger("connectivity.node")
 
 MAX_SIGNALLED_CANDIDATES: Final = 100  # in one message: as many as an agent can pair
+_WINDOW: Final = LIFETIME_NS + COOL_DOWN_NS  # after that a relay's channel numbers can be used again
+_IN_WINDOW: Final = 256
 
 
 class Signalling:
     """What the peer was told, and what it is to be told next."""
 
-    def __init__(self, connection_id: str) -> None:
+    def __init__(self, connection_id: str, fields: Mapping[str, object]) -> None:
+        """``fields`` name the connection in the log."""
+        self._fields = fields
         self._connection_id = connection_id
         self._told: dict[str, Candidate] = {}
         self._to_tell: dict[str, Candidate] = {}
@@ -53,20 +59,36 @@ class Signalling:
             fresh, self._to_tell = self._to_tell, {}
             self._told.update(fresh)
             texts = _by_priority(fresh)
-            log.info("Sending candidates", extra={"fields": {"cid": self._connection_id, "candidates": list(texts)}})
+            log.debug("Sending candidates", extra={"fields": {**self._fields, "candidates": list(texts)}})
             yield CandidatesAdded(self._connection_id, texts)
 
 
-def readable(connection_id: str, texts: Sequence[str]) -> Iterator[Candidate]:
-    """The candidates of one message that can be used, in their order."""
-    fields: dict[str, object] = {"cid": connection_id}
+class Allowance:
+    """Bounds the candidates of a peer: each can take a channel number, which all connections of a relay share."""
+
+    def __init__(self, now: Instant) -> None:
+        self._since, self._taken = now, 0
+
+    def is_used_up(self, now: Instant) -> bool:
+        """Whether another one is too many."""
+        if now - self._since >= _WINDOW:
+            self._since, self._taken = now, 0
+        return self._taken >= _IN_WINDOW
+
+    def take(self) -> None:
+        """One was taken."""
+        self._taken += 1
+
+
+def readable(fields: Mapping[str, object], texts: Sequence[str]) -> Iterator[Candidate]:
+    """The candidates of one message that can be used, in their order; ``fields`` name the connection in the log."""
     if len(texts) > MAX_SIGNALLED_CANDIDATES:
-        log.info("More candidates than any peer has", extra={"fields": fields | {"count": len(texts)}})
+        log.info("More candidates than any peer has", extra={"fields": {**fields, "count": len(texts)}})
     for text in texts[:MAX_SIGNALLED_CANDIDATES]:
         try:
             yield parse(text)
         except ValueError as error:
-            log.debug("Skipping faulty candidate", extra={"fields": fields | {"candidate": text, "reason": error}})
+            log.debug("Skipping faulty candidate", extra={"fields": {**fields, "candidate": text, "reason": error}})
 
 
 def _by_priority(candidates: dict[str, Candidate]) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ class Statistics:
     candidates_refused: Mapping[CandidateRefusal, int] = field(default_factory=dict)
     handshakes_refused: Mapping[HandshakeReason, int] = field(default_factory=dict)
     flow_drops: Mapping[StrEnum, int] = field(default_factory=dict)  # every reason of the role and of its tunnel
+    sent_bytes: int = 0
+    received_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

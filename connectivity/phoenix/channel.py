@@ -202,6 +202,8 @@ class PhoenixChannel:
             if self.state is ChannelState.JOINED:
                 _logger.debug("The portal lost the topic, joining again", extra={"fields": {"topic": self._topic}})
                 self._start_join()
+        elif reply.reason == frames.INVALID_REF:  # whoever asked through the portal has asked again, or is gone
+            _logger.debug("The portal waits for this answer no more")
         elif reply.reason == "disabled":
             _logger.debug("The portal says that we are disabled")
         else:

@@ -16,6 +16,9 @@ from connectivity.errors import FatalError
 MAXIMUM_RETRY_AFTER_NS: Final = 15 * 60 * SECOND  # a server that asks for more does not get it
 
 _RETRIED_STATUSES: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+# How TLS fails on what is none; and how a server of TLS ends what is none.
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
+_PERHAPS_TLS: Final = ("Server disconnected", "Connection reset by peer", "\\x15\\x03", "400 ")
 _AUTHENTICATION_STATUSES: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 
@@ -37,9 +40,20 @@ class Transient:
     retry_after_ns: Duration = 0
 
 
+def remedy(scheme: str, reason: str) -> str:
+    """What to look at when the portal cannot be reached by ``ws`` or ``wss`` for this reason."""
+    if scheme == "wss" and any(text in reason for text in _NO_TLS):
+        return "it speaks no TLS there: http:// or ws:// in FIREZONE_API_URL, or the port that does"
+    if scheme == "ws" and any(text in reason for text in _PERHAPS_TLS):
+        return "if it speaks TLS there: https:// or wss:// in FIREZONE_API_URL; else look at its log"
+    return "look at FIREZONE_API_URL, the portal and the way to it; tunnels that are up go on"
+
+
 def classify_status(status: int, retry_after: str | None, wall_now: WallTime) -> PortalFatal | Transient:
     """What an HTTP answer other than 101 means."""
     text = f"Failed to establish WebSocket connection: {describe_status(status)}"
+    if status == HTTPStatus.UNAUTHORIZED:
+        text += ": the portal has no such token, or it has ended"
     if 400 <= status < 500 and status not in _RETRIED_STATUSES:
         return PortalFatal(
             f"Failed to login to portal: {text}", status=status, is_authentication=status in _AUTHENTICATION_STATUSES

@@ -62,7 +62,7 @@ class PortalLogin:
         return f"{self.scheme}://{host}:{self.port}{self.target}"
 
     def with_public_key(self, public_key: bytes) -> "PortalLogin":
-        """The same device after a reset."""
+        """The login of the same device with another key, after a reset."""
         return replace(self, public_key=public_key)
 
     def __repr__(self) -> str:

@@ -19,6 +19,7 @@ HEARTBEAT_EVENT: Final = "heartbeat"
 DISCONNECT_EVENT: Final = "disconnect"
 SYSTEM_TOPIC: Final = "phoenix"
 UNMATCHED_TOPIC: Final = "unmatched topic"
+INVALID_REF: Final = "invalid_ref"
 
 
 # A reply repeats both, so what a peer can make us send is bounded by what it sends. Real ones are far shorter.

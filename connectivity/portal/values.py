@@ -19,6 +19,7 @@ Network: TypeAlias = IPv4Network | IPv6Network
 Json: TypeAlias = Mapping[str, Any]
 
 _KEY_BYTES: Final = 32
+_LONGEST_NAME: Final = 255
 _LONGEST_USERNAME: Final = 127  # RFC 8489 §14.3 allows more, Firezone's relays do not
 
 
@@ -57,6 +58,12 @@ def text(payload: Json, name: str) -> str:
     if not isinstance(value, str):
         raise MessageError(f"{name}: expected a string")
     return value
+
+
+def name_for_people(payload: Json, name: str) -> str:
+    """A name beside an id, which no portal has to send: empty where it is none, or longer than one."""
+    value = payload.get(name)
+    return value if isinstance(value, str) and len(value) <= _LONGEST_NAME else ""
 
 
 def timestamp(payload: Json, name: str, *, nullable: bool = False) -> int | None:

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from connectivity.clock import SECOND, Instant, earliest
+from connectivity.clock import Instant, earliest
 from connectivity.endpoint import Endpoint
 from connectivity.ice.candidate import Candidate
 from connectivity.run import Transmit
@@ -50,7 +50,6 @@ from connectivity.turn.transactions import SINGLE_SHOT_NS, Credentials, Transact
 
 __all__ = ["Allocation", "CandidateAdded", "CandidateEvent", "CandidateRemoved", "software_attribute"]
 
-KEEP_ALIVE_NS: Final = 25 * SECOND  # below the 30 s that NATs keep an unconfirmed UDP binding
 SILENT: Final = "no response, STUN may be blocked"  # the one end after which asking again may help
 QUEUED_BINDS: Final = 100  # bindings that wait for the allocation; the oldest gives way
 RETRY_LIMIT: Final = 5  # nonces in a row, or mismatches in a row, after which a relay is not believed any more
@@ -81,7 +80,6 @@ class Allocation:
         self._queued_binds: deque[Endpoint] = deque(maxlen=QUEUED_BINDS)
         self._lease = Lease()
         self._heard_at: Instant | None = None  # the last proof that the relay holds what we have on it
-        self._keep_alive_at: Instant | None = None
         self._mismatch_count = 0
         self._final_reason: str | None = None  # why nothing but a Delete is sent any more
         self._now = now
@@ -143,8 +141,8 @@ class Allocation:
             return
         if lease.refresh_at is not None and now >= lease.refresh_at and not self._requests.is_pending(Refresh):
             self._start(Refresh(), now)
-        if self._keep_alive_at is not None and now >= self._keep_alive_at:
-            self._keep_alive_at = now + KEEP_ALIVE_NS
+        if lease.keep_alive_at is not None and now >= lease.keep_alive_at:
+            lease.keep_alive(now)
             self._start(Binding(), now)
         pending = self._requests.binds()
         for peer, number in list(self._channels.due(pending, now)):
@@ -154,11 +152,8 @@ class Allocation:
         """When to call ``handle_timeout``; at once when this object only waits to be removed."""
         if self._end() is not None:
             return self._now
-        requests_at = self._requests.poll_timeout()
-        if self._lease.expires_at is None:
-            return requests_at
-        refresh_at = None if self._requests.is_pending(Refresh) else self._lease.refresh_at
-        return earliest(requests_at, refresh_at, self._keep_alive_at, self._lease.expires_at)
+        lease_at = self._lease.poll_timeout(is_refreshing=self._requests.is_pending(Refresh))
+        return earliest(self._requests.poll_timeout(), lease_at)
 
     def poll_transmit(self) -> Transmit | None:
         """The next datagram to send; the operating system chooses its source."""
@@ -181,7 +176,7 @@ class Allocation:
             self._requests.discard(lambda transaction: isinstance(transaction.request, Refresh))
             self._start(Refresh(), now, limit=SINGLE_SHOT_NS)
         elif self._is_suspended():
-            self.active_socket = self._keep_alive_at = None
+            self.active_socket = self._lease.keep_alive_at = None
             self._probe_addresses(now)
 
     def delete(self, now: Instant) -> None:
@@ -219,6 +214,10 @@ class Allocation:
                 return number, self.active_socket
         self.bind_channel(peer, now)
         return None
+
+    def channel_lasts_until(self, number: int, now: Instant) -> Instant:
+        """Until when a channel that ``send_channel`` gives now can be sent on."""
+        return self._channels.lasts_until(number, now)
 
     def receive_channel(self, remote: Endpoint, number: int, now: Instant) -> Endpoint | None:
         """The peer whose data arrived from ``remote`` on a channel; None refuses it."""
@@ -340,7 +339,7 @@ class Allocation:
             return
         self._log.trouble("Relay does not answer")
         self._requests.discard(lambda other: other.destination == active)
-        self.active_socket = self._keep_alive_at = None
+        self.active_socket = self._lease.keep_alive_at = None
         self._invalidate("no response")
 
     # State changes.
@@ -351,14 +350,12 @@ class Allocation:
 
     def _activate(self, address: Endpoint, now: Instant) -> None:
         self.active_socket = address
-        self._keep_alive_at = now + KEEP_ALIVE_NS
+        self._lease.keep_alive(now)
         self._log.detail("Active socket chosen", active_socket=address)
         self._start(Allocate(), now)
 
     def _set_lifetime(self, seconds: int, now: Instant) -> None:
         self._lease.grant(seconds, now)
-        if self._keep_alive_at is None or self._keep_alive_at <= now:
-            self._keep_alive_at = now + KEEP_ALIVE_NS
         self._log.updated(seconds, self._slots.all())
 
     def _invalidate(self, reason: str) -> None:

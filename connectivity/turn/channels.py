@@ -119,6 +119,11 @@ class ChannelTable:
                 in_flight = channel.number
         return in_flight
 
+    def lasts_until(self, number: int, now: Instant) -> Instant:
+        """Until when a channel that ``number_for`` gives now can be sent on."""
+        channel = self._channels[number]
+        return (channel.bound_at if channel.is_confirmed(now) else now - channel.age(now)) + LIFETIME_NS
+
     def receive(self, number: int, now: Instant) -> Endpoint | None:
         """The peer of a channel that data arrived on."""
         channel = self._channels.get(number)

@@ -4,9 +4,9 @@ Wire format and cryptography are stock WireGuard (https://www.wireguard.com/pape
 absence of padding follow Firezone. Whatever crosses ``Tunnel.seal`` and ``Tunnel.open`` is a run, not a packet.
 """
 
+from connectivity.key_pair import KeyPair, format_key
 from connectivity.wireguard.errors import DropReason, HandshakeError, HandshakeReason
 from connectivity.wireguard.index import connection_of, format_index
-from connectivity.wireguard.keys import KeyPair, format_key
 from connectivity.wireguard.limiter import RateLimiter
 from connectivity.wireguard.messages import (
     COOKIE_REPLY,
@@ -17,6 +17,7 @@ from connectivity.wireguard.messages import (
     message_type,
     receiver_index,
 )
+from connectivity.wireguard.transport import SessionValues, Transport
 from connectivity.wireguard.tunnel import Outgoing, Tunnel, peek_initiator
 from connectivity.wireguard.workspace import Workspace
 
@@ -32,6 +33,8 @@ __all__ = [
     "KeyPair",
     "Outgoing",
     "RateLimiter",
+    "SessionValues",
+    "Transport",
     "Tunnel",
     "Workspace",
     "connection_of",

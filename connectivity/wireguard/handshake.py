@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from connectivity.clock import SECOND, Duration, Instant, WallTime
+from connectivity.key_pair import KeyPair
 from connectivity.wireguard import cookie
 from connectivity.wireguard.errors import HandshakeError, HandshakeReason
 from connectivity.wireguard.index import IndexSequence
-from connectivity.wireguard.keys import KeyPair
 from connectivity.wireguard.messages import CookieReply, Initiation, Response
 from connectivity.wireguard.noise import Initiator, NoiseError, Responder, SecondMessage, TransportKeys
 from connectivity.wireguard.tai64n import TimestampClock

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from connectivity.wireguard.keys import KeyPair
+from connectivity.key_pair import KeyPair
 
 PROTOCOL_NAME: Final = b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s"
 _ZERO_NONCE: Final = bytes(12)

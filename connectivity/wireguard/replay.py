@@ -52,3 +52,7 @@ class ReplayWindow:
         seen = (1 << min(count, WINDOW)) - 1
         self._bits = (self._bits << ahead | seen) & _MASK if ahead < WINDOW else seen
         self.highest += ahead
+
+    def close(self, highest: int) -> None:
+        """Refuse every counter up to ``highest``, whoever has seen it."""
+        self._bits, self.highest = _MASK, highest

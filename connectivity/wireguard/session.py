@@ -3,7 +3,7 @@
 The price of a batch is the AEAD of its packets plus about a dozen calls: one copy of the input into scratch memory
 whose row slices already exist, a few numpy calls for counters and headers, and one ``map`` over the cipher that runs in
 C. Opening decrypts all rows in that way, straight to where they belong in the output, and only if a row does not
-authenticate goes through them one by one.
+authenticate goes through them one by one. An ``Accelerator``, where the process has one, does either in one call.
 
 Invariants: a send counter is used once; the replay window moves only for authenticated messages; no padding is added
 (peers cut packets to the length in their IP header); a plaintext of no bytes is a keep-alive and never comes out.
@@ -17,6 +17,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from connectivity import accelerator
 from connectivity.clock import SECOND, Duration, Instant
 from connectivity.run import Run
 from connectivity.wireguard.errors import DropReason
@@ -39,6 +40,7 @@ class Session:
     """One pair of transport keys. ``local_index`` is in messages to us, ``remote_index`` in messages to the peer."""
 
     __slots__ = (
+        "_cipher",
         "_decrypt_into",
         "_encrypt_into",
         "_header_word",
@@ -72,10 +74,23 @@ class Session:
         self._workspace = workspace
         self._encrypt_into = ChaCha20Poly1305(keys.send).encrypt_into
         self._decrypt_into = ChaCha20Poly1305(keys.receive).decrypt_into
+        helper = accelerator.current
+        self._cipher = None if helper is None else helper.cipher(keys.send, keys.receive, remote_index)
         # 64 bits of counter outlast 180 seconds at any speed, so there is no limit to check.
         self._send_counter = 0
         self.window = ReplayWindow()
         self._header_word = remote_index << 32 | DATA
+
+    @property
+    def send_counter(self) -> int:
+        """The counter of the next message."""
+        return self._send_counter
+
+    def resume(self, counter: int, highest: int) -> None:
+        """Go on where another process was: send with ``counter`` next, and refuse what is not above ``highest``."""
+        self._send_counter = max(counter, self._send_counter)
+        if highest > self.window.highest:
+            self.window.close(highest)
 
     def seal(self, run: Run, headroom: int = 0) -> Run:
         """Data messages of the run's packets, each behind ``headroom`` unspecified bytes.
@@ -90,16 +105,28 @@ class Session:
         count = full + 1 if tail else full
         stride = headroom + size + DATA_OVERHEAD_BYTES
         total = full * stride + (headroom + tail + DATA_OVERHEAD_BYTES if tail else 0)
-        body = headroom + DATA_HEADER_BYTES
+        # Whole rows, for the header words are written through views of whole rows.
+        output = self._workspace.sealed.reserve(count * stride)
+        counter = self._send_counter
+        self._send_counter += count
+        cipher = self._cipher
+        if cipher is None or not cipher.seal(data, size, headroom, counter, output):
+            self._seal_rows(run, headroom, counter)
+        return Run(output[:total], stride)
 
+    def _seal_rows(self, run: Run, headroom: int, counter: int) -> None:
+        """Seal several packets to where they belong in the workspace."""
+        data, size = run
+        length = len(data)
+        full, tail = divmod(length, size)
+        count = full + 1 if tail else full
+        stride = headroom + size + DATA_OVERHEAD_BYTES
+        body = headroom + DATA_HEADER_BYTES
         workspace = self._workspace
         staging, sealed, nonces = workspace.staging, workspace.sealed, workspace.nonces
         staged = staging.reserve(length)
         staged[:length] = data
-        # Whole rows, for the header words are written through views of whole rows.
-        output = sealed.reserve(count * stride)
-        counters = nonces.fill(self._send_counter, count)
-        self._send_counter += count
+        counters = nonces.fill(counter, count)
         sealed.words(stride, headroom)[:count] = self._header_word
         sealed.words(stride, headroom + 8)[:count] = counters
         _consume(
@@ -112,10 +139,9 @@ class Session:
             )
         )
         if tail:
-            self._encrypt_into(
-                nonces.rows[full], staged[full * size : length], None, output[full * stride + body : total]
-            )
-        return Run(output[:total], stride)
+            start = full * stride + body
+            message = sealed.view[start : start + tail + TAG_BYTES]
+            self._encrypt_into(nonces.rows[full], staged[full * size : length], None, message)
 
     def open(self, run: Run, headroom: int, drops: Counter[DropReason]) -> tuple[int, Run | None]:
         """Decrypt data messages of this session, each behind ``headroom`` bytes to skip.
@@ -135,26 +161,43 @@ class Session:
             return self._open_rows(run, headroom, drops)
         count = full + 1 if tail else full
         end = full * plain + (tail - overhead if tail else 0)
-        workspace = self._workspace
-        workspace.staging.reserve(count * size)[:length] = data
-        packets = Run(workspace.opened.reserve(count * plain)[:end], plain)
-        if not self._decrypt_staged(length, size, headroom, packets):
+        packets = Run(self._workspace.opened.reserve(count * plain)[:end], plain)
+        counters = self._decrypt(run, headroom, packets)
+        if counters is None:
             return self._open_rows(run, headroom, drops)
-        window = self.window
-        counters: list[int] = workspace.nonces.counters[:count].tolist()
-        first = counters[0]
-        if first <= window.highest or counters != list(range(first, first + count)):
-            return self._mark_rows(counters, packets, drops)
-        window.mark_next(first, count)
-        return count, packets
+        if type(counters) is range and counters.start > self.window.highest:
+            self.window.mark_next(counters.start, count)
+            return count, packets
+        return self._mark_rows(counters, packets, drops)
 
-    def _decrypt_staged(self, length: int, size: int, headroom: int, packets: Run) -> bool:
-        """Decrypt all messages in the staging buffer into ``packets``. False: at least one is not authentic."""
-        staging, nonces = self._workspace.staging, self._workspace.nonces
+    def _decrypt(self, run: Run, headroom: int, packets: Run) -> range | list[int] | None:
+        """Decrypt all messages into ``packets``. Their counters, as a range where they ascend one by one.
+
+        None: at least one is not authentic.
+        """
+        data, size = run
+        cipher = self._cipher
+        if cipher is None:
+            return self._decrypt_rows(run, headroom, packets)
+        opened = cipher.open(data, size, headroom, packets.data)
+        if not opened:
+            return None
+        counter: int
+        (counter,) = _COUNTER.unpack_from(data, headroom)
+        if opened > 0:
+            return range(counter, counter + opened)
+        return [_COUNTER.unpack_from(data, start)[0] for start in range(headroom, len(data), size)]
+
+    def _decrypt_rows(self, run: Run, headroom: int, packets: Run) -> range | list[int] | None:
+        """``_decrypt`` in Python: one call for all rows that are whole."""
+        data, size = run
         output, plain = packets
+        staging, nonces = self._workspace.staging, self._workspace.nonces
+        length = len(data)
         full, tail = divmod(length, size)
         count = full + 1 if tail else full
         body = headroom + DATA_HEADER_BYTES
+        staging.reserve(count * size)[:length] = data
         nonces.reserve(count)
         nonces.counters[:count] = staging.words(size, headroom + 8)[:count]
         try:
@@ -171,8 +214,10 @@ class Session:
                 message = staging.view[full * size + body : length]
                 self._decrypt_into(nonces.rows[full], message, None, output[full * plain :])
         except InvalidTag:
-            return False
-        return True
+            return None
+        counters: list[int] = nonces.counters[:count].tolist()
+        ascending = range(counters[0], counters[0] + count)
+        return ascending if counters == list(ascending) else counters
 
     def _seal_one(self, packet: memoryview, headroom: int) -> Run:
         counter = self._send_counter
@@ -213,7 +258,7 @@ class Session:
             end += size
         return authentic, Run(output[:end], min(plain, end)) if end else None
 
-    def _mark_rows(self, counters: list[int], run: Run, drops: Counter[DropReason]) -> tuple[int, Run | None]:
+    def _mark_rows(self, counters: range | list[int], run: Run, drops: Counter[DropReason]) -> tuple[int, Run | None]:
         """Take the rows of replayed messages out of a decrypted run."""
         refusals = [self.window.mark(counter) for counter in counters]
         if not any(refusals):

@@ -8,7 +8,6 @@ from typing import Final
 
 from connectivity.clock import SECOND, WallTime
 
-TIMESTAMP_BYTES: Final = 12
 BASE: Final = (1 << 62) + 37
 
 

@@ -13,7 +13,8 @@ expiry             540 s    after the last establishment, or creation
 =================  =======  ==========================================================================================
 
 Every initiation that a timer causes is put off by a random jitter. While an initiation is planned or under way the
-rules that would start one are off. Says *what* is due; the tunnel does it.
+rules that would start one are off. Says *what* is due; the tunnel does it. What data has passed is read from an
+``Activity``, which whoever carries packets writes.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from enum import Enum
 from typing import Final
 
 from connectivity.clock import MILLISECOND, SECOND, Duration, Instant, earliest
+from connectivity.wireguard.activity import Activity
 
 REKEY_AFTER: Final[Duration] = 120 * SECOND
 REKEY_ON_RECEIVE_AFTER: Final[Duration] = 165 * SECOND
@@ -44,47 +46,37 @@ class Timers:
     """Deadlines of one tunnel. ``note_*`` say what has happened."""
 
     __slots__ = (
+        "_activity",
         "_attempt_time",
         "_established_at",
-        "_heard_in_series",
         "_initiate_at",
         "_is_initiator",
         "_jitter",
-        "_keep_alive_at",
-        "_received_data",
-        "_sent_data",
         "_series_started_at",
-        "_unanswered_since",
     )
 
-    def __init__(self, *, jitter: Callable[[], Duration], attempt_time: Duration, now: Instant) -> None:
+    def __init__(
+        self, *, activity: Activity, jitter: Callable[[], Duration], attempt_time: Duration, now: Instant
+    ) -> None:
+        self._activity = activity
         self._jitter = jitter
         self._attempt_time = attempt_time
         self._established_at = now
         self._is_initiator = False
-        self._sent_data = False
-        self._received_data = False
         self._series_started_at: Instant | None = None
-        self._heard_in_series = False
         self._initiate_at: Instant | None = None
-        self._keep_alive_at: Instant | None = None
-        self._unanswered_since: Instant | None = None
 
     @property
     def handshake_in_flight(self) -> bool:
         """Whether an initiation of ours waits for its response."""
         return self._series_started_at is not None
 
-    @property
-    def unanswered_since(self) -> Instant | None:
-        """When the first data was sent that nothing authentic has answered yet."""
-        return self._unanswered_since
-
     def poll_timeout(self) -> Instant:
         """When something is due."""
         deadline = self._established_at + EXPIRE_AFTER
-        if self._keep_alive_at is not None:
-            deadline = min(deadline, self._keep_alive_at)
+        since = self._activity.unacknowledged_since
+        if since is not None:
+            deadline = min(deadline, since + KEEP_ALIVE_TIMEOUT)
         if self._series_started_at is not None:
             deadline = min(deadline, self._series_started_at + self._attempt_time)
         rekey_at = self._initiate_at if self._initiate_at is not None else self._rekey_at()
@@ -92,9 +84,10 @@ class Timers:
 
     def due(self, now: Instant) -> list[Action]:
         """What is due now, in order. The caller answers INITIATE by ``note_initiation_sent``."""
+        activity = self._activity
         gave_up = self._series_started_at is not None and now >= self._series_started_at + self._attempt_time
-        if gave_up and self._heard_in_series:
-            gave_up, self._heard_in_series, self._series_started_at = False, False, now
+        if gave_up and activity.has_heard:
+            gave_up, activity.has_heard, self._series_started_at = False, False, now
         if gave_up or now >= self._established_at + EXPIRE_AFTER:
             return [Action.EXPIRE]
         if self._initiate_at is None:
@@ -104,14 +97,15 @@ class Timers:
         actions = []
         if self._initiate_at is not None and now >= self._initiate_at:
             actions.append(Action.INITIATE)
-        if self._keep_alive_at is not None and now >= self._keep_alive_at:
-            self._keep_alive_at = None
+        since = activity.unacknowledged_since
+        if since is not None and now >= since + KEEP_ALIVE_TIMEOUT:
+            activity.unacknowledged_since = None
             actions.append(Action.KEEP_ALIVE)
         return actions
 
     def plan_initiation(self, now: Instant) -> None:
         """A timer asks for a handshake: start one after the jitter."""
-        self._unanswered_since = None
+        self._activity.unanswered_since = None
         if self._initiate_at is None:
             self._initiate_at = now + self._jitter()
 
@@ -123,47 +117,27 @@ class Timers:
     def note_initiation_sent(self, now: Instant) -> None:
         """The first initiation of a series, or the next one."""
         if self._series_started_at is None:
-            self._series_started_at, self._heard_in_series = now, False
+            self._series_started_at, self._activity.has_heard = now, False
         self._initiate_at = now + REKEY_TIMEOUT + self._jitter()
-        self._keep_alive_at = None
+        self._activity.unacknowledged_since = None
 
     def note_established(self, now: Instant, *, is_initiator: bool) -> None:
         """A session was established; it ends the series, even if the peer began it."""
         self._established_at = now
         self._is_initiator = is_initiator
-        self._sent_data = self._received_data = False
         self._series_started_at = self._initiate_at = None
-        self._keep_alive_at = self._unanswered_since = None
-
-    def note_sent(self) -> None:
-        """Any authenticated message was sent."""
-        self._keep_alive_at = None
-
-    def note_data_sent(self, now: Instant) -> None:
-        """Data was sent. Called for each batch."""
-        self._sent_data = True
-        self._keep_alive_at = None
-        if self._unanswered_since is None:
-            self._unanswered_since = now
-
-    def note_received(self) -> None:
-        """Any authentic message was received."""
-        self._unanswered_since = None
-        self._heard_in_series = True
-
-    def note_data_received(self, now: Instant) -> None:
-        """Data was received. Called for each batch."""
-        self._received_data = self._heard_in_series = True
-        self._unanswered_since = None
-        if self._keep_alive_at is None:
-            self._keep_alive_at = now + KEEP_ALIVE_TIMEOUT
+        activity = self._activity
+        activity.has_sent_data = activity.has_received_data = False
+        activity.unacknowledged_since = activity.unanswered_since = None
 
     def _rekey_at(self) -> Instant | None:
-        no_reply_at = None if self._unanswered_since is None else self._unanswered_since + NO_REPLY_TIMEOUT
+        activity = self._activity
+        since = activity.unanswered_since
+        no_reply_at = None if since is None else since + NO_REPLY_TIMEOUT
         if not self._is_initiator:
             return no_reply_at
-        if self._sent_data:
+        if activity.has_sent_data:
             return earliest(no_reply_at, self._established_at + REKEY_AFTER)
-        if self._received_data:
+        if activity.has_received_data:
             return earliest(no_reply_at, self._established_at + REKEY_ON_RECEIVE_AFTER)
         return no_reply_at

@@ -1,4 +1,4 @@
-"""A WireGuard tunnel to one peer: handshakes, sessions, timers and the queue in front of them. Does no IO.
+"""A WireGuard tunnel to one peer: handshakes, timers and the queue in front of its sessions. Does no IO.
 
 ::
 
@@ -7,7 +7,6 @@
 
 Invariants:
   * At most 8 sessions, one per local index modulo 8; a session is deleted 180 s after its establishment.
-  * The current session, on which we send, is never replaced by an older one.
   * As responder we send on a session only after the peer has.
   * Messages that do not authenticate change nothing but counters.
 
@@ -17,31 +16,25 @@ The drain law: after every call that takes ``now`` but ``seal`` and ``open`` of 
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from connectivity.clock import Duration, Instant, WallTime
 from connectivity.endpoint import Endpoint, IPAddress
-from connectivity.fields import OwnedLog
+from connectivity.key_pair import KEY_BYTES, KeyPair
+from connectivity.log_fields import OwnedLog
 from connectivity.packet_queue import PacketQueue
 from connectivity.run import Run
 from connectivity.wireguard.errors import DropReason, HandshakeError, HandshakeReason
 from connectivity.wireguard.handshake import Established, Handshakes, read_initiator
 from connectivity.wireguard.index import format_index
-from connectivity.wireguard.keys import KEY_BYTES, KeyPair
 from connectivity.wireguard.limiter import RateLimiter
-from connectivity.wireguard.messages import (
-    DATA_OVERHEAD_BYTES,
-    INITIATION,
-    message_type,
-    receiver_index,
-)
+from connectivity.wireguard.messages import INITIATION, message_type
 from connectivity.wireguard.session import Session
 from connectivity.wireguard.timers import MAX_JITTER, REKEY_ATTEMPT_TIME, Action, Timers
+from connectivity.wireguard.transport import SessionValues, Transport
 from connectivity.wireguard.workspace import Workspace
-
-SESSION_COUNT: Final = 8
-_KEEP_ALIVE: Final = Run(memoryview(b""), 0)
 
 _log = logging.getLogger("connectivity.wireguard")
 
@@ -67,16 +60,13 @@ class Tunnel:
         rng: Callable[[int], bytes],
         now: Instant,
         rekey_attempt_time: Duration = REKEY_ATTEMPT_TIME,
-        workspace: Workspace | None = None,
-        cid: str = "",
+        transport: Transport | None = None,
+        owner: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
-        """Tunnels may share a ``workspace``; then runs borrowed from one end with the next call on any of them.
-
-        ``cid`` names the connection in the log.
-        """
+        """``transport`` has the sessions, one of its own if None; ``owner`` names the connection in the log."""
         if len(preshared_key) != KEY_BYTES or len(peer_public_key) != KEY_BYTES:
             raise ValueError(f"keys have {KEY_BYTES} bytes")
-        self._log = OwnedLog(_log, cid=cid)
+        self._log = OwnedLog(_log, **owner)
         self._rng = rng
         self._limiter = limiter
         self._handshakes = Handshakes(
@@ -86,16 +76,13 @@ class Tunnel:
             connection_index=connection_index,
             rng=rng,
         )
-        self._timers = Timers(jitter=self._jitter, attempt_time=rekey_attempt_time, now=now)
-        self._workspace = Workspace() if workspace is None else workspace
-        self._sessions: list[Session | None] = [None] * SESSION_COUNT
-        self._current: Session | None = None
+        self.transport = transport or Transport(Workspace(), now)
+        self._activity = self.transport.activity
+        self._timers = Timers(activity=self._activity, jitter=self._jitter, attempt_time=rekey_attempt_time, now=now)
         self._outgoing: deque[Outgoing] = deque()
         self._waiting = PacketQueue()
         self.expired = False
-        self.drops: Counter[DropReason] = Counter()
-        self.sent_bytes = 0  # of IP packets, on this connection
-        self.received_bytes = 0  # likewise, padded as they came
+        self.drops: Counter[DropReason] = self.transport.drops
         self.established_at: Instant | None = None  # the last handshake
 
     @property
@@ -106,12 +93,22 @@ class Tunnel:
     @property
     def has_session(self) -> bool:
         """Whether there is a session to send on (it may be too old to, until the next wake-up)."""
-        return self._current is not None
+        return self.transport.current is not None
+
+    @property
+    def sent_bytes(self) -> int:
+        """Of IP packets, on this connection."""
+        return self._activity.sent_bytes
+
+    @property
+    def received_bytes(self) -> int:
+        """Of IP packets that came on this connection, with their padding."""
+        return self._activity.received_bytes
 
     @property
     def unanswered_since(self) -> Instant | None:
         """When the first data was sent that nothing authentic has answered yet."""
-        return self._timers.unanswered_since
+        return self._activity.unanswered_since
 
     @property
     def waiting_packets(self) -> int:
@@ -134,36 +131,19 @@ class Tunnel:
         Returns:
             A run borrowed until the next call, or None.
         """
-        session = self._current
-        if session is None or now >= session.send_until:
+        if not self.transport.can_send(now):
             self.keep(run, tos)
             if not self.expired:
                 self._timers.want_initiation(now)
             return None
-        self._timers.note_data_sent(now)
-        self.sent_bytes += len(run.data)
-        return session.seal(run, headroom)
+        return self.transport.seal(run, now, headroom, tos)
 
     def open(self, run: Run, now: Instant, *, headroom: int = 0) -> Run | None:
-        """Decrypt data messages that all have one receiver index, each behind ``headroom`` bytes to skip.
-
-        Returns:
-            The packets in order, those refused taken out, as one run with rows of (segment size - headroom - 32) bytes,
-            untrimmed and borrowed until the next call; None if there are none.
-        """
-        session = self._session_of(run, now, headroom)
-        if session is None:
-            return None
-        authentic, packets = session.open(run, headroom, self.drops)
-        if not authentic:
-            return None
-        if packets is None:
-            self._timers.note_received()
-        else:
-            self.received_bytes += len(packets.data)
-            self._timers.note_data_received(now)
-        if session is not self._current:
-            self._use(session, now)
+        """Decrypt as ``Transport.open`` does, and send what waited for that."""
+        current = self.transport.current
+        packets = self.transport.open(run, now, headroom)
+        if self.transport.current is not current:
+            self.send_waiting(now)
         return packets
 
     def initiate(self, now: Instant, wall_now: WallTime) -> None:
@@ -223,7 +203,7 @@ class Tunnel:
         if self.expired:
             return None
         deadline = self._timers.poll_timeout()
-        for session in self._sessions:
+        for session in self.transport.sessions:
             if session is not None and session.reject_at < deadline:
                 deadline = session.reject_at
         return deadline
@@ -254,86 +234,51 @@ class Tunnel:
 
     def _finish(self, message: bytes, now: Instant) -> None:
         session = self._store(self._handshakes.finish(message, now), is_initiator=True, now=now)
-        self._use(session, now, confirm=True)
+        self.transport.use(session)
+        self._send_keep_alive(now)  # confirms it
+        self.send_waiting(now)
 
     def _store(self, established: Established, *, is_initiator: bool, now: Instant) -> Session:
-        session = Session(
-            keys=established.keys,
-            local_index=established.local_index,
-            remote_index=established.remote_index,
-            is_initiator=is_initiator,
-            workspace=self._workspace,
-            now=now,
+        values = SessionValues(
+            established.keys, established.local_index, established.remote_index, is_initiator, established_at=now
         )
-        slot = session.local_index % SESSION_COUNT
-        if self._current is not None and self._sessions[slot] is self._current:
-            self._current = None
-        self._sessions[slot] = session
+        session = self.transport.add(values)
         self.established_at = now
         self._timers.note_established(now, is_initiator=is_initiator)
         self._log.debug(
             "New session",
-            extra={"fields": {"local": format_index(session.local_index), "initiator": is_initiator}},
+            extra={"fields": {"local": format_index(values.local_index), "initiator": is_initiator}},
         )
         return session
 
-    def _use(self, session: Session, now: Instant, *, confirm: bool = False) -> None:
-        """Send on ``session`` from now on, unless the current one is younger; then what has been waiting."""
-        current = self._current
-        if current is None or session.established_at >= current.established_at:
-            self._current = session
-        if confirm:
-            self._send_keep_alive(now)
-        self.send_waiting(now)
-
     def send_waiting(self, now: Instant) -> None:
         """Seal what waits, if there is a session for it."""
-        session = self._current
-        if session is None or now >= session.send_until or not self._waiting:
+        if not self._waiting or not self.transport.can_send(now):
             return
-        self._timers.note_data_sent(now)
         for packet, tos in self._waiting.take():
-            self.sent_bytes += len(packet)
-            self._outgoing.append(Outgoing(bytes(session.seal(Run.single(packet)).data), tos))
+            sealed = self.transport.seal(Run.single(packet), now, tos=tos)
+            if sealed is not None:
+                self._outgoing.append(Outgoing(bytes(sealed.data), tos))
 
     def _send_keep_alive(self, now: Instant) -> None:
-        session = self._current
-        if session is not None and now < session.send_until:
-            self._outgoing.append(Outgoing(bytes(session.seal(_KEEP_ALIVE).data)))
-            self._timers.note_sent()
-
-    def _session_of(self, run: Run, now: Instant, headroom: int) -> Session | None:
-        """The live session that the messages name; counts them as dropped if there is none."""
-        if len(run.data) < headroom + DATA_OVERHEAD_BYTES:
-            reason = DropReason.MALFORMED
-        else:
-            index = receiver_index(run.data[headroom : headroom + 8])
-            session = self._sessions[index % SESSION_COUNT]
-            if session is None or session.local_index != index:
-                reason = DropReason.UNKNOWN_SESSION
-            elif now >= session.reject_at:
-                reason = DropReason.EXPIRED_SESSION
-            else:
-                return session
-        self.drops[reason] += run.segment_count
-        return None
+        message = self.transport.keep_alive(now)
+        if message is not None:
+            self._outgoing.append(Outgoing(message))
 
     def _reject_old_sessions(self, now: Instant) -> None:
-        for slot, session in enumerate(self._sessions):
+        for session in self.transport.sessions:
             if session is None or now < session.reject_at:
                 continue
-            self._sessions[slot] = None
-            if session is self._current:
-                self._current = None
-                if session.is_initiator:
-                    self._timers.plan_initiation(now)
+            is_current = session is self.transport.current
+            self.transport.remove(session.local_index)
+            if is_current and session.is_initiator:
+                self._timers.plan_initiation(now)
 
     def _expire(self) -> None:
         self._log.debug("Tunnel expired")
         self.expired = True
         self.discard()
-        self._sessions = [None] * SESSION_COUNT
-        self._current = None
+        self.transport.clear()
         self._outgoing.clear()
 
     def _jitter(self) -> Duration:

@@ -25,14 +25,14 @@ struct packet {
 	__u16 destination_port_be;
 	__u16 udp_length_be;
 	__u16 checksum_be;
-	__u16 channel_be;	/* first words of the UDP payload, zero where it is shorter */
+	__u16 channel_be; /* first words of the UDP payload, zero where it is shorter */
 	__u16 message_length_be;
-	__u16 id_be;		/* IPv4 only */
-	__u16 fragment_be;	/* IPv4 only */
-	__u32 udp_offset;	/* from the start of the frame */
+	__u16 id_be;	   /* IPv4 only */
+	__u16 fragment_be; /* IPv4 only */
+	__u32 udp_offset;  /* from the start of the frame */
 	__u32 udp_length;
-	__u8 family;		/* 4 or 6 */
-	__u8 tos;		/* all 8 bits: TOS or traffic class */
+	__u8 family; /* 4 or 6 */
+	__u8 tos;    /* all 8 bits: TOS or traffic class */
 	__u8 is_channel_data;
 	__u8 unused;
 };
@@ -155,7 +155,8 @@ static __always_inline enum outcome parse_packet(void *data, void *data_end, str
 	default:
 		return PUNT_NOT_IP;
 	}
-	if (outcome == OUTCOME_CONTINUE && packet->udp_length >= sizeof(struct udp_header) + sizeof(struct channel_header)) {
+	if (outcome == OUTCOME_CONTINUE &&
+	    packet->udp_length >= sizeof(struct udp_header) + sizeof(struct channel_header)) {
 		struct channel_header *channel = cursor.position;
 
 		if ((void *)(channel + 1) > data_end)
@@ -216,7 +217,8 @@ static __always_inline int is_own_address(const struct relay_config *config, con
 				return 1;
 		return 0;
 	}
-	if (!(packet->destination_be[0] | packet->destination_be[1] | packet->destination_be[2] | packet->destination_be[3]))
+	if (!(packet->destination_be[0] | packet->destination_be[1] | packet->destination_be[2] |
+	      packet->destination_be[3]))
 		return 0;
 #pragma unroll
 	for (int i = 0; i < MAX_OWN_ADDRESSES; i++)

@@ -24,14 +24,14 @@ struct rewrite {
 	__u32 target_be[4];
 	__u16 source_port_be;
 	__u16 target_port_be;
-	__u16 channel_be;	/* 0 = plain UDP */
+	__u16 channel_be; /* 0 = plain UDP */
 	__u16 message_length_be;
 	__u16 id_be;
 	__u16 fragment_be;
 	__u16 udp_length_be;
 	__u16 checksum_be;
-	__u32 ip_length;	/* IP header included */
-	__s32 head_delta;	/* for bpf_xdp_adjust_head: positive shrinks */
+	__u32 ip_length;  /* IP header included */
+	__s32 head_delta; /* for bpf_xdp_adjust_head: positive shrinks */
 	__u8 family;
 	__u8 tos;
 	__be16 destination_mac[3];
@@ -67,7 +67,8 @@ static __always_inline enum outcome plan_rewrite(const struct packet *packet, co
 	rewrite->target_port_be = flow->target_port_be;
 	rewrite->tos = packet->tos;
 	__builtin_memcpy(rewrite->target_be, flow->target_address_be, sizeof(rewrite->target_be));
-	if (flow->source_address_be[0] | flow->source_address_be[1] | flow->source_address_be[2] | flow->source_address_be[3])
+	if (flow->source_address_be[0] | flow->source_address_be[1] | flow->source_address_be[2] |
+	    flow->source_address_be[3])
 		__builtin_memcpy(rewrite->source_be, flow->source_address_be, sizeof(rewrite->source_be));
 	else
 		__builtin_memcpy(rewrite->source_be, packet->destination_be, sizeof(rewrite->source_be));

@@ -13,7 +13,7 @@
 #include "parse.h"
 #include "wire.h"
 
-#define DATAGRAM_MAX 9216 /* jumbo frame: beyond this no checksum is recomputed */
+#define DATAGRAM_MAX 9216  /* jumbo frame: beyond this no checksum is recomputed */
 #define OFFSET_MASK 0x3FFF /* a bound that the verifier sees where an offset is added to the packet */
 #define ROW_BYTES 64
 

@@ -58,7 +58,7 @@ class Admission:
         return (self._crowds if is_proven else self._strangers).admits(source_of(client.ip), now)
 
     def admits_connection(self, source: IPAddress, now: Instant) -> bool:
-        """The same for a connection, which with TLS costs us more."""
+        """Whether a source may open one more connection, which with TLS costs us more."""
         return self._connections.admits(source_of(source), now)
 
 

@@ -38,6 +38,7 @@ from relay.core.credentials import Credential, CredentialSource, opaque_string
 from relay.core.refusal import Refusal
 from relay.core.requests.request import names_firezone
 from relay.core.signature import Signature
+from relay.core.statistics import CredentialRefusal
 
 _COOKIE: Final = "obMatJos2"
 MILLISECONDS: Final = 10**11  # as seconds the year 5138; as milliseconds of Unix time 1973
@@ -121,10 +122,11 @@ class Authenticator:
     ) -> User | Refusal:
         """The sender of a request, or how to refuse it. ``holder``: the username of the allocation that it is about."""
         username, userhash, nonce = message.get(Username), message.get(Userhash), message.get(Nonce)
+        realm = message.get(Realm)
         signature = self.signature_for(None if username is None else username.value)
         if not message.has_integrity and not message.has_integrity_sha256:
             return self._challenge(ErrorCode.UNAUTHENTICATED, signature, client, now)
-        if (username is None and userhash is None) or message.get(Realm) is None:
+        if (username is None and userhash is None) or realm is None:
             return Refusal(ErrorCode.BAD_REQUEST, signature=signature)
         if nonce is None:
             if not self._source.signs_unverified:
@@ -135,6 +137,8 @@ class Authenticator:
         algorithm = self._algorithm(message)
         if algorithm is None:
             return Refusal(ErrorCode.BAD_REQUEST, signature=signature)
+        # RFC 8489 §9.2.4 has one answer for all of these, so that nobody learns who exists.
+        cause = CredentialRefusal.WRONG_PASSWORD if realm.value == self._realm else CredentialRefusal.WRONG_REALM
         for credential in self._candidates(username, userhash):
             proof = Signature(self._key(credential, algorithm), message.has_integrity_sha256)
             keeps = credential.keeps and credential.username == holder
@@ -143,7 +147,11 @@ class Authenticator:
                 if credential.expires_at is not None and credential.expires_at >= MILLISECONDS:
                     self.in_milliseconds += 1
                 return User(credential.username, credential.user, proof)
-        return self._challenge(ErrorCode.UNAUTHENTICATED, signature, client, now)
+            if credential is _NOBODY:
+                cause = CredentialRefusal.UNKNOWN_USER
+            elif is_over and proof.is_of(message):
+                cause = CredentialRefusal.EXPIRED
+        return self._challenge(ErrorCode.UNAUTHENTICATED, signature, client, now, cause)
 
     def _candidates(self, username: Username | None, userhash: Userhash | None) -> tuple[Credential, ...]:
         """Whoever may have sent it; never nobody at all, so that unknown users take their time, too."""
@@ -163,6 +171,13 @@ class Authenticator:
         derive = long_term_key_sha256 if algorithm == _SHA256 else long_term_key
         return derive(credential.username, self._realm, credential.password)
 
-    def _challenge(self, code: ErrorCode, signature: Signature | None, client: Endpoint, now: Instant) -> Refusal:
+    def _challenge(
+        self,
+        code: ErrorCode,
+        signature: Signature | None,
+        client: Endpoint,
+        now: Instant,
+        cause: CredentialRefusal | None = None,
+    ) -> Refusal:
         nonce = Nonce(self._prefix + self._nonces.mint(client, now))
-        return Refusal(code, (Realm(self._realm), nonce, *self._offered), signature)
+        return Refusal(code, (Realm(self._realm), nonce, *self._offered), signature, cause)

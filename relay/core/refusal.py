@@ -5,6 +5,7 @@ from typing import Final
 
 from connectivity.stun import Attribute, ErrorCode
 from relay.core.signature import Signature
+from relay.core.statistics import CredentialRefusal
 
 REASONS: Final = {
     ErrorCode.TRY_ALTERNATE: "Try Alternate",
@@ -25,11 +26,15 @@ REASONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Answer with this error; ``attributes`` follow ERROR-CODE. ``signature`` is for requests that proved nothing."""
+    """Answer with this error; ``attributes`` follow ERROR-CODE. ``signature`` is for requests that proved nothing.
+
+    ``cause`` is for whoever runs the relay, never for the peer: it would tell who exists.
+    """
 
     code: ErrorCode
     attributes: tuple[Attribute, ...] = ()
     signature: Signature | None = None
+    cause: CredentialRefusal | None = None
 
     @property
     def reason(self) -> str:

@@ -54,13 +54,17 @@ class Responder:
             error = ErrorCodeAttribute(answer.code, "" if is_brief else answer.reason)
             attributes = (*attributes, error, *answer.attributes)
             self._statistics.responses["error", label, int(answer.code)] += 1
+            if answer.cause is not None:
+                self._statistics.credential_refusals[answer.cause] += 1
         else:
             message_class = MessageClass.SUCCESS
             attributes = (*attributes, *answer)
             self._statistics.responses["success", label, 0] += 1
         if _log.isEnabledFor(logging.DEBUG):
             fields = {"method": label, "code": int(answer.code) if isinstance(answer, Refusal) else 0}
-            _log.debug("Answered", extra={"fields": fields | {"client": five_tuple.client}})
+            cause = answer.cause if isinstance(answer, Refusal) else None
+            reason = {} if cause is None else {"reason": cause.value}
+            _log.debug("Answered", extra={"fields": fields | reason | {"client": five_tuple.client}})
         key = None if signature is None else signature.key
         is_sha256 = signature is not None and signature.is_sha256
         encoded = encode(

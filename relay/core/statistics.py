@@ -61,6 +61,15 @@ class QuotaKind(Enum):
     CONNECTIONS_PER_SOURCE = "connections_per_source"
 
 
+class CredentialRefusal(Enum):
+    """What was wrong with the credentials of a request that had some. A challenge to one without any is no refusal."""
+
+    UNKNOWN_USER = "unknown_user"  # not listed, and no time-limited name
+    WRONG_REALM = "wrong_realm"  # signed for another realm than ours
+    WRONG_PASSWORD = "wrong_password"  # or, of a time-limited name, another secret
+    EXPIRED = "expired"  # the right password of a time-limited name whose time is over
+
+
 class IcmpFate(Enum):
     """What became of an ICMP error about a datagram that left from a relayed port."""
 
@@ -80,6 +89,7 @@ class Snapshot:
     drops: dict[DropReason, int]
     responses: dict[ResponseKey, int]
     quota_refusals: dict[QuotaKind, int]
+    credential_refusals: dict[CredentialRefusal, int]
     icmp_errors: dict[IcmpFate, int]
     consumed: int
     allocations: int
@@ -91,6 +101,7 @@ class Statistics:
 
     __slots__ = (
         "consumed",
+        "credential_refusals",
         "drops",
         "icmp_errors",
         "moved",
@@ -104,6 +115,7 @@ class Statistics:
         self.drops: Counter[DropReason] = Counter()
         self.responses: Counter[ResponseKey] = Counter()
         self.quota_refusals: Counter[QuotaKind] = Counter()
+        self.credential_refusals: Counter[CredentialRefusal] = Counter()
         self.icmp_errors: Counter[IcmpFate] = Counter()
 
     def snapshot(self, *, allocations: int, channels: int) -> Snapshot:
@@ -114,6 +126,7 @@ class Statistics:
             drops=dict(self.drops),
             responses=dict(self.responses),
             quota_refusals=dict(self.quota_refusals),
+            credential_refusals=dict(self.credential_refusals),
             icmp_errors=dict(self.icmp_errors),
             consumed=self.consumed,
             allocations=allocations,

@@ -1,10 +1,11 @@
 """The admin socket (``connectivity.io.local_socket``): what a relay can tell and end. For ``postern relay admin``.
 
-``GET /allocations``, ``GET /allocations/{port}``, ``DELETE /allocations/{port}``; ``GET /offload``; ``PUT /log-level``
-with a filter.
+``GET /status``; ``GET /allocations``, ``GET /allocations/{port}``, ``DELETE /allocations/{port}``; ``GET /offload``;
+``PUT /log-level`` with a filter.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -19,9 +20,12 @@ from relay.driver.service import RelayService
 class Admin:
     """Serves what the service and its core can tell."""
 
-    def __init__(self, service: RelayService) -> None:
+    def __init__(self, service: RelayService, status: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        """``status`` makes the document of ``GET /status`` with what is listed of allocations."""
         self._service = service
+        self._make_status = status
         routes = [
+            web.get("/status", self._status),
             web.get("/allocations", self._list),
             web.get("/allocations/{port}", self._show),
             web.delete("/allocations/{port}", self._end),
@@ -41,9 +45,15 @@ class Admin:
         """Stop serving."""
         await self._server.close()
 
+    async def _status(self, _: web.Request) -> web.Response:
+        return web.json_response(self._make_status(self._listed()))
+
     async def _list(self, _: web.Request) -> web.Response:
+        return web.json_response(self._listed())
+
+    def _listed(self) -> list[dict[str, Any]]:
         now = time.monotonic_ns()
-        return web.json_response([self._summary(view, now) for view in self._service.server.allocations()])
+        return [self._summary(view, now) for view in self._service.server.allocations()]
 
     async def _show(self, request: web.Request) -> web.Response:
         port = _port(request)

@@ -6,8 +6,6 @@ import time
 from typing import Final
 
 from connectivity.errors import chain
-from connectivity.io.firewall import filters
-from relay import config_file
 from relay.advice import Advice, advise, advise_of_certificate
 from relay.configuration import Configuration, Validity
 from relay.driver.offload import OFF
@@ -32,6 +30,8 @@ class Advising:
     def say(self, configuration: Configuration) -> None:
         """This configuration is in force now."""
         if self._settings.file is not None:
+            from relay import config_file  # with a parser of YAML
+
             config_file.advise(self._settings.file, configuration)
         is_standalone = self._settings.portal is None
         for advice in advise(configuration, self._service.on_host, is_standalone=is_standalone):
@@ -43,7 +43,7 @@ class Advising:
         """What the kernel forwards for us no firewall of this host sees."""
         if self._service.offload.status().mode == OFF:
             return
-        found = await asyncio.to_thread(filters)
+        found = await asyncio.to_thread(_filters)
         if found:
             named = "; ".join(found[:_MOST_FILTERS_NAMED])
             fields = {"filters": len(found), "named": named, "remedy": "peers.deny, or filter before this host"}
@@ -65,6 +65,12 @@ class Advising:
     def _say_of_certificate(self) -> None:
         if self._validity is not None and (advice := advise_of_certificate(self._validity, time.time_ns())):
             _warn(advice)
+
+
+def _filters() -> list[str]:
+    from connectivity.io.firewall import filters  # pyroute2
+
+    return filters()
 
 
 def _validity(configuration: Configuration) -> Validity | None:

@@ -4,12 +4,11 @@ import asyncio
 import logging
 import socket
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from typing import Final, Generic, TypeVar
 
 from connectivity.clock import SECOND, Duration, Instant
 from connectivity.endpoint import Endpoint, IPAddress, source_of
-from relay.configuration import Network
 from relay.core.proxy_protocol import PREFIX_BYTES, ProxyHeaderError, client_of, length_behind
 
 K = TypeVar("K", bound=Hashable)
@@ -27,6 +26,10 @@ _TOO_MANY: Final = (
 _NO_HEADER: Final = (
     "A trusted proxy does not say for whom it connects, its connections are closed",
     "let it send PROXY protocol v2, or take it out of trusted_proxies",
+)
+_AND_MORE: Final = (
+    "More such addresses than are named within an hour",
+    "the counters of the relay tell how many connections were closed",
 )
 
 _log = logging.getLogger("relay")
@@ -50,10 +53,16 @@ class CrowdLog:
         while self._told and now - next(iter(self._told.values())) > _TOLD_FOR:
             self._told.popitem(last=False)
         key = phrase, source_of(source)
-        if key in self._told or len(self._told) >= _MOST_TOLD:
+        if key in self._told:
             return
+        fields = {"source": source, "remedy": remedy}
+        if len(self._told) >= _MOST_TOLD:
+            phrase, fields["remedy"] = _AND_MORE
+            key = phrase, b""
+            if key in self._told:
+                return
         self._told[key] = now
-        _log.warning(phrase, extra={"fields": {"source": source, "remedy": remedy}})
+        _log.warning(phrase, extra={"fields": fields})
 
 
 class Crowd(Generic[K]):
@@ -97,11 +106,6 @@ class Crowd(Generic[K]):
         oldest = next(iter(largest))
         self.discard(oldest)
         return oldest
-
-
-def is_within(ip: IPAddress, networks: Iterable[Network]) -> bool:
-    """Whether one of the networks has this address."""
-    return any(ip in network for network in networks)
 
 
 async def read_proxy_header(loop: asyncio.AbstractEventLoop, accepted: socket.socket) -> Endpoint | None:

@@ -20,8 +20,8 @@ from weakref import WeakValueDictionary
 
 from connectivity.clock import Instant
 from connectivity.io.receive_buffer import Arrival
-from connectivity.io.udp import MAX_SEGMENTS, UdpSocket
-from connectivity.run import Received
+from connectivity.io.udp import UdpSocket
+from connectivity.run import MAX_SEGMENTS, Received
 from connectivity.turn.channel_data import HEADER_BYTES
 from relay.core import Channel, DataPath, Direction, FiveTuple
 from relay.core.allocation import ChannelBinding
@@ -134,7 +134,7 @@ class FastPath:
             _remember(forwarders, (envelope, number), forwarder)
 
     def learn_to_client(self, readable: UdpSocket, port: int, envelope: bytes, received: Received) -> None:
-        """The same for what came to a relayed port."""
+        """What came to a relayed port in this envelope has gone through the core; remember its forwarder likewise."""
         channel = self._data_path.channel_to_client(port, received.remote)
         if channel is None:
             return

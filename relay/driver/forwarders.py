@@ -73,7 +73,7 @@ class Forwarder:
         raise NotImplementedError
 
     def relay_many(self, arrivals: Sequence[Arrival], now: Instant) -> bool:
-        """The same for single datagrams of one size."""
+        """Relay single datagrams of one size as one run; False if none of them has gone."""
         raise NotImplementedError
 
     def _send(self, datagram: Part, size: int, now: Instant) -> bool:
@@ -91,7 +91,7 @@ class Forwarder:
         return True
 
     def _send_run(self, parts: Sequence[Part], size: int, segment: int, leaving: int, now: Instant) -> bool:
-        """The same for a run: of payload, and of what goes, so many bytes a datagram."""
+        """Send a run: ``segment`` bytes of payload a datagram, ``leaving`` bytes of what goes."""
         if not self._data_path.lets_pass(self.channel, self.direction, size, segment, now):
             return False
         if not self._sender.send_run(parts, leaving):

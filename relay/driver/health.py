@@ -1,14 +1,16 @@
 """HTTP for probes and Prometheus: ``/healthz``, ``/readyz``, ``/metrics``."""
 
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
 from connectivity.io.http import HttpCounters, HttpServer
+from connectivity.io.metric import Metric
+from connectivity.io.metric_export import response
 from connectivity.io.portal import PortalLink
-from relay.driver.metrics import Metric, render
 from relay.driver.offload import OffloadStatus
 
 
@@ -51,19 +53,20 @@ class Health:
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
-    async def _readyz(self, _request: web.Request) -> web.Response:
+    def readiness(self) -> dict[str, Any]:
+        """Whether traffic may come, and why not."""
         status = self._offload()
         is_joined = self._link is None or self._link.joined
-        is_ready = self.serving and is_joined and not (self.draining or status.is_loading)
-        body = {
-            "ready": is_ready,
+        return {
+            "ready": self.serving and is_joined and not (self.draining or status.is_loading),
             "draining": self.draining,
             "portal": "none" if self._link is None else "joined" if is_joined else "away",
             "offload": status.document(),
         }
-        return web.json_response(body, status=200 if is_ready else 503)
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        body = self.readiness()
+        return web.json_response(body, status=200 if body["ready"] else 503)
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(
-            text=render(self._collect()), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        return response(self._collect())

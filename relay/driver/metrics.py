@@ -1,20 +1,20 @@
-"""The relay's counters as series, for Prometheus' text format and for OpenTelemetry alike.
+"""The relay's counters as series, for Prometheus and for OpenTelemetry alike.
 
-Labels are closed sets: no address, no user. Totals do not depend on which path carried a packet.
+Attributes are closed sets: no address, no user. Totals do not depend on which path carried a packet.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final
 
 from connectivity.io.http import HttpCounters
+from connectivity.io.metric import Metric, Row, one
+from connectivity.io.metric_export import http_events
 from connectivity.io.udp_counters import UdpCounters
 from relay.core import Direction, Snapshot
-from relay.core.statistics import DropReason, IcmpFate, QuotaKind
+from relay.core.statistics import CredentialRefusal, DropReason, IcmpFate, QuotaKind
 from relay.driver.offload import Offload
 from relay.driver.streams import StreamCounters
-
-Row: TypeAlias = tuple[Mapping[str, str], int]
 
 # Data between two clients of this relay leaves to a client, on either path.
 _KERNEL_DIRECTIONS: Final = {
@@ -22,16 +22,6 @@ _KERNEL_DIRECTIONS: Final = {
     "TO_CLIENT": Direction.TO_CLIENT,
     "BETWEEN_CLIENTS": Direction.TO_CLIENT,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One name with all its series now."""
-
-    name: str
-    kind: Literal["counter", "gauge"]
-    text: str
-    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,39 +41,45 @@ def collect(snapshot: Snapshot, sources: Sources) -> list[Metric]:
     fill = sources.offload.fill()
     return [
         *_data(snapshot, sources.offload),
-        Metric("allocations", "gauge", "Live allocations", (({}, snapshot.allocations),)),
-        Metric("channels", "gauge", "Bound channels", (({}, snapshot.channels),)),
-        Metric("responses_total", "counter", "STUN and TURN answers", tuple(_responses(snapshot))),
-        Metric("quota_refusals_total", "counter", "What ran into a quota", tuple(_quota_refusals(snapshot))),
-        Metric("icmp_errors_total", "counter", "ICMP errors about relayed datagrams", tuple(_icmp_errors(snapshot))),
-        Metric("streams", "gauge", "Open connections over TCP and TLS", (({}, sources.open_streams),)),
-        Metric("stream_events_total", "counter", "What became of connections", tuple(_streams(sources.streams))),
-        Metric("http_events_total", "counter", "What became of HTTP connections", tuple(_http(sources.http))),
-        Metric("socket_errors_total", "counter", "Errors of the relay's sockets", tuple(_sockets(sources.sockets))),
-        Metric("xdp_channels", "gauge", "Channels that XDP forwards", () if fill is None else (({}, fill.channels),)),
-        Metric("xdp_channels_max", "gauge", "Channels that fit", () if fill is None else (({}, fill.capacity),)),
-        Metric(
-            "xdp_refused_total",
-            "counter",
+        _gauge("allocations", "{allocation}", "Live allocations", one(snapshot.allocations)),
+        _gauge("channels", "{channel}", "Bound channels", one(snapshot.channels)),
+        _counter("responses", "{response}", "STUN and TURN answers", _responses(snapshot)),
+        _counter("credential_refusals", "{refusal}", "Credentials that do not count", _credential_refusals(snapshot)),
+        _counter("quota_refusals", "{refusal}", "What ran into a quota", _quota_refusals(snapshot)),
+        _counter("icmp_errors", "{error}", "ICMP errors about relayed datagrams", _icmp_errors(snapshot)),
+        _gauge("streams", "{connection}", "Open connections over TCP and TLS", one(sources.open_streams)),
+        _counter("stream_events", "{event}", "What became of connections", _streams(sources.streams)),
+        http_events("postern.relay.http_events", sources.http),
+        _counter("socket_errors", "{error}", "Errors of the relay's sockets", _sockets(sources.sockets)),
+        _gauge("xdp_channels", "{channel}", "Channels that XDP forwards", one(fill.channels) if fill else ()),
+        _gauge("xdp_channels_max", "{channel}", "Channels that fit", one(fill.capacity) if fill else ()),
+        _counter(
+            "xdp_refused",
+            "{channel}",
             "Installations of channels for which XDP had no room",
-            () if fill is None else (({}, fill.refused),),
+            one(fill.refused) if fill else (),
         ),
-        Metric("offload", "gauge", "1 for the mode in use", (({"mode": status.mode}, 1),)),
-        Metric("xdp_egress", "gauge", "1 for what the last self-tests say of it", tuple(_egress(status.egress))),
+        _gauge("offload", "1", "1 for the mode in use", (({"mode": status.mode}, 1),)),
+        _gauge("xdp_egress", "1", "1 for what the last self-tests say of it", _egress(status.egress)),
     ]
 
 
-def render(metrics: Iterable[Metric]) -> str:
-    """Prometheus' text format."""
-    return "\n".join(line for metric in metrics for line in _lines(metric)) + "\n"
+def states(readiness: Mapping[str, Any]) -> list[Metric]:
+    """What ``/readyz`` says; a stand-alone relay is in no portal, nor out of one."""
+    joined = one(int(readiness["portal"] == "joined")) if readiness["portal"] != "none" else ()
+    return [
+        _gauge("ready", "1", "1 if it serves as /readyz says", one(int(readiness["ready"]))),
+        _gauge("draining", "1", "1 if it takes no more clients", one(int(readiness["draining"]))),
+        Metric("postern.link.joined", "gauge", "1", "1 if the portal has let this service in", joined),
+    ]
 
 
-def _lines(metric: Metric) -> Iterator[str]:
-    yield f"# HELP postern_relay_{metric.name} {metric.text}"
-    yield f"# TYPE postern_relay_{metric.name} {metric.kind}"
-    for labels, value in metric.rows:
-        inner = ",".join(f'{label}="{content}"' for label, content in labels.items())
-        yield f"postern_relay_{metric.name}{{{inner}}} {value}" if inner else f"postern_relay_{metric.name} {value}"
+def _counter(name: str, unit: str, text: str, rows: Iterable[Row]) -> Metric:
+    return Metric(f"postern.relay.{name}", "counter", unit, text, tuple(rows))
+
+
+def _gauge(name: str, unit: str, text: str, rows: Iterable[Row]) -> Metric:
+    return Metric(f"postern.relay.{name}", "gauge", unit, text, tuple(rows))
 
 
 def _data(snapshot: Snapshot, offload: Offload) -> Iterator[Metric]:
@@ -105,10 +101,10 @@ def _data(snapshot: Snapshot, offload: Offload) -> Iterator[Metric]:
             ({"path": "xdp", "reason": outcome.reason}, count.packets) for outcome, count in kernel.dropped.items()
         ]
         passed += [({"reason": outcome.reason}, count.packets) for outcome, count in kernel.passed.items()]
-    yield Metric("packets_total", "counter", "Relayed datagrams", _by_path(packets))
-    yield Metric("bytes_total", "counter", "Relayed payload bytes, channel headers not counted", _by_path(octets))
-    yield Metric("drops_total", "counter", "Datagrams that went nowhere", tuple(drops))
-    yield Metric("xdp_passed_total", "counter", "Packets that XDP handed up to the stack", tuple(passed))
+    yield _counter("packets", "{packet}", "Relayed datagrams", _by_path(packets))
+    yield _counter("bytes", "By", "Relayed payload bytes, channel headers not counted", _by_path(octets))
+    yield _counter("drops", "{packet}", "Datagrams that went nowhere", drops)
+    yield _counter("xdp_passed", "{packet}", "Packets that XDP handed up to the stack", passed)
 
 
 def _by_path(values: Mapping[tuple[str, Direction], int]) -> tuple[Row, ...]:
@@ -118,6 +114,11 @@ def _by_path(values: Mapping[tuple[str, Direction], int]) -> tuple[Row, ...]:
 def _responses(snapshot: Snapshot) -> Iterator[Row]:
     for (kind, method, code), count in snapshot.responses.items():
         yield {"response_class": kind, "message_type": method, "error_code": str(code or "")}, count
+
+
+def _credential_refusals(snapshot: Snapshot) -> Iterator[Row]:
+    for cause in CredentialRefusal:
+        yield {"reason": cause.value}, snapshot.credential_refusals.get(cause, 0)
 
 
 def _quota_refusals(snapshot: Snapshot) -> Iterator[Row]:
@@ -137,15 +138,6 @@ def _streams(counters: StreamCounters) -> Iterator[Row]:
     yield {"event": "bad_proxy_header"}, counters.bad_proxy_headers
     yield {"event": "timed_out"}, counters.timed_out
     yield {"event": "write_dropped"}, counters.dropped
-
-
-def _http(counters: HttpCounters) -> Iterator[Row]:
-    yield {"event": "accepted"}, counters.accepted
-    yield {"event": "crowded_out"}, counters.crowded_out
-    yield {"event": "timed_out"}, counters.timed_out
-    yield {"event": "malformed"}, counters.malformed
-    yield {"event": "failed"}, counters.failed
-    yield {"event": "paused"}, counters.paused
 
 
 def _egress(states: Mapping[str, str]) -> Iterator[Row]:

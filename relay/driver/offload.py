@@ -42,7 +42,7 @@ class OffloadStatus:
     is_loading: bool = False
 
     def document(self) -> dict[str, Any]:
-        """As JSON shows it."""
+        """The status as JSON shows it."""
         return {"mode": self.mode, "reason": self.reason, "egress": self.egress}
 
 

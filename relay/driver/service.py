@@ -6,12 +6,10 @@ Nothing that a client, a peer or the system does ends it: their errors are count
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Final, assert_never
 
 from connectivity.clock import Instant, WallTime
-from connectivity.endpoint import IPAddress
 from connectivity.io.guard import Guard, Timer
 from connectivity.io.receive_buffer import SLOTS, Arrival
 from connectivity.io.udp import UdpSocket
@@ -32,7 +30,7 @@ from relay.core import (
     ToPeer,
     Transport,
 )
-from relay.core.own import NO_ADDRESSES, OwnAddresses
+from relay.core.own import NO_ADDRESSES
 from relay.driver.fast_path import FastPath
 from relay.driver.offload import FlowCount, Offload
 from relay.driver.request_queue import RequestQueue
@@ -60,14 +58,10 @@ class RelayService:
         self,
         server: Server,
         loop: asyncio.AbstractEventLoop,
-        on_host: OwnAddresses = NO_ADDRESSES,
-        relayed_at: Mapping[int, IPAddress] = MappingProxyType({}),
     ) -> None:
         self.server = server
-        self.on_host = on_host  # what the host takes as its own, as it was found last
-        self.sockets = RelaySockets(
-            loop, on_listen=self._read_listen, on_relayed=self._read_relayed, relayed_at=relayed_at
-        )
+        self.on_host = NO_ADDRESSES  # what the host takes as its own, as it was found last
+        self.sockets = RelaySockets(loop, on_listen=self._read_listen, on_relayed=self._read_relayed)
         self.streams = Streams(
             loop,
             on_data=self._read_stream,

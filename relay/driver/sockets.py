@@ -12,13 +12,13 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
-from types import MappingProxyType
 from typing import Final
 
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError
 from connectivity.io import descriptors
-from connectivity.io.http import OPERATOR, PROBES
+from connectivity.io.buffers import SO_RCVBUFFORCE, SO_SNDBUFFORCE
+from connectivity.io.http_limits import OPERATOR, PROBES
 from connectivity.io.receive_buffer import ReceiveBuffer
 from connectivity.io.udp import UdpSocket
 from connectivity.io.udp_counters import UdpCounters
@@ -31,8 +31,6 @@ _MOST_TOO_LONG: Final = 32  # of one port, that nobody was told about yet
 # What a relayed port asks the kernel for. A limit, not a reservation: idle ports cost nothing.
 RELAYED_RECEIVE_BYTES: Final = 16 << 20
 RELAYED_SEND_BYTES: Final = 4 << 20
-_SO_SNDBUFFORCE: Final = 32
-_SO_RCVBUFFORCE: Final = 33
 # What is read at once from a listen socket to which many small datagrams come; a system call takes no more.
 MOST_ARRIVALS: Final = 1024
 # Relayed ports that are read before others get their turn.
@@ -55,12 +53,11 @@ class RelaySockets:
         *,
         on_listen: Callable[[UdpSocket], None],
         on_relayed: Callable[[list[tuple[int, UdpSocket]]], None],
-        relayed_at: Mapping[int, IPAddress] = MappingProxyType({}),
     ) -> None:
         self._loop = loop
         self._on_listen = on_listen
         self._on_relayed = on_relayed
-        self._relayed_at = {**_ANY, **relayed_at}  # by IP version: where relayed ports are bound
+        self._relayed_at = _ANY  # by IP version: where relayed ports are bound
         self._buffer = ReceiveBuffer(MOST_ARRIVALS)
         self.counters = UdpCounters()
         self._listening: dict[Endpoint, UdpSocket] = {}
@@ -71,6 +68,10 @@ class RelaySockets:
         self._by_descriptor: dict[int, tuple[int, UdpSocket]] = {}
         self._flushing: set[int] = set()
         self._too_long: dict[int, deque[Endpoint]] = {}
+
+    def relay_at(self, addresses: Mapping[int, IPAddress]) -> None:
+        """Bind relayed ports to these addresses of the host from now on; by IP version, any where there is none."""
+        self._relayed_at = {**_ANY, **addresses}
 
     def listen(self, addresses: Iterable[Endpoint]) -> None:
         """Bind the listen sockets. They are read only after ``start``.
@@ -239,8 +240,8 @@ def _set_hop_limit(opened: UdpSocket, version: int) -> None:
 def _size_buffers(opened: UdpSocket) -> None:
     """Larger buffers than the default, past the sysctl's limit where we may; said nowhere, as there are many ports."""
     for force, plain, size in (
-        (_SO_RCVBUFFORCE, socket.SO_RCVBUF, RELAYED_RECEIVE_BYTES),
-        (_SO_SNDBUFFORCE, socket.SO_SNDBUF, RELAYED_SEND_BYTES),
+        (SO_RCVBUFFORCE, socket.SO_RCVBUF, RELAYED_RECEIVE_BYTES),
+        (SO_SNDBUFFORCE, socket.SO_SNDBUF, RELAYED_SEND_BYTES),
     ):
         try:
             opened.set_option(socket.SOL_SOCKET, force, size)

@@ -25,10 +25,11 @@ from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.errors import FatalError, chain
 from connectivity.io.accepting import BACKLOG, Acceptor
 from connectivity.io.privileges import low_port
-from relay.configuration import Network
+from connectivity.networks import is_within
+from connectivity.ranges import Network
 from relay.core import FiveTuple, Transport
 from relay.core.proxy_protocol import ProxyHeaderError
-from relay.driver.crowds import Crowd, CrowdLog, is_within, read_proxy_header
+from relay.driver.crowds import Crowd, CrowdLog, read_proxy_header
 from relay.driver.sockets import KEPT_FREE, describe
 
 # Implementation constants.

@@ -1,11 +1,14 @@
 """One span for each relayed port's life, with its channels as events. Made only where traces are exported.
 
-Nothing of it touches a packet, and no span names an address or a user: those are in ``postern relay admin``.
+Nothing of it touches a packet, and no span names an address or a user: those are in ``postern relay admin``. Under a
+portal, where names are hashes of keys, trace and span have ids that are derived of the allocation's name and port, so
+that others can link to them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from connectivity.io.tracing import SpanId, relayed_id
 from connectivity.stun import AddressFamily
 from relay.core import AllocationView, FiveTuple, InstallChannel, NoteChannel, RemoveChannel
 
@@ -16,8 +19,10 @@ if TYPE_CHECKING:
 class Tracing:
     """The spans of what lives now; there are at most as many as relayed ports."""
 
-    def __init__(self, tracer: "Tracer") -> None:
+    def __init__(self, tracer: "Tracer", take_ids: Callable[[SpanId | None], None] | None = None) -> None:
+        """``take_ids`` gives the next span an id that clients can derive, too: where names are no people's."""
         self._tracer = tracer
+        self._take_ids = take_ids
         self._spans: dict[int, tuple[Span, set[AddressFamily]]] = {}
         self._channels: dict[tuple[FiveTuple, int], int] = {}
 
@@ -28,7 +33,14 @@ class Tracing:
         attributes: dict[str, str | int] = {"turn.relayed_port": port, "turn.families": families_text}
         if allocation is not None:
             attributes["network.transport"] = allocation.five_tuple.transport.value
-        self._spans[port] = self._tracer.start_span("allocation", attributes=attributes), found
+        if self._take_ids is None or allocation is None:
+            self._spans[port] = self._tracer.start_span("allocation", attributes=attributes), found
+            return
+        self._take_ids(relayed_id(allocation.username, port))
+        try:
+            self._spans[port] = self._tracer.start_span("allocation", attributes=attributes), found
+        finally:
+            self._take_ids(None)
 
     def relays(self, channel: InstallChannel | NoteChannel) -> None:
         """A channel relays, or relays for longer."""

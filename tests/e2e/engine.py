@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests import apt
 from tests.e2e.archive import package_archive
 
 PROGRAMS: Final = ("dockerd", "docker", "docker-compose", "debootstrap")
@@ -189,11 +190,7 @@ def _make_base_image(engine: Engine) -> str:
     name = "postern-test/base"
     with tempfile.TemporaryDirectory(prefix="postern-base-") as folder:
         root = Path(folder, "root")
-        # It becomes the image's own source of packages, too.
-        run(["debootstrap", "--variant=minbase", SUITE, str(root), package_archive(SUITE)], seconds=600)
-        # As in the registry's image: no flush to disk per file, no package lists of other languages.
-        (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
-        (root / "etc/apt/apt.conf.d/no-languages").write_text('Acquire::Languages "none";\n')
+        make_root(root)
         tree = Path(folder, "root.tar")
         lists = ("./var/cache/apt/*", "./var/lib/apt/lists/*", "./usr/share/doc/*", "./usr/share/locale/*")
         excluded = [f"--exclude={pattern}" for pattern in lists]
@@ -202,18 +199,27 @@ def _make_base_image(engine: Engine) -> str:
     return name
 
 
+def make_root(root: Path) -> None:
+    """A fresh Debian in a folder. Its source of packages is this machine's; unpacking them flushes nothing to disk."""
+    run(["debootstrap", "--variant=minbase", SUITE, str(root), package_archive(SUITE)], seconds=600)
+    # As in the registry's image: no package lists of other languages.
+    (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
+    (root / "etc/apt/apt.conf.d/no-languages").write_text('Acquire::Languages "none";\n')
+
+
 def install(programs: Sequence[str], packages: Sequence[str]) -> None:
     """Debian's packages where one of their programs is missing; no service of them is started in the host's network."""
-    if all(shutil.which(program) for program in programs):
-        return
-    is_mine = not _POLICY.exists()
-    if is_mine:
-        _POLICY.write_text("#!/bin/sh\nexit 101\n")
-        _POLICY.chmod(0o755)
-    try:
-        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        run(["apt-get", "update", "-qq"], quiet, seconds=300)
-        run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], quiet, seconds=600)
-    finally:
+    with apt.alone():
+        if all(shutil.which(program) for program in programs):
+            return
+        is_mine = not _POLICY.exists()
         if is_mine:
-            _POLICY.unlink()
+            _POLICY.write_text("#!/bin/sh\nexit 101\n")
+            _POLICY.chmod(0o755)
+        try:
+            quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+            run(["apt-get", "update", "-qq"], quiet, seconds=300)
+            run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], quiet, seconds=600)
+        finally:
+            if is_mine:
+                _POLICY.unlink()

@@ -23,7 +23,6 @@ from tests.netns.plain_pair import entered
 pytestmark = pytest.mark.root
 
 WRONG: Final = "a-wrong-token-that-no-line-may-show"
-SECONDS: Final = 10.0  # a wrong start does not hang, however busy the machine is
 # Empty directory where the device node should be; what follows runs there.
 NO_NODE: Final = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
 READ_ONLY: Final = 'mount -o remount,bind,ro /etc/resolv.conf && exec "$@"'
@@ -218,7 +217,6 @@ def test_one_line_names_it_all_and_nothing_is_left(stack: Stack, case: Case) -> 
     for part in case.parts:
         assert part in line
     assert WRONG not in ended.errors
-    assert ended.seconds < SECONDS
 
 
 def test_busy_ports(stack: Stack) -> None:

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.root, pytest.mark.kube]
 
 SNAPSHOTS = sorted(Path(__file__).with_name("chart").glob("*.yaml"))
 # Of the Prometheus operator, which is not part of Kubernetes.
-FOREIGN = frozenset({"ServiceMonitor"})
+FOREIGN = frozenset({"PodMonitor", "ServiceMonitor"})
 PLACE = ("--namespace", "installed")
 KINDS = "daemonsets,deployments,services,secrets,serviceaccounts,networkpolicies,poddisruptionbudgets,ingresses,pods"
 

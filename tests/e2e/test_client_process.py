@@ -21,11 +21,10 @@ from lab.plan import LabSettings, Nat, Underlay
 from lab.processes import Process, wait_until
 from lab.stack import API_URL, Stack
 from lab.topology import Lab
-from tests.e2e.stage import POSTERN, is_within, run_to_end, traces
+from tests.e2e.stage import GOODBYE_SECONDS, POSTERN, is_within, run_to_end, traces
 
 pytestmark = pytest.mark.root
 
-GOODBYE_SECONDS: Final = 1.0
 NOBODY: Final = 65534
 PROGRAM: Final = """
 import asyncio, sys
@@ -99,16 +98,16 @@ def test_what_a_running_one_tells(stack: Stack, env: dict[str, str], tmp_path: P
     control, logs, heard = tmp_path / "client.sock", tmp_path / "log", tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(heard))
-        manager.settimeout(20)
+        manager.settimeout(60)
         settings = {"POSTERN_STATUS_SOCKET": str(control), "LOG_DIR": str(logs), "NOTIFY_SOCKET": str(heard)}
         process = stack.lab.spawn("client-told", stack.lab.client, [*POSTERN, "client"], env | settings)
         assert manager.recv(100) == b"READY=1"
         first_answer_ms(stack.lab)
 
+        wait_until(lambda: " direct " in ask(process, control, "status"), "the path is the direct one", [process])
         shown = ask(process, control, "status")
-        assert shown.startswith("client   laptop (")
+        assert shown.startswith("client  laptop (")
         assert "joined for" in shown
-        assert " direct " in shown
         told = json.loads(ask(process, control, "status", "--json"))
         (connection,) = told["connections"]
         assert connection["state"] == "connected"
@@ -124,12 +123,12 @@ def test_what_a_running_one_tells(stack: Stack, env: dict[str, str], tmp_path: P
         for target in ("net::recv: Received", "net::send: Sending", "dev::recv: Read", "dev::send: Writing"):
             assert f"TRACE wire::{target} src=" in process.log_text()
         process.popen.send_signal(signal.SIGUSR1)
-        wait_until(lambda: process.log_text().rstrip().endswith("filter=info"), "the wire log is off", [process])
+        wait_until(lambda: "filter=info\n" in process.log_text(), "the wire log is off", [process])
         ask(process, control, "log", "debug")
         assert "filter=debug" in process.log_text()
 
         refused = ask_as_nobody(process, control)
-        assert f"the status socket {control} is for user 0, and this is user {NOBODY}" in refused
+        assert f"the status socket {control} is for user root, and this is user " in refused
         assert process.terminate() == 0
         assert manager.recv(100) == b"STOPPING=1"
     assert not control.exists()
@@ -167,7 +166,7 @@ def test_another_program_signs_in_and_out_and_in_again(stack: Stack, env: dict[s
                 assert {**left, "processes": []} == {**before, "processes": []}
             program.stdin.write("\n")
             program.stdin.flush()
-        assert program.wait(10) == 0
+        assert program.wait(30) == 0
     finally:
         program.kill()
         program.communicate()

@@ -29,7 +29,7 @@ from tests.netns.turn_wire import TurnWire
 from tests.unit.relay.playbook import attribute_of, error_code
 
 # Building the image, where no other test has, takes minutes.
-pytestmark = [pytest.mark.xdist_group("engine"), pytest.mark.root, pytest.mark.long, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(1500)]
 
 BEGIN: Final = ["docker", "compose", "--file", "compose/turn/docker-compose.yml"]
 DOCUMENTED: Final = "203.0.113.5"

@@ -33,13 +33,12 @@ from tests.e2e.kube_release import (
     Release,
     image,
 )
-from tests.e2e.stage import is_within
+from tests.e2e.stage import PORTAL_AWAY, is_within
 from tests.e2e.turn_newcomer import newcomers
 from tests.unit.relay.playbook import error_code
 
 # The first test builds images and starts the node.
 pytestmark = [
-    pytest.mark.xdist_group("engine"),
     pytest.mark.root,
     pytest.mark.kube,
     pytest.mark.long,
@@ -192,8 +191,8 @@ def test_an_upgrade_drains_the_relay(stage: Stage) -> None:
             assert error_code(late.call(Method.ALLOCATE, UDP)) == 508
             assert error_code(early.call(Method.REFRESH)) == 0
             wait_until(lambda: "Migrating connection to new relay" in client.log_text(), "the client moves", [second])
-            wait_until(lambda: bool(exit_codes(watched)), "the relay ends", seconds=DRAIN_SECONDS + 10)
-            assert DRAIN_SECONDS - 5 < time.monotonic() - began < DRAIN_SECONDS + 5
+            wait_until(lambda: bool(exit_codes(watched)), "the relay ends", seconds=DRAIN_SECONDS + 20)
+            assert DRAIN_SECONDS / 3 < time.monotonic() - began < DRAIN_SECONDS + 15
             assert exit_codes(watched) == {0}
             assert upgrade.wait(100) == 0, (node.folder / "upgrade.log").read_text()
             release.wait_ready()
@@ -285,7 +284,7 @@ def test_bad_input_is_one_line_and_harms_nobody(stage: Stage, code: int, words: 
         said = node.run("kubectl", "logs", pod["metadata"]["name"])
     (status,) = pod["status"]["containerStatuses"]
     assert status["lastState"]["terminated"]["exitCode"] == code, said
-    complaints = [line for line in said.splitlines() if " INFO " not in line]
+    complaints = [line for line in said.splitlines() if " INFO " not in line and PORTAL_AWAY not in line]
     assert len(complaints) == 1, complaints
     assert words in complaints[0]
     assert starts(release) == before

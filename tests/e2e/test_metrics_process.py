@@ -69,7 +69,7 @@ def run_a_moment(directory: Path, env: dict[str, str]) -> Ended:
             told = time.monotonic()
             process.send_signal(signal.SIGTERM)
             seen += process.stderr.read()
-            code = process.wait(10)
+            code = process.wait(60)
             taken = time.monotonic() - told
         finally:
             process.kill()

@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,8 @@ from aiohttp import web
 from connectivity.clock import SECOND
 from connectivity.io.portal import Disconnected, PortalEvent, PortalLink, read_system_info
 from connectivity.phoenix import Joined, MessageReceived, PortalFatal, PortalLogin, gateway_login, user_agent
-from connectivity.phoenix.failure import Transient
+from connectivity.phoenix.failure import Transient, remedy
+from tests.unit.relay.test_relay_config_file import make_certificate
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OK: dict[str, Any] = {"status": "ok", "response": {}}
@@ -65,6 +69,35 @@ def test_joins_talks_and_closes_in_good_form() -> None:
             }
             await link.close()
             assert [event async for event in events] == []
+            assert await portal.close_codes.get() == 1000
+
+    asyncio.run(scenario())
+
+
+def test_what_the_portal_says_waits_until_somebody_hears_it() -> None:
+    async def scenario() -> None:
+        portal, heard = Portal(), asyncio.Queue[PortalEvent]()
+        async with portal.serve() as port:
+            link = PortalLink(login(port), "gateway", is_heard=False)
+            running = asyncio.ensure_future(link.run())
+            assert (await portal.received.get())["event"] == "phx_join"
+            link.hear(heard.put_nowait)
+            assert [await heard.get(), await heard.get()] == [Joined(), MessageReceived("init", {"connection": 1})]
+            await link.close()
+            await running
+
+    asyncio.run(scenario())
+
+
+def test_a_link_that_nobody_hears_closes_in_good_form() -> None:
+    async def scenario() -> None:
+        portal = Portal()
+        async with portal.serve() as port:
+            link = PortalLink(login(port), "gateway", is_heard=False)
+            running = asyncio.ensure_future(link.run())
+            await portal.received.get()
+            await link.close()
+            await running
             assert await portal.close_codes.get() == 1000
 
     asyncio.run(scenario())
@@ -280,7 +313,7 @@ async def listening(handler: Handler) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def running(link: PortalLink) -> AsyncIterator[tuple[PortalLink, AsyncIterator[PortalEvent]]]:
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(link.run())
         yield link, link.events()
 
@@ -294,3 +327,39 @@ def login(port: int) -> PortalLogin:
         public_key=bytes([1]) * 32,
         user_agent="Debian/12.0.0 gateway/1.4.17",
     )
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"),
+    [("ws", "if it speaks TLS there: https://"), ("wss", "it speaks no TLS there: http://")],
+)
+def test_a_mix_up_of_http_and_https_is_told_once_with_what_to_do(
+    scheme: str, expected: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(100)
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+
+        make_certificate(tmp_path, "portal.example.org", [])
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+        server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context if scheme == "ws" else None)
+        async with server:
+            link = PortalLink(replace(login(server.sockets[0].getsockname()[1]), scheme=scheme), "gateway")
+            async with running(link) as (_, events):
+                for _ in range(3):
+                    assert isinstance(await anext(events), Disconnected)
+                await link.close()
+
+    with caplog.at_level("INFO", logger="connectivity.phoenix"):
+        asyncio.run(scenario())
+    told = [record for record in caplog.records if record.getMessage() == "Portal is away"]
+    assert [record.levelname for record in told] == ["WARNING", "INFO", "INFO"]
+    assert getattr(told[0], "fields")["remedy"].startswith(expected)  # noqa: B009
+
+
+def test_an_answer_of_400_without_tls_may_be_that_of_a_server_of_tls() -> None:
+    assert "https://" in remedy("ws", "Failed to establish WebSocket connection: 400 Bad Request")
+    assert "https://" not in remedy("wss", "Failed to establish WebSocket connection: 400 Bad Request")

@@ -42,7 +42,7 @@ tokens:
 
 def test_flow_between_three_components(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with portal(tmp_path) as process, components(process.port) as (client, gateway):
+        async with portal(tmp_path) as process, components(process.port) as (client, gateway, _):
             lan = (await client.expect("init"))["resources"][0]["id"]
             init = await gateway.expect("init")
             assert init["relays"][0]["addr"] == "192.0.2.1:3478"
@@ -60,12 +60,10 @@ def test_flow_between_three_components(tmp_path: Path) -> None:
 
 def test_edited_file_takes_effect_on_sighup(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with portal(tmp_path) as process, components(process.port) as (client, gateway):
+        async with portal(tmp_path) as process, components(process.port) as (client, gateway, _):
             lan = (await client.expect("init"))["resources"][0]["id"]
             await gateway.expect("init")
-            client.link.send("create_flow", {"resource_id": lan, "connected_gateway_ids": []})
-            gateway.link.send("flow_authorized", {"ref": (await gateway.expect("authorize_flow"))["ref"]})
-            await client.expect("flow_created")
+            await flow(client, gateway, lan)
             process.write(CONTENT.replace("name: lan", "nmae: lan"))
             process.signal(signal.SIGHUP)
             assert "nmae is not a known key" in await process.wait_line("Kept the old configuration")
@@ -78,6 +76,31 @@ def test_edited_file_takes_effect_on_sighup(tmp_path: Path) -> None:
             process.signal(signal.SIGHUP)
             with pytest.raises(PortalFatal, match="401 Unauthorized"):
                 await client.finished
+
+    asyncio.run(scenario())
+
+
+def test_tokens_of_all_kinds_change_while_flows_go_on(tmp_path: Path) -> None:
+    """Old and new texts of an entry for a while: whoever has the new one is who it was, and hears nothing."""
+
+    async def scenario() -> None:
+        async with portal(tmp_path) as process, components(process.port) as (client, gateway, relay):
+            await client.expect("init")
+            await gateway.expect("init")
+            process.write(re.sub(r"token: (\w+)-token(\S+)}", r"token: [\1-token\2, \1-later-token\2]}", CONTENT))
+            process.signal(signal.SIGHUP)
+            assert "texts of the token of laptop 1 → 2" in await process.wait_line("read again")
+            async with components(process.port, "later-token") as (changed, serving, _):
+                lan = (await changed.expect("init"))["resources"][0]["id"]
+                await serving.expect("init")
+                await flow(changed, serving, lan)
+                process.write(CONTENT.replace("-token", "-later-token"))
+                process.signal(signal.SIGHUP)
+                assert "texts of the token of relay 2 → 1" in await process.wait_line("read again")
+                for old, why in ((client, "401 Unauthorized"), (gateway, "401 Unauthorized"), (relay, "expired")):
+                    with pytest.raises(PortalFatal, match=why):
+                        await old.finished
+                await flow(changed, serving, lan)
 
     asyncio.run(scenario())
 
@@ -98,6 +121,29 @@ def test_health_refusals_and_a_clean_end(tmp_path: Path) -> None:
                     assert (await response.text()).startswith(text)
             process.signal(signal.SIGTERM)
             assert await process.wait_end() == 0
+
+    asyncio.run(scenario())
+
+
+def test_who_guesses_behind_a_proxy_is_named_and_put_off_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with portal(tmp_path) as process, aiohttp.ClientSession() as session:
+
+            async def guess(told: str) -> int:
+                url = f"http://127.0.0.1:{process.port}/client/websocket?token=wrong"
+                async with session.get(url, headers={"X-Forwarded-For": told}) as response:
+                    return response.status
+
+            assert await guess("192.0.2.1") == 401
+            assert "address=127.0.0.1 count=1 " in await process.wait_line("Wrong tokens")  # nobody is trusted yet
+            process.write(f"trusted_proxies: [127.0.0.1]\n{CONTENT}")
+            process.signal(signal.SIGHUP)
+            assert "changed=trusted_proxies changed" in await process.wait_line("read again")
+            assert {await guess(f"203.0.113.{number}, 192.0.2.7") for number in range(10)} == {401}
+            assert "address=192.0.2.7 count=1 " in await process.wait_line("Wrong tokens")
+            assert await guess("192.0.2.7") == 503
+            assert await guess("2001:db8::7") == 401
+            assert "address=2001:db8::/64 count=1 " in await process.wait_line("Wrong tokens")
 
     asyncio.run(scenario())
 
@@ -214,7 +260,7 @@ async def portal(directory: Path) -> AsyncIterator[Process]:
     )
     process = Process(child, path)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             found = re.search(r"address=127\.0\.0\.1:(\d+)", await process.wait_line("Portal is listening"))
             assert found is not None
             process.port = int(found[1])
@@ -223,26 +269,33 @@ async def portal(directory: Path) -> AsyncIterator[Process]:
         await process.stop()
 
 
+async def flow(client: Member, gateway: Member, resource_id: str) -> None:
+    """A flow is what either hears next."""
+    client.link.send("create_flow", {"resource_id": resource_id, "connected_gateway_ids": []})
+    gateway.link.send("flow_authorized", {"ref": (await gateway.expect("authorize_flow"))["ref"]})
+    await client.expect("flow_created")
+
+
 @asynccontextmanager
-async def components(port: int) -> AsyncIterator[tuple[Member, Member]]:
-    """A client and a gateway on a portal that has a relay."""
+async def components(port: int, word: str = "token") -> AsyncIterator[tuple[Member, Member, Member]]:
+    """Client, gateway and relay of a portal, each by its token that has the word in it."""
     url = f"ws://127.0.0.1:{port}"
     relay: PortalLogin = relay_login(
-        url, token="relay-token-long-enough", user_agent="relay/0.1.0", ipv4=IPv4Address("192.0.2.1")
+        url, token=f"relay-{word}-long-enough", user_agent="relay/0.1.0", ipv4=IPv4Address("192.0.2.1")
     )
     common: dict[str, Any] = {"device_id": "x", "name": "n"}
     client = client_login(
-        url, token="client-token-long-enough", public_key=bytes(32), user_agent="headless-client/1.5.4", **common
+        url, token=f"client-{word}-long-enough", public_key=bytes(32), user_agent="headless-client/1.5.4", **common
     )
     gateway = gateway_login(
-        url, token="gateway-token-long-enough", public_key=bytes(32), user_agent="gateway/1.4.17", **common
+        url, token=f"gateway-{word}-long-enough", public_key=bytes(32), user_agent="gateway/1.4.17", **common
     )
     async with asyncio.TaskGroup() as group:
         members = [Member(PortalLink(relay, "relay", {"stamp_secret": "s"}), group)]
         assert await members[0].expect("init") == {}
         members += [Member(PortalLink(client, "client"), group), Member(PortalLink(gateway, "gateway"), group)]
         try:
-            yield members[1], members[2]
+            yield members[1], members[2], members[0]
         finally:
             for member in members:
                 await member.link.close()

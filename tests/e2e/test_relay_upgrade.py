@@ -23,7 +23,7 @@ pytestmark = pytest.mark.root
 
 # Of which three pass until the portal believes that a relay has gone for good, and as much until the last is sure.
 DRAIN_SECONDS = 60
-ENDED_WITHIN = 12
+ENDED_WITHIN = 30
 # A tenth of a second each; the old path carries on until there is a new one.
 LOST_AT_MOST = 2
 
@@ -38,7 +38,7 @@ def test_clients_move_to_another_relay_while_theirs_drains(tmp_path: Path) -> No
         stack.start_resource()
         stack.start_client()
         with pings(lab, tmp_path / "pings") as answers:
-            assert is_within(lambda: len(answers()) > 5, 20)
+            assert is_within(lambda: len(answers()) > 5, 60)
             stack.start_relay(2)
             old.popen.send_signal(signal.SIGTERM)
             told = time.monotonic()
@@ -47,7 +47,7 @@ def test_clients_move_to_another_relay_while_theirs_drains(tmp_path: Path) -> No
             print(f"drained within {time.monotonic() - told:.1f} s")
             assert old.popen.returncode == 0
             ended = len(answers())
-            assert is_within(lambda: len(answers()) > ended + 10, 20)
+            assert is_within(lambda: len(answers()) > ended + 10, 60)
             found = answers()
         lost = set(range(1, found[-1] + 1)) - set(found)
         assert len(lost) <= LOST_AT_MOST, sorted(lost)

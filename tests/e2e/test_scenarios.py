@@ -7,7 +7,7 @@ side of a relay, no UDP error counted by the kernel in any namespace. ``-s`` sho
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +26,11 @@ from lab.transfer import download, upload
 from tests.e2e.evidence import Wire, captured, parts_of, prove
 from tests.e2e.stage import is_within, reaches
 
-pytestmark = [pytest.mark.xdist_group("lab"), pytest.mark.root, pytest.mark.long]
+pytestmark = [pytest.mark.root, pytest.mark.long]
 
 DIRECT: Final = "PeerToPeer"
-SETTLE_SECONDS: Final = 10.0
+SETTLE_SECONDS: Final = 20.0
+BEFORE_ICE_SECONDS: Final = 14.0
 RECOVERY_SECONDS: Final = 30.0
 NONE, FULL_CONE, SYMMETRIC = Nat.NONE, Nat.FULL_CONE, Nat.SYMMETRIC
 IPV4, DUAL = Underlay.IPV4, Underlay.DUAL
@@ -77,7 +78,9 @@ NETWORKS: Final = (
 
 
 @contextmanager
-def running(settings: LabSettings, *, ebpf: bool = True, started: bool = True) -> Iterator[tuple[Stack, Wire]]:
+def running(
+    settings: LabSettings, *, ebpf: bool = True, started: bool = True, allowed: Sequence[str] = ()
+) -> Iterator[tuple[Stack, Wire]]:
     """The whole stack in a network, watched, and held to the proof in the end."""
     with Lab(settings) as lab:
         stack = Stack(lab, ebpf=ebpf)
@@ -86,7 +89,7 @@ def running(settings: LabSettings, *, ebpf: bool = True, started: bool = True) -
                 stack.start()
             yield stack, wire
             stop_all([process for process in lab.processes if process.name in parts_of(lab)])
-        prove(stack, wire)
+        prove(stack, wire, allowed)
 
 
 def outer_version(connection: Mapping[str, Any]) -> int:
@@ -120,7 +123,8 @@ def test_network_leaves_its_path(network: Network) -> None:
         assert settled()
         found, counts = connection_of(stack), stack.relay_counts()
         assert (counts.xdp > 2000) is not network.direct, counts
-        assert counts.python < 100, counts
+        # Checks of pairs through the relay, fifteen a second for as long as this takes; the data is thousands.
+        assert counts.python < 1000, counts
     print(
         f"{network}: {found['path']} {found['local']} -> {found['remote']}, first answer {first:.0f} ms, "
         f"{first6:.0f} ms over IPv6, {counts}, datagrams {dict(wire.seen)}"
@@ -235,7 +239,7 @@ def test_many_clients_behind_one_nat_and_one_relay() -> None:
 
 def test_clients_move_from_a_relay_that_dies_to_the_other_and_back() -> None:
     settings = LabSettings(SYMMETRIC, SYMMETRIC, IPV4, relay_count=2)
-    with running(settings) as (stack, _):
+    with running(settings, allowed=[r" WARN connectivity::turn::allocation: Relay does not answer "]) as (stack, _):
         lab = stack.lab
         first_answer_ms(lab)
         for _ in range(2):
@@ -253,6 +257,21 @@ def test_clients_move_from_a_relay_that_dies_to_the_other_and_back() -> None:
             assert relay_site(number).address not in after["local"] + after["remote"]
             print(f"{relay.name} died: {before['local']} -> {after['local']}, page again after {seconds:.1f} s")
             stack.start_relay(number)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_a_new_connection_goes_through_the_other_gateway(how: signal.Signals) -> None:
+    """Before ICE would have given up; how long it takes is measured by ``bench faults``, on a machine left alone."""
+    with running(LabSettings(SYMMETRIC, SYMMETRIC, IPV4, gateway_count=2)) as (stack, _):
+        first_answer_ms(stack.lab)
+        role = next(role for role in ("gateway", "gateway-2") if stack.status(role)["connections"])
+        gateway = [process for process in stack.lab.processes if process.name == role][-1]
+        gateway.popen.send_signal(how)
+        gateway.popen.wait()
+        ended = time.monotonic()
+        assert is_within(lambda: reaches(stack.lab), BEFORE_ICE_SECONDS)
+        print(f"{role} ended by {how.name}: another connection after {time.monotonic() - ended:.1f} s")
+        download(stack.lab, 1_000_000)
 
 
 @pytest.mark.parametrize("by_hand", [False, True], ids=["by-itself", "by-hand"])

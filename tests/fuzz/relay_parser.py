@@ -1,14 +1,10 @@
 """The XDP program's parser under libFuzzer: ``python -m tests.fuzz.relay_parser [options of libFuzzer, folders]``.
 
 Compiles ``relay_parser.c`` with the address and the undefined-behaviour sanitizer and runs it from frames as the oracle
-builds them, by default until a finding. Needs clang and its runtime library (Debian: ``clang-14 libclang-rt-14-dev``).
+builds them, by default until a finding.
 """
 
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -16,33 +12,17 @@ from typing import Final
 import ebpf
 from connectivity.endpoint import Endpoint
 from ebpf.oracle import Datagram
+from tests.fuzz.libfuzzer import compile_fuzzer, main
 
-NO_CLANG: Final = "clang is not installed"
 _SOURCE: Final = Path(__file__).with_suffix(".c")
 _INCLUDE: Final = Path(ebpf.__file__).parent / "include"
-_COMPILERS: Final = ("clang", *(f"clang-{version}" for version in range(22, 13, -1)))
-_FLAGS: Final = (
-    *("-g", "-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror"),
-    *("-Wno-unused-function", "-Wno-sign-compare", "-Wno-address-of-packed-member"),
-    # Packet headers lie where they lie; that is right on the machines that the program runs on.
-    *("-fsanitize=fuzzer,address,undefined", "-fno-sanitize=alignment", "-fno-sanitize-recover=all"),
-)
+_OPTIONS: Final = ("-Wno-unused-function", "-Wno-sign-compare", "-Wno-address-of-packed-member")
 _CHOICES: Final = bytes((0, 1, 2, 3, 4, 5, 1, 0))
 
 
 def build(directory: Path) -> Path | str:
-    """The fuzzer, or why there is none: no clang, or a clang without libFuzzer. A fault in the source raises."""
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-    if compiler is None:
-        return NO_CLANG
-    probe = directory / "probe.c"
-    probe.write_text("int LLVMFuzzerTestOneInput(const char *d, long n) { return d == 0 && n < 0; }\n")
-    fuzzer = directory / "relay_parser"
-    found = subprocess.run([compiler, "-fsanitize=fuzzer,address,undefined", probe, "-o", fuzzer], capture_output=True)
-    if found.returncode:
-        return f"{compiler} has no libFuzzer"
-    subprocess.run([compiler, *_FLAGS, f"-I{_INCLUDE}", _SOURCE, "-o", fuzzer], check=True)
-    return fuzzer
+    """The fuzzer, or why there is none."""
+    return compile_fuzzer(directory / "relay_parser", [_SOURCE], (*_OPTIONS, f"-I{_INCLUDE}"))
 
 
 def write_seeds(directory: Path) -> None:
@@ -57,24 +37,5 @@ def write_seeds(directory: Path) -> None:
             (directory / f"{version}-{number}").write_bytes(_CHOICES + bytes(12) + ethertype + packet)
 
 
-def run(fuzzer: Path, *options: str) -> int:
-    """Fuzz; 0 means that nothing was found."""
-    with tempfile.TemporaryDirectory() as seeds:
-        write_seeds(Path(seeds))
-        is_replay = any(Path(option).is_file() for option in options)
-        return subprocess.run([fuzzer, *options, *([] if is_replay else [seeds])], check=False).returncode
-
-
-def main(options: list[str]) -> int:
-    """Build and fuzz."""
-    with tempfile.TemporaryDirectory() as directory:
-        fuzzer = build(Path(directory))
-        if isinstance(fuzzer, str):
-            print(f"cannot fuzz: {fuzzer}", file=sys.stderr)
-            return 1
-        return run(fuzzer, *options)
-
-
 if __name__ == "__main__":
-    os.environ.setdefault("UBSAN_OPTIONS", "print_stacktrace=1")
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(build, write_seeds, sys.argv[1:]))

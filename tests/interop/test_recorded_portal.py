@@ -35,6 +35,8 @@ tokens:
 PRESENCE: Final = "relays_presence"
 # What the recording's server said beyond what programs of 2025 read.
 OF_2026: Final = frozenset({"flow_logs_ingest_token"})
+# What our portal says beyond theirs, for people: programs of either year read past names that they do not know.
+OURS: Final = frozenset({"client.name", "gateway_name", "subject"})
 # What is said besides, and may be absent: null is what they read into its place.
 OPTIONAL: Final = frozenset({"ip_stack"})
 
@@ -133,11 +135,15 @@ def _presence(said: list[tuple[str, Any]]) -> dict[str, list[Any]]:
     return {name: [entry for one in payloads for entry in one[name]] for name in ("connected", "disconnected_ids")}
 
 
-def _shape(value: Any) -> Any:
+def _shape(value: Any, path: str = "") -> Any:
     """Names and types of all fields; of a list, the shapes that occur."""
     match value:
         case dict():
-            known = {name: _shape(entry) for name, entry in sorted(value.items()) if name not in OF_2026}
+            known = {
+                name: _shape(entry, f"{path}{name}.")
+                for name, entry in sorted(value.items())
+                if name not in OF_2026 and f"{path}{name}" not in OURS
+            }
             return {name: entry for name, entry in known.items() if name not in OPTIONAL or entry != "NoneType"}
         case list():
             return sorted({repr(_shape(entry)) for entry in value})

@@ -54,7 +54,7 @@ def _agent(transport: str, address: str, port: int, controlling: bool) -> Connec
 
 
 async def _meet(left: Connection, right: Connection) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for one, other in ((left, right), (right, left)):
             await one.gather_candidates()
             assert {candidate.type for candidate in one.local_candidates} == {"relay"}

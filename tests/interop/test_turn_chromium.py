@@ -34,7 +34,7 @@ async ({server, sizes}) => {
   const peers = [new RTCPeerConnection(configuration), new RTCPeerConnection(configuration)];
   const errors = [], got = [[], []];
   const late = new Promise((_, reject) => setTimeout(
-    () => reject(new Error(`of ${server.urls} came only ${JSON.stringify(got)}; ${errors}`)), 20000));
+    () => reject(new Error(`of ${server.urls} came only ${JSON.stringify(got)}; ${errors}`)), 90000));
   peers.forEach((peer, index) => {
     const other = peers[1 - index];
     peer.onicecandidate = event => event.candidate && other.addIceCandidate(event.candidate);
@@ -43,19 +43,22 @@ async ({server, sizes}) => {
 
   const message = size => Uint8Array.from({length: size}, (_, index) => index % 251);
   const equal = (one, other) => one.length === other.length && one.every((byte, index) => byte === other[index]);
-  // What comes before there is somebody to take it is lost, so each channel gets its handlers with its birth.
-  const exchange = (channel, got) => new Promise(resolve => {
+  const send = channel => sizes.forEach(size => channel.send(message(size)));
+  const receive = (channel, got) => new Promise(resolve => {
     channel.binaryType = "arraybuffer";
     channel.onmessage = ({data}) => {
       const bytes = new Uint8Array(data);
       got.push(equal(bytes, message(bytes.length)) ? bytes.length : -1);
       if (got.length === sizes.length) resolve();
     };
-    channel.onopen = () => sizes.forEach(size => channel.send(message(size)));
   });
-  const first = exchange(peers[0].createDataChannel("first"), got[0]);
+  // The browser loses what comes before there is somebody to take it: each channel gets its handler with its birth,
+  // and the second peer answers what it got, because by then the first one's channel is open for sure.
+  const channel = peers[0].createDataChannel("first");
+  channel.onopen = () => send(channel);
+  const first = receive(channel, got[0]);
   const second = new Promise(resolve => {
-    peers[1].ondatachannel = event => resolve(exchange(event.channel, got[1]));
+    peers[1].ondatachannel = event => receive(event.channel, got[1]).then(() => resolve(send(event.channel)));
   });
   // A picture that changes: there is no camera, and none is needed.
   const canvas = document.createElement("canvas");

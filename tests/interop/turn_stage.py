@@ -144,10 +144,9 @@ class TurnStage:
 
     @contextmanager
     def _captured(self) -> Iterator[subprocess.Popen[str]]:
-        # At the far end, because what XDP does on its own end of the wire shows up in no capture there.
-        command = self.command(
-            "tcpdump", "-i", "veth0", "--immediate-mode", "-U", "-B", "65536", "-Z", "root", "-w", str(self._capture)
-        )
+        # At the far end, because what XDP does on its own end of the wire shows up in no capture there. In immediate
+        # mode the buffer would keep as much room for each packet as the longest may need, and soon be full.
+        command = self.command("tcpdump", "-i", "veth0", "-U", "-B", "65536", "-Z", "root", "-w", str(self._capture))
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
             assert process.stderr is not None

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from tests import apt
+
 Suite: TypeAlias = Literal["release", "backports"]
 
 SUITES: Final[tuple[Suite, ...]] = ("release", "backports")
@@ -55,12 +57,13 @@ def install_tools() -> None:
     Raises:
         CannotHaveError: something of it is not there and cannot be installed.
     """
-    listed = _run("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *TOOLS, may_fail=True)
-    missing = [name for name in TOOLS if f"{name} installed" not in listed.splitlines()]
-    if missing:
-        os.environ["DEBIAN_FRONTEND"] = "noninteractive"
-        _run("apt-get", *_QUIET, "update")
-        _run("apt-get", *_QUIET, "install", "-y", "--no-install-recommends", *missing)
+    with apt.alone():
+        listed = _run("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *TOOLS, may_fail=True)
+        missing = [name for name in TOOLS if f"{name} installed" not in listed.splitlines()]
+        if missing:
+            os.environ["DEBIAN_FRONTEND"] = "noninteractive"
+            _run("apt-get", *_QUIET, "update")
+            _run("apt-get", *_QUIET, "install", "-y", "--no-install-recommends", *missing)
 
 
 def fetch(suite: Suite, cache: Path) -> Kernel:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from lab.errors import LabError
 from lab.plan import APP_NAME, PORTAL, LabSettings, Underlay
 from lab.processes import Process, wait_until
 from lab.stack import API_URL, Stack, postern_command
@@ -56,6 +57,13 @@ class ClientHost:
     def dig(self, *words: str) -> list[str]:
         """The lines of a short answer, of the servers in resolv.conf or the one that is named."""
         return self.run("dig", "+short", "+tries=3", "+time=5", *words).splitlines()
+
+    def dig_patiently(self, *words: str) -> list[str]:
+        """What ``dig`` has; nothing of a server that is only about to start."""
+        try:
+            return self.dig(*words)
+        except LabError:
+            return []
 
     def nameservers(self) -> list[str]:
         """What resolv.conf names."""

@@ -21,6 +21,7 @@ from aiohttp import WSMsgType, web
 from connectivity.endpoint import Endpoint
 from connectivity.io.udp import UdpSocket
 from connectivity.run import Run, Transmit
+from lab.processes import wait_until
 from relay.core import Output, Relayed, ToClient
 from tests.netns.plain_pair import entered
 from tests.unit.relay.playbook import Client, RelayUnderTest, channel_message
@@ -29,6 +30,7 @@ RELAY = {4: ip_address("198.51.100.1"), 6: ip_address("2001:db8::1")}
 FAR = {4: ip_address("198.51.100.2"), 6: ip_address("2001:db8::2")}
 COMMAND = [sys.executable, "-c", "import sys; from postern.cli import main; sys.exit(main())", "relay"]
 GOOD_TOKEN = "a good token"
+_PATIENCE = 60  # seconds, on a machine on which ten others run
 ENVIRONMENT = {
     "PUBLIC_IP4_ADDR": "198.51.100.1",
     "PUBLIC_IP6_ADDR": "2001:db8::1",
@@ -63,13 +65,13 @@ class Portal:
     def wait_join(self, count: int = 1) -> str:
         """The stamp secret of a join, in order."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.joins) >= count, 20), "the relay has not joined"
+            assert self._changed.wait_for(lambda: len(self.joins) >= count, _PATIENCE), "the relay has not joined"
             return str(self.joins[count - 1]["stamp_secret"])
 
     def wait_leave(self) -> None:
         """One relay has closed its connection."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self.leaves > 0, 20), "the relay has not left"
+            assert self._changed.wait_for(lambda: self.leaves > 0, _PATIENCE), "the relay has not left"
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -133,7 +135,7 @@ def running(
 def run_to_its_end(namespace: str, environment: Mapping[str, str], *arguments: str) -> tuple[int, str]:
     """Exit code and last line of what was said."""
     with running(namespace, environment, *arguments) as process:
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=_PATIENCE)
         return process.returncode, said.strip().splitlines()[-1] if said.strip() else ""
 
 
@@ -157,12 +159,17 @@ def decided_offload(namespace: str) -> dict[str, Any]:
 
 
 def _readyz(namespace: str, status: int) -> dict[str, Any]:
-    for _ in range(600):
+    read: dict[str, Any] = {}
+
+    def answers() -> bool:
         found, body = fetch(namespace, "readyz")
-        if found == status:
-            read: dict[str, Any] = json.loads(body)
-            return read
-    raise AssertionError(f"/readyz never answered {status}")
+        if found != status:
+            return False
+        read.update(json.loads(body))
+        return True
+
+    wait_until(answers, f"/readyz answers {status}", seconds=_PATIENCE)
+    return read
 
 
 class WireClient(Client):
@@ -198,7 +205,7 @@ def receive(by: UdpSocket, count: int, sender: Endpoint, tos: int | None = None)
     """So many datagrams, all from one sender."""
     found: list[bytes] = []
     while len(found) < count:
-        readable, _, _ = select.select([by], [], [], 5)
+        readable, _, _ = select.select([by], [], [], 20)
         assert readable, f"only {len(found)} of {count} datagrams came"
         for received in by.receive():
             assert received.remote == sender

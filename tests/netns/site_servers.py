@@ -17,7 +17,7 @@ SRV: Final = "10 20 5060 app.internal."
 TEXT: Final = "served by the site"
 MANY: Final = tuple(f"192.0.2.{number}" for number in range(1, 121))  # far more than 512 bytes
 LONG_TEXTS: Final = tuple(f"{number:03d}" + "x" * 200 for number in range(20))  # far more than 1200 bytes
-_READY_SECONDS: Final = 20
+_READY_SECONDS: Final = 60
 
 
 @contextmanager

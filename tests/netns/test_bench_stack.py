@@ -23,7 +23,7 @@ def bench(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     logs.mkdir()
     environment = {**os.environ, "TMPDIR": str(logs), "POSTERN_TEST_PEERS": "none"}
     command = [str(POSTERN), "bench", "stack", "--only", "direct-ipv4", "--seconds", "1", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=environment)
     assert list(logs.iterdir()) == []
     return done
 

@@ -3,6 +3,7 @@
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ def host() -> Iterator[ClientHost]:
         yield found
 
 
+@pytest.fixture(autouse=True)
+def pristine(host: ClientHost) -> None:
+    """The host's own resolv.conf, whatever the test before has left."""
+    host.resolv_conf.write_text(HOST_TEXT)
+    BACKUP.unlink(missing_ok=True)
+
+
 @pytest.fixture
 def client(host: ClientHost) -> Iterator[Process]:
     """One that has taken the host's DNS over, and has given it back at the end of the test."""
@@ -36,7 +44,6 @@ def client(host: ClientHost) -> Iterator[Process]:
         assert not BACKUP.exists()
     finally:
         process.terminate()
-        host.resolv_conf.write_text(HOST_TEXT)
 
 
 @pytest.mark.parametrize("over", ["+notcp", "+tcp"])
@@ -123,10 +130,13 @@ def test_a_forwarder_of_the_host_that_asks_us_in_turn_is_left_out(host: ClientHo
     host.resolv_conf.write_text(f"nameserver 127.0.0.1\nnameserver {PORTAL.address}\n")
     command = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--pid-file", "--no-hosts"]
     command += ["--bind-interfaces", "--listen-address=127.0.0.1", "--no-poll"]
-    forwarder = host.lab.spawn("forwarder", host.lab.client, command)
-    wait_until(lambda: host.dig("@127.0.0.1", "four.internal") == ["192.0.2.4"], "it works", [forwarder])
-    client = host.start("etc-resolv-conf")
-    try:
+    with ExitStack() as started:
+        forwarder = host.lab.spawn("forwarder", host.lab.client, command)
+        started.callback(forwarder.terminate)
+        works = ["192.0.2.4"]
+        wait_until(lambda: host.dig_patiently("@127.0.0.1", "four.internal") == works, "it works", [forwarder])
+        client = host.start("etc-resolv-conf")
+        started.callback(client.terminate)
         host.wait_for(client, host.is_ours, "resolv.conf names the client")
         forwarder.popen.send_signal(signal.SIGHUP)  # what inotify tells it where the file is no mount
         told = "A DNS server of this host asks us what we ask it"
@@ -139,7 +149,3 @@ def test_a_forwarder_of_the_host_that_asks_us_in_turn_is_left_out(host: ClientHo
             assert len(host.dig(f"@{server}", RESOURCE_NAME)) == 4
         assert end(client) == 0
         assert host.nameservers() == ["127.0.0.1", PORTAL.address]
-    finally:
-        client.terminate()
-        forwarder.terminate()
-        host.resolv_conf.write_text(HOST_TEXT)

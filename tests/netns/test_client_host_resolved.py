@@ -15,6 +15,7 @@ import pytest
 from lab.errors import LabError
 from lab.plan import PORTAL
 from lab.processes import Process, wait_until
+from tests import apt
 from tests.e2e.engine import install
 from tests.netns.client_host import RESOURCE_NAME, SENTINELS, ClientHost, client_host, end
 
@@ -74,9 +75,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package")
     folder.chmod(0o755)
     fetch = ["apt-get", "-o", "APT::Sandbox::User=root", "download", "-qq", "systemd-resolved"]
-    if subprocess.run(fetch, cwd=folder, capture_output=True, check=False).returncode != 0:
-        subprocess.run(["apt-get", "update", "-qq"], check=True, timeout=300)
-        subprocess.run(fetch, cwd=folder, check=True, timeout=300)
+    with apt.alone():
+        if subprocess.run(fetch, cwd=folder, capture_output=True, check=False).returncode != 0:
+            subprocess.run(["apt-get", "update", "-qq"], check=True, timeout=300)
+            subprocess.run(fetch, cwd=folder, check=True, timeout=300)
     (archive,) = folder.glob("*.deb")
     subprocess.run(["dpkg-deb", "--extract", str(archive), str(folder / "files")], check=True)
     return folder / "files"
@@ -129,7 +131,9 @@ def test_all_names_of_the_host_are_asked_of_the_client_until_it_is_gone(resolved
         assert set(host.dig("@127.0.0.53", "TXT", "long.internal")) > {'"000' + "x" * 200 + '"'}
         assert "100.96.0.1" in resolved.resolvectl("query", "--legend=no", RESOURCE_NAME).split()
         resolved.resolvectl("dns", "eth0", PORTAL.address6)  # another network: the client sees it, and asks there
-        host.wait_for(client, lambda: ":" in resolved.link("dns")[0], "the server behind the sentinel is the new one")
+        host.wait_for(
+            client, lambda: ":" in "".join(resolved.link("dns")), "the server behind the sentinel is the new one"
+        )
         assert host.dig("@127.0.0.53", "six.internal", "AAAA") == ["2001:db8:1::6"]
         resolved.resolvectl("revert", "tun-firezone")  # somebody's mistake
         host.wait_for(client, lambda: bool(resolved.link("dns")), "the client puts it there again")

@@ -26,6 +26,7 @@ from lab.topology import Lab
 pytestmark = pytest.mark.root
 
 LONG: Final = 50_000_000  # more than buffers on the way hold
+PATIENCE_SECONDS: Final = 20  # for what is to come; for what is not a second is enough
 FOREIGN: Final = "table inet host_filter { chain onward { type filter hook forward priority filter; policy drop; }; }"
 RAW_SEND: Final = """
 import socket, sys
@@ -69,19 +70,19 @@ def succeeds(lab: Lab, namespace: str, *command: str) -> bool:
     return True
 
 
-def fetches(lab: Lab, namespace: str, address: str, port: int = 80) -> bool:
+def fetches(lab: Lab, namespace: str, address: str, port: int = 80, seconds: int = 1) -> bool:
     host = f"[{address}]" if ":" in address else address
-    return succeeds(lab, namespace, "curl", "-sf", "--connect-timeout", "1", f"http://{host}:{port}/")
+    return succeeds(lab, namespace, "curl", "-sf", "--connect-timeout", str(seconds), f"http://{host}:{port}/")
 
 
-def is_answered(lab: Lab, namespace: str, address: str) -> bool:
+def is_answered(lab: Lab, namespace: str, address: str, seconds: int = 1) -> bool:
     """Whether the site's DNS answers there, whatever it says."""
     where = [f"@{address}", "-p", str(SITE_DNS_PORT)]
-    return succeeds(lab, namespace, "dig", *where, "+tcp", "+tries=1", "+time=2", "nobody.example", "SRV")
+    return succeeds(lab, namespace, "dig", *where, "+tcp", "+tries=1", f"+time={seconds}", "nobody.example", "SRV")
 
 
-def pings(lab: Lab, namespace: str, address: str) -> bool:
-    return succeeds(lab, namespace, "ping", "-c", "1", "-W", "1", address)
+def pings(lab: Lab, namespace: str, address: str, seconds: int = 1) -> bool:
+    return succeeds(lab, namespace, "ping", "-c", "1", "-W", str(seconds), address)
 
 
 def tunnel_addresses(lab: Lab, namespace: str) -> tuple[str, str]:
@@ -93,11 +94,11 @@ def tunnel_addresses(lab: Lab, namespace: str) -> tuple[str, str]:
 def test_the_host_serves_clients_nothing_but_echo_and_the_sites_dns(stack: Stack) -> None:
     lab = stack.lab
     for own in tunnel_addresses(lab, lab.gateway):
-        assert pings(lab, lab.user, own)
-        assert is_answered(lab, lab.user, own)
+        assert pings(lab, lab.user, own, PATIENCE_SECONDS)
+        assert is_answered(lab, lab.user, own, PATIENCE_SECONDS)
         assert not fetches(lab, lab.user, own, 22)
     for other in (GATEWAY_RESOURCES.address, GATEWAY_RESOURCES.address6):  # granted: policy lets them through
-        assert pings(lab, lab.user, other)
+        assert pings(lab, lab.user, other, PATIENCE_SECONDS)
         assert not fetches(lab, lab.user, other, 22)
         assert not is_answered(lab, lab.user, other)
     refused = json.loads(lab.run(lab.gateway, ["nft", "-j", "list", "chain", "inet", TABLE, "input"]))["nftables"][-1]
@@ -107,7 +108,7 @@ def test_the_host_serves_clients_nothing_but_echo_and_the_sites_dns(stack: Stack
 def test_a_stranger_does_not_reach_resources_through_the_gateways_host(stack: Stack) -> None:
     lab = stack.lab
     stranger = lab.gateway_nat
-    assert pings(lab, stranger, GATEWAY.address)
+    assert pings(lab, stranger, GATEWAY.address, PATIENCE_SECONDS)
     lab.run(stranger, ["ip", "route", "replace", RESOURCE.network, "via", GATEWAY.address])
     assert not pings(lab, stranger, RESOURCE.address)
     assert not fetches(lab, lab.resource, GATEWAY_INSIDE.address, 22)
@@ -116,7 +117,7 @@ def test_a_stranger_does_not_reach_resources_through_the_gateways_host(stack: St
 def test_a_resource_begins_nothing_and_its_errors_are_about_living_flows(stack: Stack) -> None:
     lab = stack.lab
     client, client6 = tunnel_addresses(lab, lab.client)
-    assert fetches(lab, lab.client, client, 22)
+    assert fetches(lab, lab.client, client, 22, PATIENCE_SECONDS)
     for address in (client, client6):
         assert not fetches(lab, lab.resource, address, 22)
         assert not pings(lab, lab.resource, address)
@@ -162,9 +163,10 @@ def test_a_table_that_drops_is_named_with_the_rule_that_helps(stack: Stack) -> N
         doctor = ["ip", "netns", "exec", lab.gateway, str(postern_command()), "doctor", "gateway"]
         found = subprocess.run(doctor, capture_output=True, text=True, check=False)
         assert found.returncode == 1
-        assert "chain onward of table inet host_filter (forward) drops the tunnel's traffic: nft insert" in found.stdout
+        said = "chain onward of table inet host_filter (forward) drops the tunnel's traffic\n    → nft insert"
+        assert said in found.stdout
         lab.run(lab.gateway, ["sh", "-c", line.partition("remedy=")[2]])
-        assert pings(lab, lab.user, RESOURCE.address)
+        assert pings(lab, lab.user, RESOURCE.address, PATIENCE_SECONDS)
         assert subprocess.run(doctor, capture_output=True, check=False).returncode == 0
     finally:
         lab.run(lab.gateway, ["nft", "delete", "table", "inet", "host_filter"])

@@ -49,7 +49,7 @@ def test_demo_prints_one_json_object_and_leaves_nothing(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=280,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr
@@ -81,7 +81,7 @@ def test_interrupted_demo_leaves_nothing(number: signal.Signals, tmp_path: Path)
         run_id = logs.name.split("-")[2]
         assert run_id in run_ids() - before
         demo.send_signal(number)
-        assert demo.wait(30) == 128 + number
+        assert demo.wait(60) == 128 + number
     assert run_id not in run_ids()
     assert not [name for name in netns.listnetns() if run_id in name]
     assert list(tmp_path.iterdir()) == []
@@ -103,7 +103,7 @@ def test_failing_demo_names_what_failed_and_where_the_log_lies(tmp_path: Path) -
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=280,
         env={**os.environ, "TMPDIR": str(logs)},
     )
     assert done.returncode == 1

@@ -18,7 +18,7 @@ from tests.unit.relay.playbook import error_code
 
 pytestmark = pytest.mark.root
 
-AT_ONCE = 2.0
+AT_ONCE = 20.0  # on any machine, and far below the drain of a minute
 
 
 class Draining:
@@ -40,11 +40,9 @@ class Draining:
     def terminate(self, number: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(number)
 
-    def end(self, seconds: float) -> float:
-        """Seconds until it has ended, in order."""
-        began = time.monotonic()
-        assert self.process.wait(seconds) == 0
-        return time.monotonic() - began
+    def expect_end(self) -> None:
+        """It ends at once, and in order."""
+        assert self.process.wait(AT_ONCE) == 0
 
     def wait_refusing(self) -> None:
         """New clients are refused: it drains."""
@@ -83,7 +81,7 @@ def test_a_draining_relay_serves_those_it_has_and_ends_with_the_last(stack: Exit
         relay.process.wait(0.2)
 
     relay.client.call(Method.REFRESH, Lifetime(0))
-    assert relay.end(AT_ONCE) < AT_ONCE
+    relay.expect_end()
 
 
 def test_a_relay_without_allocations_ends_as_soon_as_it_has_left(stack: ExitStack) -> None:
@@ -91,13 +89,15 @@ def test_a_relay_without_allocations_ends_as_soon_as_it_has_left(stack: ExitStac
     relay.client.call(Method.REFRESH, Lifetime(0))
     relay.terminate()
     relay.portal.wait_leave()
-    relay.end(AT_ONCE)
+    relay.expect_end()
 
 
 def test_a_drain_has_an_end(stack: ExitStack) -> None:
     relay = Draining(stack, POSTERN_DRAIN_SECONDS="1")
+    told = time.monotonic()
     relay.terminate()
-    assert relay.end(1 + AT_ONCE) > 0.5
+    relay.expect_end()
+    assert time.monotonic() - told >= 1
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
@@ -106,11 +106,11 @@ def test_a_second_signal_is_the_end(stack: ExitStack, second: signal.Signals) ->
     relay.terminate()
     relay.wait_refusing()
     relay.terminate(second)
-    relay.end(AT_ONCE)
+    relay.expect_end()
 
 
 @pytest.mark.parametrize(("seconds", "number"), [("0", signal.SIGTERM), ("60", signal.SIGINT)])
 def test_some_ends_wait_for_nobody(stack: ExitStack, seconds: str, number: signal.Signals) -> None:
     relay = Draining(stack, POSTERN_DRAIN_SECONDS=seconds)
     relay.terminate(number)
-    relay.end(AT_ONCE)
+    relay.expect_end()

@@ -17,7 +17,7 @@ from connectivity.stun import Attribute, Data, DontFragment, Icmp, MessageClass,
 from relay.core import Transport
 from tests.netns.plain_pair import entered
 from tests.netns.relay_stage import FAR, RELAY
-from tests.netns.test_relay_standalone import CHANNEL, FILE, StandAlone, allocate
+from tests.netns.standalone import CHANNEL, FILE, StandAlone, allocate
 from tests.netns.turn_wire import TurnWire
 from tests.unit.relay.playbook import attribute_of, error_code
 

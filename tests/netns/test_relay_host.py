@@ -1,15 +1,19 @@
 """What the relay takes as its host's own, of a namespace's addresses and routes; and that it hears of changes."""
 
 import asyncio
+import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from connectivity.io.firewall import filters
-from relay.driver.addresses import HostChanges, host_addresses
+from relay.driver.addresses import HostChanges
+from relay.driver.host_addresses import host_addresses
 from tests.netns.plain_pair import entered, ip, namespaces
 
 pytestmark = pytest.mark.root
@@ -55,6 +59,42 @@ def test_a_change_is_told_of(host: str, change: str) -> None:
 
     with entered(host):
         assert asyncio.run(listen())
+
+
+@pytest.mark.parametrize("chain", ["inet filter input", "ip filter INPUT"])
+def test_the_doctor_tells_what_keeps_clients_out_until_its_remedy_was_typed(host: str, chain: str) -> None:
+    rules = f"""
+table {chain.rpartition(" ")[0]} {{
+  chain {chain.rpartition(" ")[2]} {{
+    type filter hook input priority 0; policy drop;
+    ct state established,related accept
+    iifname lo accept
+    tcp dport 22 accept
+  }}
+}}
+"""
+    subprocess.run(["ip", "netns", "exec", host, "nft", "-f", "-"], input=rules, text=True, check=True)
+    (lost,) = examined(host)
+    assert lost["what"].endswith("(input) drops UDP 3478, UDP 49152-65535, TCP 3478")
+    remedy = lost["remedy"]
+    if chain.startswith("ip "):  # whose command this machine may not have
+        assert remedy.startswith("iptables -I INPUT -p udp --dport 3478 -j ACCEPT; ")
+        remedy = f"nft insert rule {chain} meta l4proto {{ tcp, udp }} th dport {{ 3478, 49152-65535 }} accept"
+        subprocess.run(["ip", "netns", "exec", host, "nft", remedy.removeprefix("nft ")], check=True)
+    else:
+        subprocess.run(["ip", "netns", "exec", host, "sh", "-c", remedy], check=True)
+    assert examined(host) == []
+
+
+def examined(host: str) -> list[dict[str, Any]]:
+    script = (
+        "import dataclasses, json; from postern.doctor.incoming import Opening, examine\n"
+        "wanted = (Opening('udp', 3478, 3478), Opening('udp', 49152, 65535), Opening('tcp', 3478, 3478))\n"
+        "print(json.dumps([dataclasses.asdict(each) for each in examine(wanted, (4, 6))]))"
+    )
+    command = ["ip", "netns", "exec", host, sys.executable, "-c", script]
+    found: list[dict[str, Any]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return found
 
 
 def test_chains_that_filter_are_found_and_others_are_not(host: str) -> None:

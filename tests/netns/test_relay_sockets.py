@@ -34,7 +34,8 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def sockets(loop: asyncio.AbstractEventLoop, **relayed_at: IPAddress) -> RelaySockets:
     addresses = {int(name[-1]): ip for name, ip in relayed_at.items()}
-    made = RelaySockets(loop, on_listen=lambda _: None, on_relayed=lambda _: None, relayed_at=addresses)
+    made = RelaySockets(loop, on_listen=lambda _: None, on_relayed=lambda _: None)
+    made.relay_at(addresses)
     made.start()
     return made
 

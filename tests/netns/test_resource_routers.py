@@ -65,16 +65,16 @@ def lab() -> Iterator[Lab]:
     [(RESOURCE.address, ["100.", "192.168.77.2"]), (RESOURCE.address6, ["fd00:2021:1111:", "fd00:77::2"])],
 )
 def test_a_traceroute_sees_gateway_and_router(lab: Lab, destination: str, routers: list[str]) -> None:
-    lab.run(lab.client, ["ping", "-c1", "-W5", destination])  # there is a connection
+    lab.run(lab.client, ["ping", "-c1", "-W20", destination])  # there is a connection
     for hops, router in enumerate(routers, 1):
-        said = ping(lab, "-c1", "-W2", f"-t{hops}", destination)
+        said = ping(lab, "-c1", "-W15", f"-t{hops}", destination)
         assert re.search(rf"From {re.escape(router)}[^ ]* icmp_seq=1 Time (to live )?exceeded", said), said
 
 
 def test_a_narrow_link_behind_the_gateway_does_not_make_uploads_hang(lab: Lab) -> None:
     router = lab.resource.replace("resource", "router")
     lab.run(router, ["ip", "route", "change", f"{RESOURCE.address}/32", "via", "192.168.78.2", "mtu", "1000"])
-    said = ping(lab, "-c1", "-W2", "-Mdo", "-s1100", RESOURCE.address)
+    said = ping(lab, "-c1", "-W15", "-Mdo", "-s1100", RESOURCE.address)
     assert "From 192.168.77.2 icmp_seq=1 Frag needed and DF set (mtu = 1000)" in said, said
     upload(lab, 1_000_000)
 
@@ -90,7 +90,7 @@ def test_a_datagram_of_8_kib_arrives_in_fragments_and_so_does_its_echo(lab: Lab,
     """Over IPv6 the resource learns from the first echo how little the tunnel carries, and is asked again."""
     server = lab.spawn("echo", lab.resource, [sys.executable, "-c", ECHO_SERVER, there])
     wait_until(lambda: "listening" in server.log_text(), "the echo server listens", [server])
-    lab.run(lab.client, ["ping", "-c1", "-W5", there])  # there is a connection
+    lab.run(lab.client, ["ping", "-c1", "-W20", there])  # there is a connection
     lab.run(lab.client, [sys.executable, "-c", ECHO_CLIENT, there])
     server.terminate()
 

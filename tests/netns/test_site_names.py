@@ -23,7 +23,7 @@ from connectivity.endpoint import IPAddress
 from connectivity.io import host
 from connectivity.io.extension import ExtensionHost
 from connectivity.io.tun import Tun
-from connectivity.io.tunnel import SOCKET_MARK
+from connectivity.io.udp_options import SOCKET_MARK
 from connectivity.portal.values import Interface
 from connectivity.tunnel import PEERS_IPV4, PEERS_IPV6, ConfigureTun
 from gateway import resolver
@@ -88,7 +88,7 @@ class Gateway:
     async def dig(self, *arguments: str, family: int = 4) -> list[str]:
         """What dig prints of an answer, as a client that asks the site's DNS server."""
         server, client = (OWN.ipv4, CLIENTS[0]) if family == 4 else (OWN.ipv6, CLIENTS[1])
-        command = ["dig", f"@{server}", "-p", "53535", "-b", client, "+tries=1", "+time=6", *arguments]
+        command = ["dig", f"@{server}", "-p", "53535", "-b", client, "+tries=1", "+time=20", *arguments]
         process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
         printed, _ = await process.communicate()
         assert process.returncode == 0, printed.decode()
@@ -116,7 +116,7 @@ def _run(site: str, tmp_path: Path) -> Iterator[Callable[[Script], None]]:
             gateway = Gateway(tmp_path)
             await gateway.extension.start()
             try:
-                gateway.extension.configured(ConfigureTun(OWN, ()))
+                await gateway.extension.configured(ConfigureTun(OWN, ()))
                 async with asyncio.timeout(60):
                     await script(gateway)
             finally:

@@ -31,6 +31,7 @@ SHOWN: Final = {
     "curl --silent http://127.0.0.1:8080/readyz": '"egress": {"eth0": "verified"}',
     "curl --silent http://127.0.0.1:8080/metrics": 'postern_relay_packets_total{path="python"',
     "ethtool --show-features eth0": "generic-receive-offload: ",
+    "ethtool --driver eth0": "driver: veth",
     "ip -details link show dev eth0": "name postern_relay",
     "ip neighbour show dev eth0": "lladdr",
     "ss --listening --udp --numeric --processes": ":3478",
@@ -45,7 +46,11 @@ SHOWN: Final = {
     "postern client status": "  relays 203.0.113.",
     "postern client status --json": '"path": "RelayToRelay"',
     "postern gateway status": "joined for",
+    "postern status": "  relays 203.0.113.",
+    "postern status --json": '"problems": []',
+    "postern portal status": "1 client, 1 gateway, 1 relay",
     "postern doctor": "relay offload (XDP): ok",
+    "postern doctor --json": '"healthy": true',
     "postern doctor relay": "relay offload (XDP): ok",
     "postern doctor gateway": "gateway masquerading: ok",
     "postern doctor client": "DNS of this host: ok",
@@ -79,6 +84,14 @@ def test_commands_at_the_client(stack: Stack) -> None:
         stack.lab.client,
         claimed("test_troubleshooting::test_commands_at_the_client"),
         {"POSTERN_STATUS_SOCKET": str(stack.status_socket("client"))},
+    )
+
+
+def test_commands_at_the_portal(stack: Stack) -> None:
+    run_all(
+        stack.lab.namespace("portal"),
+        claimed("test_troubleshooting::test_commands_at_the_portal"),
+        {"POSTERN_STATUS_SOCKET": str(stack.status_socket("portal"))},
     )
 
 

@@ -4,10 +4,12 @@
 """
 
 import json
+import select
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
@@ -16,9 +18,11 @@ import pytest
 from connectivity.errors import FatalError
 from connectivity.io import host
 from connectivity.io.tun import Tun
+from connectivity.ip.flow import Flow
 from connectivity.ranges import PRIVATE, excluded
 from tests.children import ending
 from tests.netns.plain_pair import entered, ip, namespaces
+from tests.unit.connectivity.ip_oracle import ADDRESSES, V4, V6, udp
 
 pytestmark = pytest.mark.root
 OUTER = ("198.51.100.1", "198.51.100.2")
@@ -186,6 +190,64 @@ def test_what_cannot_be_done_is_said() -> None:
                 Tun.create("veth0")
             with pytest.raises(FatalError, match="cannot create TUN device a-name-of-16-byt"):
                 Tun.create("a-name-of-16-byt")
+            with pytest.raises(FatalError, match="cannot create TUN device tun-pio"):
+                Tun.create("tun-pio", queues=True)
+            with pytest.raises(FatalError, match="cannot add a queue to TUN device tun-pio"):
+                tun.add_queue()
             ip("link", "delete", "tun-pio")
             with pytest.raises(FatalError, match="cannot read from tun-pio"):
                 list(tun.read())
+
+
+def test_what_the_host_sends_into_a_full_queue_is_counted_and_the_rest_is_read() -> None:
+    sent, room = 600, 100
+    with ExitStack() as stack:
+        name, _ = stack.enter_context(namespaces())
+        stack.enter_context(entered(name))
+        tun = stack.enter_context(Tun.create("tun-pio"))
+        host.configure("tun-pio", IPv4Address(INNER[4][0]), IPv6Address(INNER[6][0]))
+        host.set_routes("tun-pio", [ip_network("100.64.0.0/11")], ())
+        ip("link", "set", "tun-pio", "txqueuelen", str(room))
+        before = tun.counted().host_dropped
+        sender = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        for _ in range(sent):
+            sender.sendto(b"x" * 200, (INNER[4][1], 9))
+        arrived = 0
+        while select.select([tun], [], [], 0.2)[0]:
+            flows = ((Flow.from_key(packets.flow), packets.run.segment_count) for packets in tun.read())
+            arrived += sum(count for flow, count in flows if flow.destination_port == 9)
+        dropped = tun.counted().host_dropped - before
+    assert 0 < arrived <= room
+    assert arrived + dropped >= sent  # the host may have packets of its own for a new device
+
+
+def test_a_device_of_several_queues_is_shared_with_nobody_else() -> None:
+    with namespaces() as (name, _), entered(name), Tun.create("tun-pio", queues=True) as tun, tun.add_queue():
+        for queues in (True, False):
+            with pytest.raises(FatalError, match="cannot create TUN device tun-pio"):
+                Tun.create("tun-pio", queues=queues)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_answers_come_back_on_the_queue_of_what_they_answer(version: int) -> None:
+    """So a worker gets both ways of the flows that it carries, wherever the kernel would have put the first packet."""
+    far, near = ADDRESSES[version]
+    with ExitStack() as stack:
+        name, _ = stack.enter_context(namespaces())
+        stack.enter_context(entered(name))
+        first = stack.enter_context(Tun.create("tun-pio", queues=True))
+        queues = [first, *(stack.enter_context(first.add_queue()) for _ in range(3))]
+        host.configure("tun-pio", IPv4Address(str(V4[1])), IPv6Address(str(V6[1])))
+        host.set_routes("tun-pio", [ip_network(far)], ())
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        echo = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+        echo.bind((str(near), 7))
+        echo.settimeout(5)
+        for number in range(40):
+            queue = queues[number % 4]
+            queue.write_packet(udp(version, b"ping", ports=(2000 + number, 7)))
+            payload, sender = echo.recvfrom(2000)
+            echo.sendto(payload, sender)
+            assert select.select([queue], [], [], 5)[0], number
+            flows = [Flow.from_key(answer.flow) for answer in queue.read()]
+            assert [flow.destination_port for flow in flows if flow.source_port == 7] == [2000 + number]

@@ -1,27 +1,14 @@
-"""Real datagrams through the attached program, native and generic, with right checksums where they arrive.
-
-    [pxb-c-N] client            [pxb-p-N] peer             [pxb-r-N] relay
-        e0 .10 ──┐                  e0 .20 ──┐                 e0 .1 (XDP) ──┐
-                 └────────────── br0 in [pxb-b-N] ───────────────────────────┘
-                    192.0.2.0/24 and 2001:db8:0:1::/64, client .30 is a second one in the same namespace
-
-A veth's far end takes native frames only with GRO (or a program of its own) on it, so the bridge ports have it on, save
-where the self-test is to find out. Senders keep transmit checksum offload unless a test says so: partial checksums
-are what a container's veth gives the program.
-"""
+"""Real datagrams through the attached program, native and generic, with right checksums where they arrive."""
 
 import asyncio
-import itertools
-import os
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -31,65 +18,19 @@ from connectivity.endpoint import Endpoint, IPAddress
 from ebpf import ChannelFlow, Direction, OffloadError, OffloadSettings, Outcome, RelayOffload, netlink
 from ebpf.verdict import EgressState
 from tests.netns.plain_pair import entered, ip
+from tests.netns.xdp_bridge import CLIENT, CLIENT_2, PEER, RELAY, Lab, bridged, neighbourly
 from tests.netns.xdp_lab import channel_data, has_program, later, udp, until
 
 pytestmark = pytest.mark.root
 
-CLIENT: Final = {4: ip_address("192.0.2.10"), 6: ip_address("2001:db8:0:1::10")}
-CLIENT_2: Final = {4: ip_address("192.0.2.30"), 6: ip_address("2001:db8:0:1::30")}
-PEER: Final = {4: ip_address("192.0.2.20"), 6: ip_address("2001:db8:0:1::20")}
-RELAY: Final = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8:0:1::1")}
 CHANNEL: Final = 0x4005
 RELAYED_PORT: Final = 50_123
-_numbers = itertools.count()
-
-
-@dataclass(frozen=True)
-class Lab:
-    """The four namespaces."""
-
-    client: str
-    peer: str
-    relay: str
-    bridge: str
-
-    def run(self, namespace: str, *command: str) -> None:
-        subprocess.run(["ip", "netns", "exec", namespace, *command], check=True, capture_output=True)
-
-    def open_forwarding(self) -> None:
-        with entered(self.relay):
-            Path("/proc/sys/net/ipv4/conf/e0/forwarding").write_text("1")
-            Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
-
-    def forget_neighbours(self) -> None:
-        self.run(self.relay, "ip", "neigh", "flush", "all")
 
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    number = f"{os.getpid()}-{next(_numbers)}"
-    names = Lab(f"pxb-c-{number}", f"pxb-p-{number}", f"pxb-r-{number}", f"pxb-b-{number}")
-    try:
-        for name in (names.client, names.peer, names.relay, names.bridge):
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", names.bridge, "link", "add", "br0", "type", "bridge")
-        ip("-n", names.bridge, "link", "set", "br0", "up")
-        for port, (name, addresses) in enumerate(
-            ((names.client, (CLIENT, CLIENT_2)), (names.peer, (PEER,)), (names.relay, (RELAY,)))
-        ):
-            ip("-n", names.bridge, "link", "add", f"p{port}", "type", "veth", "peer", "name", "e0", "netns", name)
-            ip("-n", names.bridge, "link", "set", f"p{port}", "master", "br0", "up")
-            names.run(names.bridge, "ethtool", "-K", f"p{port}", "gro", "on")
-            for address in itertools.chain.from_iterable(each.values() for each in addresses):
-                length = "24" if address.version == 4 else "64"
-                words = ("nodad",) if length == "64" else ()
-                ip("-n", name, "addr", "add", f"{address}/{length}", "dev", "e0", *words)
-            ip("-n", name, "link", "set", "e0", "up")
+    with bridged() as names:
         yield names
-    finally:
-        for name in (names.client, names.peer, names.relay, names.bridge):
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
 @pytest.mark.parametrize("checksum_offload", ["on", "off"])
@@ -369,15 +310,6 @@ def _carry(lab: Lab, offload: RelayOffload, client: int, peer: int) -> None:
 
 def _flow(client: int, peer: int) -> ChannelFlow:
     return ChannelFlow(Endpoint(CLIENT[client], 6000), CHANNEL, Endpoint(PEER[peer], 7000), RELAYED_PORT, later())
-
-
-def neighbourly(lab: Lab) -> None:
-    """The relay's stack talks to everyone once, so that the kernel knows their hardware addresses."""
-    addresses = itertools.chain(CLIENT.values(), CLIENT_2.values(), PEER.values())
-    with ExitStack() as pings:
-        for address in addresses:
-            command = ["ip", "netns", "exec", lab.relay, "ping", "-q", "-c", "1", "-W", "2", str(address)]
-            pings.enter_context(subprocess.Popen(command, stdout=subprocess.DEVNULL))
 
 
 @contextmanager

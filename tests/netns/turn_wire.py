@@ -27,6 +27,7 @@ class TurnWire(StandardClient):
         version: int = 4,
         username: str = "alice",
         *,
+        password: str = "secret",
         local: IPAddress | None = None,
         server: Endpoint | None = None,
     ) -> None:
@@ -47,7 +48,7 @@ class TurnWire(StandardClient):
             self.certificate = wrapped.getpeercert(binary_form=True) or b""
             self.socket = wrapped
         endpoint = Endpoint(local, self.socket.getsockname()[1])
-        super().__init__(standalone(), str(endpoint), username=username, transport=transport)
+        super().__init__(standalone(), str(endpoint), username=username, password=password, transport=transport)
         self._unread = b""
 
     def send(self, data: bytes | Run, *, tos: int = 0) -> list[Relayed | Output]:

@@ -28,6 +28,7 @@ CLIENT: Final = {4: ip_address("192.0.2.10"), 6: ip_address("2001:db8:1::10")}
 PEER: Final = {4: ip_address("198.51.100.20"), 6: ip_address("2001:db8:2::20")}
 RELAY: Final = {4: ip_address("192.0.2.1"), 6: ip_address("2001:db8:1::1")}
 PEER_SIDE: Final = {4: ip_address("198.51.100.1"), 6: ip_address("2001:db8:2::1")}
+_PATIENCE_SECONDS: Final = 30
 _numbers = itertools.count()
 
 
@@ -90,7 +91,7 @@ def udp(namespace: str, address: IPAddress, port: int) -> Iterator[socket.socket
     with entered(namespace):
         endpoint = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
     with endpoint:
-        endpoint.settimeout(3)
+        endpoint.settimeout(10)
         endpoint.bind((str(address), port))
         yield endpoint
 
@@ -115,6 +116,6 @@ def has_program(namespace: str, interface: str) -> bool:
 
 def until(condition: Callable[[], bool]) -> None:
     """Ask again and again."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, "it did not become true within 5 s"
+        assert time.monotonic() < deadline, f"it did not become true within {_PATIENCE_SECONDS} s"

@@ -19,7 +19,7 @@ from connectivity.stun import (
 from relay.driver.request_queue import MOST_WAITING
 from relay.driver.service import REQUESTS_PER_TURN
 from relay.driver.sockets import MOST_ARRIVALS
-from tests.property.test_relay_fast_path_property import CLIENT, Datagram, DrivenRelay, Sent, twins
+from tests.property.relay_twins import CLIENT, Datagram, DrivenRelay, Sent, twins
 from tests.unit.relay.playbook import PEER4, SERVER4, Client, channel_message
 
 FLOOD = 6000

@@ -1,6 +1,6 @@
 """What ought to be allowed: resources, policies and their history, kept apart from the portal that is told of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from types import MappingProxyType
@@ -8,7 +8,18 @@ from typing import Final
 
 from connectivity.clock import SECOND, Instant
 from connectivity.endpoint import Endpoint, IPAddress
-from portal.configuration import NEVER, Configuration, Filter, Policy, Resource, ResourceType, Site, Token, TokenType
+from portal.configuration import (
+    NEVER,
+    Configuration,
+    DnsSettings,
+    Filter,
+    Policy,
+    Resource,
+    ResourceType,
+    Site,
+    Token,
+    TokenType,
+)
 from portal.derivation import named_id
 from tests.simulation.machines import token_of
 from tests.simulation.network import EPOCH
@@ -17,6 +28,7 @@ from tests.simulation.traffic import Kind
 SITES: Final = ("office", "lab")
 _NO_INTERNET: Final = tuple(map(ip_network, ("10.0.0.0/8", "100.64.0.0/10", "192.168.0.0/16", "fc00::/7")))
 EXPIRY_SLACK: Final = 1_100_000_000  # a gateway looks once a second
+SETTLED: Final = 3 * SECOND  # after a change, or before and after a grant's end: who hears the portal knows
 SECRET: Final = "the secret of a simulated portal"
 
 
@@ -85,15 +97,19 @@ class Page:
     since: Instant
     wares: MappingProxyType[str, Ware]
     grants: MappingProxyType[tuple[str, str], int]
+    dns: DnsSettings
+
+    def grants_of(self, client: str, now: Instant, slack: int = 0) -> Iterator[Ware]:
+        """The resources that a client may use, with the slack of clocks."""
+        for (who, name), end in self.grants.items():
+            if who == client and name in self.wares and (end == NEVER or EPOCH + now < end * SECOND + slack):
+                yield self.wares[name]
 
     def allows(self, wish: "Wish", now: Instant) -> bool:
         """Whether the client may send this through a gateway of the site, with the slack of its clock."""
-        for (who, name), end in self.grants.items():
-            if who == wish.client and (end == NEVER or EPOCH + now < end * SECOND + EXPIRY_SLACK):
-                ware = self.wares.get(name)
-                if ware is not None and ware.site == wish.site and wish.is_for(ware):
-                    return True
-        return False
+        return any(
+            ware.site == wish.site and wish.is_for(ware) for ware in self.grants_of(wish.client, now, EXPIRY_SLACK)
+        )
 
 
 class Book:
@@ -103,7 +119,7 @@ class Book:
         self.clients = tuple(clients)
         held = {ware.name: ware for ware in wares}
         grants = {(client, name): NEVER for client in self.clients for name in held}
-        self.pages = [Page(now, MappingProxyType(held), MappingProxyType(grants))]
+        self.pages = [Page(now, MappingProxyType(held), MappingProxyType(grants), DnsSettings())]
         self.secret = SECRET
         self._first = held
         self.token_ends = dict.fromkeys(self.clients, NEVER)
@@ -147,13 +163,27 @@ class Book:
         end = self.page.grants.get((client, name))
         return name in self.page.wares and end is not None and end > (EPOCH + now) // SECOND + margin
 
+    def serve_names(self, dns: DnsSettings, now: Instant) -> None:
+        """Clients resolve names like this now."""
+        self._turn(now, dns=dns)
+
     def allowed_since(self, since: Instant, wish: Wish, now: Instant) -> bool:
         """Whether any page in force since then allows it: somebody who heard nothing newer may let it pass."""
-        for index, page in enumerate(self.pages):
-            is_over = index + 1 < len(self.pages) and self.pages[index + 1].since < since
-            if not is_over and page.allows(wish, now):
-                return True
-        return False
+        return any(page.allows(wish, now) for page in self._in_force_since(since))
+
+    def held_since(self, since: Instant, client: str, name: str, site: str, now: Instant) -> bool:
+        """Whether any page in force since then gives a client a resource of a site."""
+        return any(
+            (ware.name, ware.site) == (name, site)
+            for page in self._in_force_since(since)
+            for ware in page.grants_of(client, now, EXPIRY_SLACK)
+        )
+
+    def is_settled(self, client: str, now: Instant) -> bool:
+        """Whether everybody who hears the portal knows what is true for a client, and it is not about to change."""
+        ends = [end for (who, _), end in self.page.grants.items() if who == client and end != NEVER]
+        near = any(abs(end * SECOND - EPOCH - now) < SETTLED for end in ends)
+        return now - self.page.since > SETTLED and not near
 
     def configuration(self) -> Configuration:
         """The portal's file."""
@@ -179,26 +209,40 @@ class Book:
             if name in self.page.wares
         )
         tokens = [
-            Token(client, TokenType.CLIENT, token_of(client), actor=client, expires_at=self.token_ends[client])
+            Token(client, TokenType.CLIENT, (token_of(client),), actor=client, expires_at=self.token_ends[client])
             for client in self.clients
         ]
-        tokens += [Token(name, TokenType.GATEWAY, token_of(name), site_id=site_ids[name]) for name in SITES]
-        tokens.append(Token("relay", TokenType.RELAY, token_of("relay")))
+        tokens += [Token(name, TokenType.GATEWAY, (token_of(name),), site_id=site_ids[name]) for name in SITES]
+        tokens.append(Token("relay", TokenType.RELAY, (token_of("relay"),)))
         return Configuration(
-            Endpoint.parse("192.0.2.1:8080"), sites, resources, policies, tuple(tokens), secret=self.secret
+            Endpoint.parse("192.0.2.1:8080"),
+            sites,
+            resources,
+            policies,
+            tuple(tokens),
+            self.page.dns,
+            secret=self.secret,
         )
+
+    def _in_force_since(self, since: Instant) -> Iterator[Page]:
+        for page, next_ in zip(self.pages, (*self.pages[1:], None), strict=True):
+            if next_ is None or next_.since >= since:
+                yield page
 
     def _turn(
         self,
         now: Instant,
         wares: dict[str, Ware] | None = None,
         grants: dict[tuple[str, str], int] | None = None,
+        dns: DnsSettings | None = None,
     ) -> None:
         page = replace(self.page, since=now)
         if wares is not None:
             page = replace(page, wares=MappingProxyType(wares))
         if grants is not None:
             page = replace(page, grants=MappingProxyType(grants))
+        if dns is not None:
+            page = replace(page, dns=dns)
         self.pages.append(page)
 
 

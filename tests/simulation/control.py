@@ -155,6 +155,7 @@ class Link:
         self.due: Instant = self.network.now
         self.joined_at: Instant | None = None  # since when the portal's messages come
         self.live_until: Instant = self.network.now  # when they last did
+        self.resumed_at: Instant = self.network.now  # when its way was last open again
         self.refused: str | None = None
         self._kind = kind
         self._handle = handle
@@ -207,6 +208,7 @@ class Link:
 
     def resume(self) -> None:
         """The way is open again: what waited arrives."""
+        self.resumed_at = self.network.now
         connection = self._connection
         if connection is None:
             return

@@ -3,15 +3,20 @@
 It knows resources and sites, and nothing of connections, paths or relays.
 """
 
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from client.dns import datagram
+from client.dns.service import SITE_DNS_PORT
 from connectivity.clock import MILLISECOND, SECOND, Instant
-from connectivity.endpoint import IPAddress
+from connectivity.endpoint import Endpoint, IPAddress
+from connectivity.ip import packet
 from tests.simulation.book import Book, Wish
-from tests.simulation.names import FIRST, Zone
+from tests.simulation.names import FIRST, Zone, answer_of_the_internet, answer_of_the_site, name_in
 from tests.simulation.network import START
-from tests.simulation.traffic import Letter, is_icmp_error, number_of, quoted_flow, read_ends
+from tests.simulation.traffic import Kind, Letter, is_icmp_error, number_of, quoted_flow, read_ends
 
 ANSWERED_WITHIN: Final = 3 * SECOND
 PORTAL_SLACK: Final = 1_500 * MILLISECOND  # between the portal's file and what a gateway does
@@ -51,6 +56,12 @@ class Ledger:
         self._debts: list[Debt] = []
         self.reached: set[tuple[str, str]] = set()  # clients and what they reach, undisturbed since
 
+    def has_reached(self, client: str, resource: str) -> bool:
+        """Whether a client reaches a resource, perhaps by a name of it."""
+        names = (name for name, (of, _) in FIRST.items() if of == resource)
+        wanted = {resource, *(f"{name}/{version}" for name in names for version in (4, 6))}
+        return any((client, what) in self.reached for what in wanted)
+
     @property
     def next_number(self) -> int:
         """Of the next packet."""
@@ -81,16 +92,16 @@ class Ledger:
             done, wanted = (sent.errors, "refused") if debt.is_refusal else (sent.answers, "answered")
             assert done, f"nothing was wrong, and yet was not {wanted}: {tell(sent)}"
 
-    def arrived_at_gateway(self, name: str, site: str, heard: Instant, packet: bytes, now: Instant) -> Letter:
+    def arrived_at_gateway(self, name: str, site: str, heard: Instant, data: bytes, now: Instant) -> Letter:
         """A gateway lets a packet out into its site; it heard the portal last at ``heard``. Returns what to answer."""
-        number = number_of(packet)
+        number = number_of(data)
         sent = None if number is None else self._sent.get(number)
         where = f"at {name}, {clock(now)}"
-        assert sent is not None, f"{where}: a packet that nobody sent: {packet.hex()}"
+        assert sent is not None, f"{where}: a packet that nobody sent: {data.hex()}"
         letter = sent.letter
         assert not sent.is_spoofed, f"{where}: passed with another's address: {tell(sent)}"
-        seen = letter if sent.name is None else self._translated(where, sent, sent.name, packet)
-        assert packet == seen.request(), f"{where}: changed on the way: {tell(sent)}: {packet.hex()}"
+        seen = letter if sent.name is None else self._translated(where, sent, sent.name, data)
+        assert data == seen.request(), f"{where}: changed on the way: {tell(sent)}: {data.hex()}"
         sent.arrivals += 1
         assert sent.arrivals == 1, f"{where}: arrived twice: {tell(sent)}"
         named = None if sent.name is None else FIRST[sent.name][0]
@@ -99,30 +110,58 @@ class Ledger:
         assert is_allowed, f"{where}: the book does not allow {tell(sent)}: {self._book.page}"
         return seen
 
-    def _translated(self, where: str, sent: Sent, name: str, packet: bytes) -> Letter:
+    def asked_at_gateway(
+        self,
+        name: str,
+        site: str,
+        heard: Instant,
+        data: bytes,
+        now: Instant,
+        *,
+        client_at: Callable[[IPAddress], str],
+        may_ask: Callable[[IPAddress, str], bool],
+    ) -> bytes:
+        """A gateway lets a query of a client's driver out, or to its own name server. Returns the answer."""
+        where = f"at {name}, {clock(now)}"
+        parsed = packet.parse(memoryview(bytearray(data)))
+        own_port, port = struct.unpack(">HH", parsed.ports)
+        message, client = datagram.payload(parsed), client_at(parsed.source)
+        if port == SITE_DNS_PORT:
+            asked = name_in(message)
+            may = may_ask(parsed.source, asked)
+            is_held = self._book.held_since(heard - PORTAL_SLACK, client, FIRST[asked][0], site, now)
+            assert is_held or not may, f"{where}: {client} learns of {asked}"
+            answer = answer_of_the_site(message, may_ask=may)
+        else:
+            wish = Wish(client, site, parsed.destination, Kind.UDP, port)
+            assert self._book.allowed_since(heard - PORTAL_SLACK, wish, now), f"{where}: the book does not allow {wish}"
+            answer = answer_of_the_internet(message, in_packet=True)
+        return datagram.build(Endpoint(parsed.destination, port), Endpoint(parsed.source, own_port), answer)
+
+    def _translated(self, where: str, sent: Sent, name: str, data: bytes) -> Letter:
         """What becomes of a packet to a proxy address: another destination, perhaps another port of its own."""
-        address, port = read_ends(packet)
+        address, port = read_ends(data)
         assert self._zone.ever_stood_for(name, address), f"{where}: {address} is not of {name}: {tell(sent)}"
         assert address.version == sent.letter.resource.version, f"{where}: of another family: {tell(sent)}"
         return replace(sent.letter, resource=address, own_port=port)
 
-    def arrived_at_client(self, name: str, packet: bytes, now: Instant) -> None:
+    def arrived_at_client(self, name: str, data: bytes, now: Instant) -> None:
         """A client's host gets an answer, or an ICMP error about what it sent."""
         where = f"at {name}, {clock(now)}"
-        if is_icmp_error(packet):
-            self._refused(where, name, packet)
+        if is_icmp_error(data):
+            self._refused(where, name, data)
             return
-        number = number_of(packet)
+        number = number_of(data)
         sent = None if number is None else self._sent.get(number)
-        assert sent is not None, f"{where}: a packet that nobody sent: {packet.hex()}"
+        assert sent is not None, f"{where}: a packet that nobody sent: {data.hex()}"
         assert sent.client == name, f"{where}: another's answer: {tell(sent)}"
         assert sent.arrivals == 1, f"{where}: an answer to what did not arrive: {tell(sent)}"
-        assert packet == sent.letter.answer(), f"{where}: changed on the way: {tell(sent)}"
+        assert data == sent.letter.answer(), f"{where}: changed on the way: {tell(sent)}"
         sent.answers += 1
         assert sent.answers == 1, f"{where}: answered twice: {tell(sent)}"
 
-    def _refused(self, where: str, name: str, packet: bytes) -> None:
-        source, destination, port = quoted_flow(packet)
+    def _refused(self, where: str, name: str, data: bytes) -> None:
+        source, destination, port = quoted_flow(data)
         for sent in self._sent.values():
             letter = sent.letter
             if (letter.client, letter.resource, letter.own_port) == (source, destination, port):

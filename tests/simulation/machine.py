@@ -10,12 +10,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from connectivity.clock import SECOND
+from connectivity.endpoint import Endpoint
 from portal.configuration import NEVER as ALWAYS
+from portal.configuration import DnsSettings
+from tests.simulation.deployment import CLIENTS, CLOSED_PORT, GATEWAYS, NAMES, PLACES, RELAYS, WARES
+from tests.simulation.forwarding import SYSTEM_SERVERS, UPSTREAM_SERVERS, servers
+from tests.simulation.healing import ask_everything, heal, reach_everything
 from tests.simulation.leftovers import leave
-from tests.simulation.names import FIRST
+from tests.simulation.names import FIRST, LONG, PUBLIC
 from tests.simulation.network import BEHAVIOURS, EPOCH
+from tests.simulation.questions import TYPES
 from tests.simulation.traffic import Kind
-from tests.simulation.world import CLIENTS, CLOSED_PORT, GATEWAYS, NAMES, PLACES, RELAYS, WARES, World
+from tests.simulation.world import World
 
 _HOMES: Final = ("open", *BEHAVIOURS)
 _VERSIONS: Final = ((4, 6), (4,), (6,))
@@ -32,6 +38,9 @@ places: Final = st.sampled_from(PLACES)
 domains: Final = st.sampled_from(NAMES)
 families: Final = st.sampled_from((4, 6))
 kinds: Final = st.sampled_from([kind.value for kind in Kind])
+questions: Final = st.tuples(
+    st.sampled_from((*NAMES, PUBLIC, LONG)), st.sampled_from(TYPES), st.booleans(), st.booleans()
+)
 pauses: Final = st.sampled_from(_PAUSES)
 homes: Final = st.sampled_from(_HOMES)
 versions: Final = st.sampled_from(_VERSIONS)
@@ -101,12 +110,29 @@ class SimulatedWorld(RuleBasedStateMachine):
                 world.ledger.owe(sent, world.network.now, is_refusal=not is_open)
             self._pause(then)
 
-    @rule(client=clients, name=st.sampled_from((*NAMES, "public.example")), version=families, then=pauses)
-    def ask_for(self, client: str, name: str, version: int, then: float) -> None:
-        """A program asks for a name."""
+    @rule(client=clients, asked=st.lists(questions, min_size=1, max_size=4), then=pauses)
+    def ask(self, client: str, asked: list[tuple[str, str, bool, bool]], then: float) -> None:
+        """Programs ask their name servers: for what, over TCP or not, the last server or the first."""
         if client in self.world.tunnellers:
-            self.world.ask_for(client, name, version)
+            for name, kind, over_tcp, of_last in asked:
+                self.world.ask(client, name, kind, over_tcp=over_tcp, of_last=of_last)
             self._pause(then)
+
+    @rule(client=clients, resolvers=st.sampled_from(SYSTEM_SERVERS), then=pauses)
+    def use_resolvers(self, client: str, resolvers: tuple[str, ...], then: float) -> None:
+        """A client's host gets other name servers, or none: nothing else changes."""
+        world = self.world
+        if client in world.tunnellers:
+            world.tunnellers[client].use_resolvers(servers(resolvers))
+            self._pause(then)
+
+    @rule(upstream=st.sampled_from(UPSTREAM_SERVERS), search_domain=st.sampled_from((None, "office.test")), then=pauses)
+    def name_servers(self, upstream: tuple[str, ...], search_domain: str | None, then: float) -> None:
+        """The portal names other servers, or none, and another search domain: nothing else changes."""
+        world = self.world
+        settings = DnsSettings(tuple(map(Endpoint.parse, upstream)), search_domain)
+        world.name_servers(settings)
+        self._pause(then)
 
     @rule(client=clients, resource=places)
     def send_spoofed(self, client: str, resource: str) -> None:
@@ -318,14 +344,9 @@ class SimulatedWorld(RuleBasedStateMachine):
         world = self.world
         try:
             world.check()
-            world.disturbed()
-            world.heal()
-            for client in world.clients:
-                for place in PLACES:
-                    world.reach(client, place)
-                for name, (_, addresses) in FIRST.items():
-                    for version in sorted({4 if "." in address else 6 for address in addresses}):
-                        world.reach_name(client, name, version)
+            heal(world)
+            reach_everything(world)
+            ask_everything(world)
             leave(world)
         finally:
             world.close()

@@ -5,9 +5,9 @@ from ipaddress import ip_address
 from typing import Final, TypeAlias
 
 from client.core import ClientCore
-from client.dns.actions import FlushNames, ForwardQuery
+from client.dns.actions import FlushNames, ForwardQuery, TcpReply
 from client.dns.records import DnsRecords
-from connectivity.clock import MILLISECOND, Instant
+from connectivity.clock import Instant
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.ip.flow import PacketRun, split_flows
 from connectivity.node import NodeError
@@ -26,7 +26,7 @@ from relay.core.outputs import OpenRelayedPort, Relayed, ToClient, ToPeer
 from relay.core.peers import PeerPolicy
 from relay.core.server import Server
 from tests.simulation.control import Link, Portal
-from tests.simulation.names import answer_of_the_internet
+from tests.simulation.forwarding import LOOK_UP, SYSTEM_SERVERS, Forwarding, servers
 from tests.simulation.network import Host, Network, Place
 
 API: Final = "wss://portal.example/"
@@ -37,9 +37,7 @@ MOST_REPEATS: Final = 3  # of a wake-up at one moment
 
 Arrived: TypeAlias = Callable[["Tunneller", bytes], None]
 Resolve: TypeAlias = Callable[[str], tuple[IPAddress, ...] | None]
-
-RESOLVERS: Final = (ip_address("198.51.100.253"), ip_address("2001:db8:ffff:53::1"))  # of the clients' hosts
-LOOK_UP: Final = 15 * MILLISECOND
+Replied: TypeAlias = Callable[[str, int, bytes | None], None]  # to a client, over TCP, to a query
 
 
 class Tunneller:
@@ -54,6 +52,7 @@ class Tunneller:
         portal: Portal,
         arrived: Arrived,
         resolve: Resolve,
+        replied: Replied,
     ) -> None:
         self.name = name
         self.kind = kind
@@ -64,14 +63,22 @@ class Tunneller:
         self.core: TunnelCore | None = None
         self.link: Link | None = None
         self.configured: ConfigureTun | None = None
+        self.addresses: set[IPAddress] = set()  # in the tunnel, now and ever
         self.records: DnsRecords | None = None  # of a client's process, over sign-outs
+        self.resolvers = servers(SYSTEM_SERVERS[0])  # of a client's host
+        self.forwarding: Forwarding | None = None
         self.is_control_cut = False
         self.started_at: Instant = 0
         self.errors: list[Exception] = []
         self.due: Instant = NEVER
         self._arrived = arrived
         self._resolve = resolve
+        self._replied = replied
         self._repeats = 0
+
+    def __str__(self) -> str:
+        paths = [] if self.core is None else [str(row) for row in self.core.connections()]
+        return f"{self.name}: link {'live' if self.link is not None and self.link.is_live else 'away'}, {paths}"
 
     # Life ------------------------------------------------------------------------------------------------------------
 
@@ -86,7 +93,10 @@ class Tunneller:
             login_of = gateway_login
         else:
             self.core = client = ClientCore(keys=keys, rng=random.randbytes, records=self.records)
-            client.set_system_resolvers(RESOLVERS, now)
+            client.set_system_resolvers(self.resolvers, now)
+            self.forwarding = Forwarding(
+                self.network, client, send=self.send, drain=self.drain, runs=lambda: self.core is client
+            )
             self.records = client.records
             login_of = client_login
         login = login_of(
@@ -105,6 +115,8 @@ class Tunneller:
         assert self.core is not None, "only what runs is stopped"
         self.core.close(self.network.now)
         self.drain()
+        self.core.leave_relays(self.network.now)
+        self.drain()
         records = self.records
         self.kill()
         self.records = records
@@ -113,7 +125,7 @@ class Tunneller:
         """The process is gone; the kernel closes its connections."""
         assert self.link is not None, "only what runs is killed"
         self.link.close()
-        self.core = self.link = self.configured = self.records = None
+        self.core = self.link = self.configured = self.records = self.forwarding = None
         self.due = NEVER
 
     def move(self, place: Place, addresses: tuple[str, ...]) -> None:
@@ -128,6 +140,19 @@ class Tunneller:
         self.core.reset(keys, self.network.now)
         self.link.reconnect(self.link.login.with_public_key(keys.public), moved=moved)
         self.drain()
+
+    def use_resolvers(self, resolvers: tuple[IPAddress, ...]) -> None:
+        """A client's host has other name servers now."""
+        self.resolvers = resolvers
+        if isinstance(self.core, ClientCore):
+            self.core.set_system_resolvers(resolvers, self.network.now)
+            self.drain()
+
+    def ask_over_tcp(self, query_id: int, sentinel: IPAddress, message: bytes) -> None:
+        """A program asks a sentinel over a connection, from which the driver has read this."""
+        if isinstance(self.core, ClientCore):
+            self.core.handle_tcp_query(query_id, sentinel, message, self.network.now)
+            self.drain()
 
     # Inputs ----------------------------------------------------------------------------------------------------------
 
@@ -185,12 +210,17 @@ class Tunneller:
                     link.send(event, payload)
                 case ConfigureTun():
                     self.configured = action
+                    self.addresses |= {action.interface.ipv4, action.interface.ipv6}
                 case ReconnectPortal():
                     link.reconnect()
                 case ResolveDomain(domain):
                     self.network.at(LOOK_UP, self._look_up(core, domain))
-                case ForwardQuery(query_id, _, message):
-                    self.network.at(LOOK_UP, self._ask_server(core, query_id, message))
+                case ForwardQuery():
+                    assert self.forwarding is not None, "a client has a driver"
+                    assert self.configured is not None, "who can be asked has addresses"
+                    self.forwarding.ask(action, self.configured, self.resolvers, is_cut=self.host.is_cut)
+                case TcpReply(query_id, message):
+                    self._replied(self.name, query_id, message)
                 case FlushNames():
                     pass  # the programs here ask every time, and the others keep what they were told
                 case other:
@@ -203,15 +233,6 @@ class Tunneller:
         def conclude() -> None:
             if self.core is core and isinstance(core, GatewayCore):
                 core.handle_resolution(domain, self._resolve(domain), self.network.now)
-                self.drain()
-
-        return conclude
-
-    def _ask_server(self, core: TunnelCore, query_id: int, message: bytes) -> Callable[[], None]:
-        def conclude() -> None:
-            if self.core is core and isinstance(core, ClientCore):
-                answer = None if self.host.is_cut else answer_of_the_internet(message)
-                core.handle_dns_answer(query_id, answer, self.network.now)
                 self.drain()
 
         return conclude

@@ -1,9 +1,5 @@
-"""Names in the simulation: what they stand for in their sites, and what the clients' programs know of them.
+"""Names in the simulation: what they stand for in their sites, and what name servers say of them."""
 
-Programs ask the sentinel, get proxy addresses, and keep them for as long as the client's process keeps its records.
-"""
-
-from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final
 
@@ -12,18 +8,13 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from client.dns import datagram
-from connectivity.endpoint import Endpoint, IPAddress
-from connectivity.ip import packet
-from connectivity.ip.flow import Flow, split_flows
-from connectivity.ranges import is_proxy
-from connectivity.run import Run
-from connectivity.tunnel import ConfigureTun
+from connectivity.endpoint import IPAddress
 
-PROXIES_PER_NAME: Final = 4
-ASKING_PORT: Final = 5300
 DNS_PORT: Final = 53
-_RDTYPE: Final = {4: "A", 6: "AAAA"}
+PUBLIC: Final = "public.example"  # with one address
+LONG: Final = "long.example"  # with more texts than UDP has room for
+INTERNET_HOST: Final = "93.184.216.34"
+LONG_TEXTS: Final = 24
 
 #: Of what resource a name is, and what it stands for at first. Two stand for one address; one lies in another resource.
 FIRST: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
@@ -31,15 +22,6 @@ FIRST: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "mail.office.test": ("intranet", ("10.50.0.5",)),
     "db.lab.test": ("store", ("10.30.0.77", "2001:db8:60::5")),
 }
-
-
-@dataclass(slots=True)
-class Program:
-    """What the programs of one client's machine know."""
-
-    proxies: dict[tuple[str, int], tuple[IPAddress, ...]] = field(default_factory=dict)  # by name and IP version
-    open: dict[int, tuple[str, int]] = field(default_factory=dict)  # queries without an answer, by their id
-    asked: int = 0
 
 
 class Zone:
@@ -70,51 +52,43 @@ class Zone:
         return address in self._ever[name]
 
 
-def query(program: Program, own: ConfigureTun, name: str, version: int) -> bytes | None:
-    """The packet of a program that asks for a name; None without a sentinel."""
-    sentinel = next((address for address, _ in own.sentinels), None)
-    if sentinel is None:
-        return None
-    program.asked += 1
-    program.open[program.asked] = (name, version)
-    source = own.interface.ipv4 if sentinel.version == 4 else own.interface.ipv6
-    message = dns.message.make_query(name, _RDTYPE[version], id=program.asked).to_wire()
-    return datagram.build(Endpoint(source, ASKING_PORT), Endpoint(sentinel, DNS_PORT), message)
+def text_of(name: str, type_: str) -> str:
+    """The one record of a name that only its site knows, as text."""
+    return f'"of {name}"' if type_ == "TXT" else f"0 0 8443 {name}."
 
 
-def is_answer(data: bytes) -> bool:
-    """Whether a packet to a client's host is the answer of a sentinel to its programs."""
-    flow = _flow(data)
-    return flow.protocol == 17 and (flow.source_port, flow.destination_port) == (DNS_PORT, ASKING_PORT)
-
-
-def learn(program: Program, data: bytes) -> None:
-    """An answer reached the program; addresses of a name never change while the records last."""
-    answer = dns.message.from_wire(datagram.payload(packet.parse(memoryview(bytearray(data)))))
-    asked = program.open.pop(answer.id, None)
-    assert asked is not None, f"an answer to no question: {answer}"
-    name, version = asked
-    found = tuple(ip_address(str(rdata)) for rrset in answer.answer for rdata in rrset)
-    if not found or not is_proxy(found[0]):
-        return  # the name is of no resource that this client has now
-    assert len(set(found)) == PROXIES_PER_NAME, f"{name} has {found}"
-    assert all(is_proxy(address) and address.version == version for address in found), f"{name} has {found}"
-    known = program.proxies.setdefault((name, version), found)
-    assert known == found, f"{name} had {known}, and now has {found}"
-
-
-def answer_of_the_internet(message: bytes) -> bytes:
-    """What a public server says: it knows none of our names, and one address for all others."""
+def answer_of_the_internet(message: bytes, *, in_packet: bool = False) -> bytes:
+    """What a public server says: it knows none of our names, and two others, of which one has no room in a packet."""
     asked = dns.message.from_wire(message)
     answer = dns.message.make_response(asked)
     (question,) = asked.question
-    if question.name.to_text(omit_final_dot=True) in FIRST:
+    name = question.name.to_text(omit_final_dot=True)
+    if name not in (PUBLIC, LONG):
         answer.set_rcode(dns.rcode.NXDOMAIN)
     elif question.rdtype == dns.rdatatype.A:
-        answer.answer.append(dns.rrset.from_text(question.name, 60, "IN", "A", "93.184.216.34"))
+        answer.answer.append(dns.rrset.from_text(question.name, 60, "IN", "A", INTERNET_HOST))
+    elif name == LONG and question.rdtype == dns.rdatatype.TXT and in_packet:
+        answer.set_rcode(dns.rcode.SERVFAIL)
+    elif name == LONG and question.rdtype == dns.rdatatype.TXT:
+        texts = [f'"{number:060}"' for number in range(LONG_TEXTS)]
+        answer.answer.append(dns.rrset.from_text(question.name, 60, "IN", "TXT", *texts))
     return answer.to_wire()
 
 
-def _flow(data: bytes) -> Flow:
-    (packets,) = split_flows(Run.single(bytearray(data)), [])
-    return Flow.from_key(packets.flow)
+def name_in(message: bytes) -> str:
+    """What a query asks for."""
+    return dns.message.from_wire(message).question[0].name.to_text(omit_final_dot=True)
+
+
+def answer_of_the_site(message: bytes, *, may_ask: bool) -> bytes:
+    """What the name server beside a gateway says of a name of its site."""
+    asked = dns.message.from_wire(message)
+    answer = dns.message.make_response(asked)
+    (question,) = asked.question
+    if may_ask:
+        kind = dns.rdatatype.to_text(question.rdtype)
+        text = text_of(name_in(message), kind)
+        answer.answer.append(dns.rrset.from_text(question.name, 60, "IN", kind, text))
+    else:
+        answer.set_rcode(dns.rcode.REFUSED)
+    return answer.to_wire()

@@ -53,7 +53,7 @@ def soak(cases: int | None, number: int, *, shrink: bool) -> int:
             run_cases(number, CASES_PER_SEED, shrink=shrink)
         except Exception as error:  # noqa: BLE001  # whatever it is, it is told, and the next seed begins
             failed += 1
-            print(f"\n--- seed {number} failed", *traceback.format_exception(error)[-3:], sep="\n", flush=True)
+            print(f"\n--- seed {number} failed", *traceback.format_exception_only(error), sep="\n", flush=True)
         done += CASES_PER_SEED
         number += 1
         print(f"{done} cases, {failed} seeds failed, {time.monotonic() - begun:.0f} s", flush=True)

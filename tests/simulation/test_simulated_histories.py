@@ -54,3 +54,11 @@ def test_a_gateway_process_that_is_new_is_asked_for_every_name_again(state: Simu
     state.start(name="desk", then=2.0)
     state.reach(client="alice", resource="wiki")
     state.world.reach_name("alice", "mail.office.test", 4, within=40 * SECOND)
+
+
+def test_a_relay_that_restarts_unnoticed_is_asked_what_it_holds_once_the_path_is_dead(state: SimulatedWorld) -> None:
+    homes = {"alice": "by address", "desk": "firewall", "cellar": "symmetric"}
+    state.build(seed=318, home=homes, addresses={"cellar": (4,)}, relay_count=1)
+    state.reach(client="alice", resource="racks")
+    state.restart_relay(name="east", new_secret=False, new_address=False, then=2.0)
+    state.world.reach("alice", "racks", within=40 * SECOND)

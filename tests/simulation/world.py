@@ -14,36 +14,23 @@ from typing import Final
 
 from connectivity.clock import MILLISECOND, SECOND, Duration
 from connectivity.endpoint import IPAddress
-from portal.configuration import NEVER as ALWAYS
-from portal.configuration import ResourceType, TokenType
-from tests.simulation import names
-from tests.simulation.book import Book, Ware
+from gateway.core import GatewayCore
+from portal.configuration import DnsSettings, ResourceType, TokenType
+from tests.simulation import deployment, device, names
+from tests.simulation.book import Book
 from tests.simulation.control import Portal
+from tests.simulation.deployment import CLIENTS, GATEWAYS, OPEN_PORT, WARES
 from tests.simulation.error_log import ErrorLog
+from tests.simulation.forwarding import is_query
 from tests.simulation.ledger import Ledger, Sent, clock
 from tests.simulation.machines import NEVER, Relay, Tunneller
 from tests.simulation.network import BEHAVIOURS, Network
+from tests.simulation.questions import ADDRESSES, Question, Questions, is_answer
 from tests.simulation.traffic import Kind, Letter
 
-CLIENTS: Final[tuple[str, ...]] = ("alice", "bob")
-GATEWAYS: Final = {"desk": "office", "attic": "office", "cellar": "lab"}
-RELAYS: Final = ("east", "west")
-FILTERED: Final = (("tcp", 80, 443), ("udp", 53, 53), ("icmp", 0, 0))
-WARES: Final = (
-    Ware("printers", "10.20.0.0/24", "office"),
-    Ware("wiki", "2001:db8:20::/64", "office"),
-    Ware("racks", "10.30.0.0/24", "lab", FILTERED),
-    Ware("internet", "93.184.216.0/24", "lab", type=ResourceType.INTERNET),
-    Ware("intranet", "*.office.test", "office", type=ResourceType.DNS),
-    Ware("store", "db.lab.test", "lab", FILTERED, type=ResourceType.DNS),
-)
-PLACES: Final = tuple(ware.name for ware in WARES if ware.type is not ResourceType.DNS)
-NAMES: Final = tuple(names.FIRST)
 #: How long a resource may stay away when everything works again: a portal's back-off (90 s), then an idle path (102 s).
 RECOVERY: Final = 200 * SECOND
 RESOURCE_DELAY: Final = 2 * MILLISECOND
-OPEN_PORT: Final = {Kind.TCP: 80, Kind.UDP: 53, Kind.ICMP: 0}
-CLOSED_PORT: Final = {Kind.TCP: 8080, Kind.UDP: 5353}
 
 
 class World:
@@ -66,7 +53,7 @@ class World:
         self.clients = tuple(name for name in CLIENTS if name in homes)
         self.book = Book(WARES, self.clients, self.network.now)
         self.zone = names.Zone()
-        self.programs: dict[str, names.Program] = {name: names.Program() for name in self.clients}
+        self.questions = Questions(self.clients)
         self.ledger = Ledger(self.book, self.zone)
         self.portal = Portal(self.network, self.book.configuration())
         self.relays: dict[str, Relay] = {}
@@ -77,13 +64,20 @@ class World:
         internet = self.network.add_place("internet", None, latency_ms * MILLISECOND)
         for index, name in enumerate(relays):
             relay = self.relays[name] = Relay(name, self.network, self.portal)
-            self.network.move(relay.host, internet, _relay_addresses(index))
+            self.network.move(relay.host, internet, deployment.relay_addresses(index))
             self.start(name)
         for name in (*self.clients, *gateways):
             kind = TokenType.CLIENT if name in self.clients else TokenType.GATEWAY
             entry = name if kind is TokenType.CLIENT else GATEWAYS[name]
             machine = self.tunnellers[name] = Tunneller(
-                name, kind, entry, self.network, self.portal, self._arrived, self.zone.resolve
+                name,
+                kind,
+                entry,
+                self.network,
+                self.portal,
+                self._arrived,
+                self.zone.resolve,
+                self.questions.told_over_tcp,
             )
             self._settle_in(machine, homes.get(name, "open"), (versions or {}).get(name, (4, 6)), latency_ms)
             machine.start()
@@ -117,6 +111,9 @@ class World:
         """What must be true at any time, and what is owed by now."""
         self.log.check()
         self.ledger.check(self.network.now)
+        self.questions.check(self.network.now)
+        for client in self.clients:
+            device.check(self.book, self.tunnellers[client])
 
     # Traffic ---------------------------------------------------------------------------------------------------------
 
@@ -139,16 +136,28 @@ class World:
 
     def send_to_name(self, client: str, name: str, version: int, kind: Kind, size: int = 0) -> Sent | None:
         """A client's program sends one packet to what it was told that a name has; None where it was told nothing."""
-        known = self.programs[client].proxies.get((name, version))
+        known = self.questions.programs[client].proxies.get((name, version))
         return None if known is None else self._send(client, known[0], kind, size=size, name=name)
 
-    def ask_for(self, client: str, name: str, version: int) -> None:
-        """A client's program asks for a name's addresses."""
+    def ask(
+        self, client: str, name: str, type_: str, *, over_tcp: bool = False, of_last: bool = False
+    ) -> Question | None:
+        """A client's program asks its first or last sentinel for a name; None where it has none.
+
+        The answer is owed where all works that it needs.
+        """
         machine = self.tunnellers[client]
-        if machine.configured is not None:
-            query = names.query(self.programs[client], machine.configured, name, version)
-            if query is not None:
-                machine.send(query)
+        own = machine.configured
+        if own is None or not own.sentinels:
+            return None
+        asked = self.questions.ask(client, own, name, type_, over_tcp=over_tcp, of_last=of_last)
+        if device.owes_answer(self.book, self.ledger, machine, asked):
+            self.questions.owe(asked, self.network.now)
+        if over_tcp:
+            machine.ask_over_tcp(asked.number, asked.sentinel, asked.message().to_wire())
+        else:
+            machine.send(self.questions.packet(asked, own))
+        return asked
 
     def _send(
         self,
@@ -186,7 +195,7 @@ class World:
         """The same for a name, which is asked for again before each attempt."""
 
         def attempt() -> Sent | None:
-            self.ask_for(client, name, version)
+            self.ask(client, name, ADDRESSES[version])
             return self.send_to_name(client, name, version, Kind.UDP)
 
         self._repeat(client, f"{name}/{version}", attempt, within)
@@ -202,12 +211,15 @@ class World:
                 self.ledger.reached.add((client, what))
                 self.slowest = max(self.slowest, self.network.now - begun)
                 return
-        raise AssertionError(f"{client} does not reach {what} since {clock(begun)}: {self.describe()}")
+        everybody = "; ".join(map(str, self.tunnellers.values()))
+        raise AssertionError(f"{client} does not reach {what} since {clock(begun)}: {everybody}")
 
     def is_reachable(self, client: str, resource: str) -> bool:
         """Whether all works that a client needs for a resource."""
         ware = self.book.page.wares.get(resource)
         if ware is None or not self.book.may_use(client, resource, self.network.now, margin=RECOVERY // SECOND):
+            return False
+        if ware.type is ResourceType.DNS and not self.tunnellers[client].resolvers and not self.book.page.dns.upstream:
             return False
         if self.portal.core is None or not ware.lets(Kind.UDP, OPEN_PORT[Kind.UDP]):
             return False
@@ -218,19 +230,26 @@ class World:
         """What a machine's kernel gets out of the tunnel; a gateway's hands it to the resource, which answers."""
         now = self.network.now
         if machine.kind is TokenType.CLIENT:
-            if names.is_answer(packet):
-                names.learn(self.programs[machine.name], packet)
-                return
-            self.ledger.arrived_at_client(machine.name, packet, now)
+            if is_answer(packet):
+                self.questions.told_by_packet(machine.name, packet)
+            elif machine.forwarding is None or not machine.forwarding.takes(packet):
+                self.ledger.arrived_at_client(machine.name, packet, now)
             return
         link, core = machine.link, machine.core
         assert link is not None, "what runs has a link"
         heard = now if link.is_live else link.live_until
-        letter = self.ledger.arrived_at_gateway(machine.name, GATEWAYS[machine.name], heard, packet, now)
+        site = GATEWAYS[machine.name]
+        if is_query(packet):
+            assert isinstance(core, GatewayCore), "what a gateway runs"
+            reply = self.ledger.asked_at_gateway(
+                machine.name, site, heard, packet, now, client_at=self._client_at, may_ask=core.may_ask
+            )
+        else:
+            reply = self.ledger.arrived_at_gateway(machine.name, site, heard, packet, now).answer()
 
         def answer() -> None:
             if machine.core is core:
-                machine.send(letter.answer())
+                machine.send(reply)
 
         self.network.at(RESOURCE_DELAY, answer)
 
@@ -239,34 +258,25 @@ class World:
     def disturbed(self) -> None:
         """From here on nothing is owed until it has worked again."""
         self.ledger.disturbed()
+        self.questions.disturbed()
 
     def cut(self, name: str) -> None:
         """A machine's cable is out."""
-        machine = self._machine(name)
-        if machine.link is not None:
-            machine.link.note_liveness()
-        machine.host.is_cut = True
+        self._interrupted(name).host.is_cut = True
 
     def plug(self, name: str) -> None:
         """The cable is in again."""
-        machine = self._machine(name)
-        machine.host.is_cut = False
-        if machine.link is not None:
-            machine.link.resume()
+        self._machine(name).host.is_cut = False
+        self._resume(name)
 
     def cut_control(self, name: str) -> None:
         """A machine does not reach the portal."""
-        machine = self._machine(name)
-        if machine.link is not None:
-            machine.link.note_liveness()
-        machine.is_control_cut = True
+        self._interrupted(name).is_control_cut = True
 
     def mend_control(self, name: str) -> None:
         """It does again."""
-        machine = self._machine(name)
-        machine.is_control_cut = False
-        if machine.link is not None:
-            machine.link.resume()
+        self._machine(name).is_control_cut = False
+        self._resume(name)
 
     def stop(self, name: str) -> None:
         """A client signs out, or a gateway is stopped: with a goodbye."""
@@ -278,8 +288,8 @@ class World:
         machine = self._machine(name)
         if machine.core is not None:
             machine.kill()
-        if name in self.programs:  # what they were told means nothing to the next process
-            self.programs[name] = names.Program()
+        if name in self.clients:
+            self.questions.forget(name)
 
     def start(self, name: str) -> None:
         """A process with nothing remembered."""
@@ -298,7 +308,7 @@ class World:
         if new_address:
             self._moves += 1
             internet = self.network.places["internet"]
-            self.network.move(self.relays[name].host, internet, _relay_addresses(10 + self._moves))
+            self.network.move(self.relays[name].host, internet, deployment.relay_addresses(10 + self._moves))
         self.start(name)
 
     def reboot_router(self, name: str) -> None:
@@ -315,10 +325,8 @@ class World:
 
     def move(self, name: str, behaviour: str, versions: tuple[int, ...]) -> None:
         """A machine is at another place with other addresses."""
-        machine = self.tunnellers[name]
-        if machine.link is not None:
-            machine.link.note_liveness()
-        self._settle_in(machine, behaviour, versions, 10)
+        self._interrupted(name)
+        self._settle_in(self.tunnellers[name], behaviour, versions, 10)
 
     def roam(self, name: str, behaviour: str, versions: tuple[int, ...], notice: Duration) -> None:
         """A machine moves while its process runs, which notices it after a while."""
@@ -330,23 +338,10 @@ class World:
         """The portal reads its file again."""
         self.portal.apply(self.book.configuration())
 
-    def heal(self) -> None:
-        """Everything works: cables, processes, weather, and who may do what."""
-        for name in (*self.relays, *self.tunnellers):
-            self._machine(name).is_control_cut = False
-            self.plug(name)
-        for place in self.network.places.values():
-            place.loss, place.doubling, place.jitter, place.largest = 0.0, 0.0, 0, None
-        for name, (_, addresses) in names.FIRST.items():
-            self.zone.put(name, addresses)
-        for ware in WARES:
-            self.book.put(ware, self.network.now)
-            for client in self.clients:
-                self.book.grant(client, ware.name, ALWAYS, self.network.now)
+    def name_servers(self, settings: DnsSettings) -> None:
+        """The portal tells clients so."""
+        self.book.serve_names(settings, self.network.now)
         self.write()
-        self.portal.start()
-        for name in (*self.relays, *self.tunnellers):
-            self.start(name)
 
     # The end ---------------------------------------------------------------------------------------------------------
 
@@ -354,19 +349,26 @@ class World:
         """This world is over."""
         logging.getLogger().removeHandler(self.log)
 
-    def describe(self) -> str:
-        """Who is how, for a failure."""
-        rows = []
-        for name, machine in self.tunnellers.items():
-            link = machine.link
-            paths = [] if machine.core is None else [str(row) for row in machine.core.connections()]
-            rows.append(f"{name}: link {'live' if link is not None and link.is_live else 'away'}, {paths}")
-        return "; ".join(rows)
-
     # Private ---------------------------------------------------------------------------------------------------------
 
     def _machine(self, name: str) -> Relay | Tunneller:
         return self.relays[name] if name in self.relays else self.tunnellers[name]
+
+    def _client_at(self, address: IPAddress) -> str:
+        (client,) = (name for name in self.clients if address in self.tunnellers[name].addresses)
+        return client
+
+    def _interrupted(self, name: str) -> Relay | Tunneller:
+        """A machine that is about to lose the portal: until now it has heard it."""
+        machine = self._machine(name)
+        if machine.link is not None:
+            machine.link.note_liveness()
+        return machine
+
+    def _resume(self, name: str) -> None:
+        link = self._machine(name).link
+        if link is not None:
+            link.resume()
 
     def _works(self, machine: Relay | Tunneller) -> bool:
         place = machine.host.place
@@ -378,14 +380,8 @@ class World:
         self._moves += 1
         number = self._moves
         kind = None if behaviour == "open" else BEHAVIOURS[behaviour]
-        address = f"203.0.113.{number % 200}"
-        place = self.network.add_place(f"place {number}", kind, latency_ms * MILLISECOND, address)
-        # At home everybody has the same private addresses.
-        own = {4: "192.168.1.10" if kind is not None and kind.translates else address, 6: f"2001:db8:{number:x}::10"}
-        if kind is not None and not kind.translates:
-            own[4] = f"203.0.113.{200 + number % 50}"
+        place = self.network.add_place(
+            f"place {number}", kind, latency_ms * MILLISECOND, deployment.outside_address(number)
+        )
+        own = deployment.home_addresses(number, kind)
         machine.move(place, tuple(own[version] for version in versions))
-
-
-def _relay_addresses(number: int) -> tuple[str, str]:
-    return f"198.51.100.{10 + number % 200}", f"2001:db8:ffff::{number + 1:x}"

@@ -14,7 +14,8 @@ from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.ip.packet import Packet, parse
 from gateway.actions import ResolveDomain
 from gateway.core import GatewayCore
-from tests.unit.world import CLIENT_TUNNEL, End, World
+from tests.unit.world import CLIENT_TUNNEL, World
+from tests.unit.world_ends import End
 
 APP: Final = "00000000-0000-0000-0000-000000000001"
 OTHER: Final = "00000000-0000-0000-0000-000000000002"

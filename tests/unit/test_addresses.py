@@ -13,6 +13,7 @@ READ_BY_PEOPLE = frozenset({
     "json-schema.org",
     "semver.org",
     "www.apache.org",
+    "www.debian.org",  # what a copyright file of a package is
     "www.conventionalcommits.org",
     "www.rfc-editor.org",
     "www.w3.org",  # the name space of SVG

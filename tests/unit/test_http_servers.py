@@ -112,7 +112,7 @@ async def _start(kind: str, folder: Path, host: str, stack: AsyncExitStack) -> P
             stack.push_async_callback(server.close)
         case _:
             known = SimpleNamespace(allocation=lambda _: None, end_allocation=lambda *_: False, allocations=list)
-            admin = Admin(cast(RelayService, SimpleNamespace(server=known)))
+            admin = Admin(cast(RelayService, SimpleNamespace(server=known)), lambda _: {})
             await admin.start(LocalSocket(folder / "admin", is_demanded=True))
             stack.push_async_callback(admin.close)
             return folder / "admin"

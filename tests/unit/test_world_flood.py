@@ -86,6 +86,6 @@ def test_a_flood_leaves_no_error_for_each_message() -> None:
     local = Endpoint(ip_address("192.0.2.2"), PORT)
     for number in range(100):
         source = Endpoint(ip_address(0xC6120000 + (number << 8)), 9)
-        node.open(Received(local, source, run), 5, 5, opened.append, errors)
+        node.open_others(Received(local, source, run), 5, 5, opened.append, errors)
     assert not opened
     assert len(errors) < LIMIT + REPLY_LIMIT + 60

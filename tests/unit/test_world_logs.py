@@ -14,6 +14,7 @@ from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.errors import chain
 from connectivity.io.logs import TRACE
+from connectivity.io.peer_log import PeerLog
 from connectivity.node import Node, Opened
 from connectivity.run import Received, Run
 from connectivity.wireguard import KeyPair, RateLimiter, Tunnel
@@ -57,10 +58,11 @@ def test_every_line_about_a_connection_a_resource_or_a_relay_names_it(log: pytes
     assert (granted["cid"], granted["rid"]) == ("c-1", "r-1")
     assert fields_of(by_phrase["Added new relay"])["rid"] == "relay-1"
     failed = [record for record in ours if record.getMessage() == "Connection failed"]
-    assert {(record.levelname, fields_of(record)["cid"], fields_of(record)["reason"]) for record in failed} == {
-        ("INFO", "g-1", "ICE timed out"),
-        ("INFO", "c-1", "ICE timed out"),
+    assert {(record.levelname, fields_of(record).get("gid"), fields_of(record).get("cid")) for record in failed} == {
+        ("DEBUG", "g-1", None),
+        ("DEBUG", None, "c-1"),
     }
+    assert {fields_of(record)["reason"] for record in failed} == {"ICE timed out"}
 
 
 def test_relay_transactions_have_a_target_of_their_own_below_info(log: pytest.LogCaptureFixture) -> None:
@@ -69,6 +71,46 @@ def test_relay_transactions_have_a_target_of_their_own_below_info(log: pytest.Lo
     told = [record for record in log.records if record.name.startswith("wire.turn")]
     assert {record.levelname for record in told} == {"DEBUG"}
     assert {"Allocate", "Binding"} <= {fields_of(record)["method"] for record in told}
+
+
+def people(world: World) -> None:
+    """Have both ends tell people, as the services do."""
+    world.client.listen(PeerLog("client", "gid").tell)
+    world.gateway.listen(PeerLog("gateway", "cid").tell)
+
+
+def test_people_read_who_connects_and_who_leaves_by_name_and_nothing_of_candidates(
+    log: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    people(world)
+    world.start()
+    world.send_from_client(question())
+    world.advance(5 * SECOND)
+    world.close("client")
+    world.advance(SECOND)
+    told = [record for record in log.records if record.levelname != "DEBUG" and record.levelno > TRACE]
+    lines = [record.getMessage() for record in told if record.name == "connectivity.peers"]
+    connected = [line for line in lines if "left" not in line]
+    assert len(connected) == 2
+    assert all(re.fullmatch(r"client → gateway, direct over IPv[46], \d+ ms", line) for line in connected)
+    assert sorted(lines[2:]) == ["client → gateway, left: closed by us", "client → gateway, left: goodbye"]
+    ends = [fields_of(record) for record in told if record.name == "connectivity.peers"]
+    assert {*map(str, ends)} == {"{'gid': 'g-1'}", "{'cid': 'c-1'}"}
+    assert [record.getMessage() for record in told if "candidate" in record.getMessage()] == []
+
+
+def test_people_read_of_a_relayed_connection_that_fails(log: pytest.LogCaptureFixture) -> None:
+    world = World(direct=False)
+    people(world)
+    world.start()
+    world.send_from_client(question())
+    world.advance(30 * SECOND)
+    world.relay_alive = False
+    world.advance(200 * SECOND)
+    lines = [record.getMessage() for record in log.records if record.name == "connectivity.peers"]
+    assert any(re.search("→ gateway, relayed over IPv4", line) for line in lines)
+    assert "client → gateway, left: ICE timed out" in lines
 
 
 def test_traffic_is_not_logged_at_any_level(log: pytest.LogCaptureFixture) -> None:
@@ -95,7 +137,7 @@ def test_a_new_connection_shows_its_index_as_connection_and_session(log: pytest.
     world.send_from_client(question())
     world.advance(SECOND)
     created = [fields_of(record) for record in log.records if record.getMessage() == "Created new connection"]
-    assert [fields["cid"] for fields in created] == ["c-1", "g-1"]
+    assert [fields.get("cid") or fields.get("gid") for fields in created] == ["c-1", "g-1"]
     assert all(re.fullmatch(r"\(\d{1,8}\|0\)", str(fields["index"])) for fields in created)
 
 
@@ -121,7 +163,8 @@ def test_errors_name_unknown_keys_as_decimals_and_unknown_connections_by_their_2
     opened: list[Opened] = []
     remote, local = Endpoint(ip_address("192.0.2.1"), 1), Endpoint(ip_address("192.0.2.2"), 2)
     for datagram in (initiation.message, data, response):
-        node.open(Received(local, remote, Run.single(bytearray(datagram))), 0, 0, opened.append, errors)
+        received = Received(local, remote, Run.single(bytearray(datagram)))
+        node.open_others(received, 0, 0, opened.append, errors)
     assert not opened
     assert [chain(error) for error in errors] == [
         f"no connection for key {int.from_bytes(stranger.public, 'big')}",

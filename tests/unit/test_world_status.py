@@ -66,15 +66,20 @@ def test_a_client_tells_which_gateway_each_resource_has_and_a_gateway_what_each_
     assert shown.clients is None
     assert shown.resources == (
         ResourceStatus("r-2", "lab", "cidr", "10.30.0.0/24", "unknown", None),
-        ResourceStatus("r-1", "lan", "cidr", "10.20.0.0/24", "online", "g-1"),
+        ResourceStatus("r-1", "lan", "cidr", "10.20.0.0/24", "online", "g-1", "gateway"),
     )
+    assert (shown.names, world.gateway.status().names) == ({"g-1": "gateway"}, {"c-1": "client"})
     addresses = tuple(map(ip_address, CLIENT_TUNNEL))
     (client,) = world.gateway.status().clients or ()
-    assert (client.client_id, client.addresses) == ("c-1", addresses)
+    assert (client.client_id, client.name, client.addresses) == ("c-1", "client", addresses)
     assert [(grant.resource_id, grant.kind, grant.address) for grant in client.grants] == [
         ("r-1", "cidr", "10.20.0.0/24")
     ]
+    before = world.gateway.statistics()
+    assert before.received_bytes > 0
     world.client.close(world.now)
     world.drain("client")
     world.advance(SECOND)
     assert world.gateway.status() == RoleStatus(clients=())
+    after = world.gateway.statistics()  # what connections carried is counted on when they are gone
+    assert after.received_bytes >= before.received_bytes

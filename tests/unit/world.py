@@ -8,10 +8,8 @@ is connected to, else to the first of those ``online``.
 """
 
 import base64
-import hashlib
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from random import Random
 from typing import Any, Final
@@ -31,6 +29,7 @@ from relay.core.nonce import NonceMint
 from relay.core.outputs import InstallChannel, OpenRelayedPort, Relayed, ToClient, ToPeer
 from relay.core.peers import PeerPolicy
 from relay.core.server import Server
+from tests.unit.world_ends import End, ice, preshared_key
 
 LATENCY: Final = 5 * MILLISECOND
 EPOCH: Final = 1_800_000_000 * SECOND
@@ -42,23 +41,6 @@ GATEWAY_TUNNEL: Final = ("100.64.0.3", "fd00:2021:1111::3")
 RESOURCE: Final[dict[str, Any]] = {"type": "cidr", "id": "r-1", "name": "lan", "address": "10.20.0.0/24"}
 SECOND_RESOURCE: Final[dict[str, Any]] = {"type": "cidr", "id": "r-2", "name": "lab", "address": "10.30.0.0/24"}
 PORT: Final = 52625
-
-
-@dataclass(slots=True)
-class End:
-    """A client or a gateway, as the network and the portal know it."""
-
-    name: str
-    device_id: str
-    core: TunnelCore
-    keys: KeyPair
-    addresses: tuple[str, str]
-    tunnel: tuple[str, str]
-
-    @property
-    def is_client(self) -> bool:
-        """Else it is a gateway."""
-        return self.device_id.startswith("c")
 
 
 class World:
@@ -183,6 +165,8 @@ class World:
         self.online = [other for other in self.online if other != name]
         self.ends[name].core.close(self.now)
         self.drain(name)
+        self.ends[name].core.leave_relays(self.now)
+        self.drain(name)
 
     def advance(self, duration: int) -> None:
         """Let time pass; every datagram and every timer in between happens, in order."""
@@ -303,38 +287,29 @@ class World:
         client, gateway = self._end(client_id), self.ends[name]
         peer = {
             "id": client_id,
+            "name": client.name,
             "public_key": base64.b64encode(client.keys.public).decode(),
-            "preshared_key": self._preshared_key(client, gateway),
+            "preshared_key": preshared_key(self.generation, client, gateway),
             "ipv4": client.tunnel[0],
             "ipv6": client.tunnel[1],
         }
         (resource,) = (entry | {"filters": self.filters} for entry in self.resources if entry["id"] == resource_id)
         shared = {"ref": reference, "resource": resource, "client": peer, "expires_at": self.expires_at}
-        return shared | self._ice(client, gateway)
+        return shared | ice(client, gateway)
 
     def flow(self, client: End, gateway: End, resource_id: str = "r-1") -> dict[str, Any]:
         """A ``flow_created`` for a client."""
         shared = {
             "resource_id": resource_id,
             "gateway_id": gateway.device_id,
+            "gateway_name": gateway.name,
             "gateway_group_id": "s",
             "gateway_public_key": base64.b64encode(gateway.keys.public).decode(),
             "gateway_ipv4": gateway.tunnel[0],
             "gateway_ipv6": gateway.tunnel[1],
-            "preshared_key": self._preshared_key(client, gateway),
+            "preshared_key": preshared_key(self.generation, client, gateway),
         }
-        return shared | self._ice(client, gateway)
-
-    def _ice(self, client: End, gateway: End) -> dict[str, Any]:
-        seed = hashlib.sha256(client.keys.public + gateway.keys.public).hexdigest()
-        return {
-            "client_ice_credentials": {"username": seed[:4], "password": seed[4:26]},
-            "gateway_ice_credentials": {"username": seed[26:30], "password": seed[30:52]},
-        }
-
-    def _preshared_key(self, client: End, gateway: End) -> str:
-        digest = hashlib.sha256(b"%d" % self.generation + client.keys.public + gateway.keys.public).digest()
-        return base64.b64encode(digest).decode()
+        return shared | ice(client, gateway)
 
     def _transmit(self, name: str, transmit: Transmit) -> None:
         source, destination, run, tos = transmit

@@ -29,8 +29,8 @@ def test_each_kind_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "the kind of benchmark is missing: expected one of stack, relay, siege, faults, scale, compare"),
-        (["stak"], "'stak' is no kind of benchmark: expected one of stack, relay, siege, faults, scale, compare"),
+        ([], "the kind of benchmark is missing: expected one of stack, relay, siege, faults, scale, tunnel"),
+        (["stak"], "'stak' is no kind of benchmark: expected one of stack, relay, siege, faults, scale, tunnel"),
         (["stack", "--rounds", "0"], "--rounds is '0': "),
         (["stack", "--only", "sideways"], "--only is 'sideways': "),
         (["siege", "--only", "storm"], "--only is 'storm': "),
@@ -41,7 +41,8 @@ def test_each_kind_has_help(capsys: pytest.CaptureFixture[str]) -> None:
             "--programs is '/nowhere/postern': expected the path of a program",
         ),
         (["stack", "--quickly"], "--quickly is not a flag of postern bench stack"),
-        (["compare", "--history", "x"], "--history is not a flag of postern bench compare"),
+        (["tunnel", "--loads", "tcp1,tcp2"], "--loads is 'tcp1,tcp2': expected some of tcp1, tcp4, tcp8, udp1200"),
+        (["tunnel", "--wireguard-go", "/nowhere"], "--wireguard-go is '/nowhere': expected the path of a program"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_code_2(

@@ -4,7 +4,7 @@ import pytest
 
 from bench.faults import read_settings
 from bench.faults_stage import FAULTS, longest_silence
-from bench.siege_figures import LONGEST_TEXT
+from bench.figures import LONGEST_TEXT
 from lab.errors import LabError
 
 SAID = """PING 172.20.0.100 (172.20.0.100) 56(84) bytes of data.
@@ -21,7 +21,7 @@ def test_the_longest_silence_lies_between_two_answers() -> None:
 
 
 def test_a_ping_without_answers_is_none() -> None:
-    with pytest.raises(LabError, match="not answered"):
+    with pytest.raises(LabError, match="nothing was answered"):
         longest_silence("PING\n[1.0] 64 bytes from 172.20.0.100: icmp_seq=1\n")
 
 

@@ -32,9 +32,10 @@ def test_ratios_are_in_the_file_for_those_who_read_it_with_other_tools(tmp_path:
 
 
 def test_this_run_knows_its_time_and_machine() -> None:
-    run = history.describe_run([], [], {"rounds": 3})
+    run = history.describe_run([], [], {"rounds": 3}, 0.07)
     assert run.time.endswith("+00:00")
     assert run.machine["processors"] >= 1
+    assert run.machine["busy_before"] == 0.07
     assert run.terms == {"rounds": 3}
 
 

@@ -30,27 +30,30 @@ def bars(picture: str) -> list[float]:
 
 def test_axes_bars_and_lines_have_their_names_beside_them() -> None:
     found = texts(draw([sample_run(1), sample_run(2)]))
-    for words in ("Mbit/s received", "% of plain veth", "direct, IPv4", "relayed, IPv4", "direct IPv4", "relayed IPv4"):
-        assert words in found
-    assert {"1,000", "400", "500", "300"} <= set(found)  # the values at their bars
+    for words in ("% of plain veth", "direct IPv4", "relayed IPv4"):
+        assert found.count(words) == 3  # at the bars and in each panel
+    assert {"10 % · 1,000 Mbit/s", "5.0 % · 400 Mbit/s", "5.0 % · 500 Mbit/s", "3.8 % · 300 Mbit/s"} <= set(found)
     assert found.count("up ↑") == 3  # two groups of bars, one panel
     assert "2 runs" in found
-    assert "direct, IPv6" not in found  # not measured, not drawn
+    assert "direct IPv6" not in found  # not measured, not drawn
+    assert "100 % is plain veth, Mbit/s up · down: IPv4 10,000 · 8,000" in found
 
 
-def test_bars_are_in_proportion() -> None:
+def test_bars_are_shares_of_plain_veth_in_the_same_direction() -> None:
     direct_up, direct_down, relayed_up, relayed_down = bars(draw([sample_run()]))
-    assert direct_down / direct_up == pytest.approx(0.4, abs=0.01)
+    assert direct_down / direct_up == pytest.approx(0.5, abs=0.01)
     assert relayed_up / direct_up == pytest.approx(0.5, abs=0.01)
-    assert relayed_down / direct_up == pytest.approx(0.3, abs=0.01)
+    assert relayed_down / direct_up == pytest.approx(0.375, abs=0.01)
 
 
-def test_upstreams_bars_stand_beside_ours_and_say_whose_they_are() -> None:
+def test_upstreams_bars_stand_beside_ours_which_say_how_many_times_as_much_they_are() -> None:
     run = sample_run()
     run = dataclasses.replace(run, cells=[*run.cells, *both(UPSTREAM_DIRECT, 700, 800)])
     found = texts(draw([run]))
-    assert "700 upstream's" in found
-    assert "1,000 ours" in found
+    assert "7.0 % · 700 Mbit/s, upstream's" in found
+    assert "10 % · 1,000 Mbit/s · 1.43 times upstream's" in found
+    assert "5.0 % · 400 Mbit/s · 0.50 times upstream's" in found
+    assert "5.0 % · 500 Mbit/s" in found  # relayed, upstream's were not measured
 
 
 def test_light_and_dark_know_the_same_classes_and_every_class_in_use() -> None:
@@ -86,7 +89,7 @@ def test_a_failed_run_shows() -> None:
 def test_everything_is_inside_the_frame_however_many_runs(count: int) -> None:
     runs = [sample_run(1 + index % 28, scale=1 + index % 7) for index in range(count)]
     _check_frame(draw(runs))
-    assert f"{min(count, 40)} run{'s' if count > 1 else ''}" in texts(draw(runs))
+    assert (f"{min(count, 40)} runs" in texts(draw(runs))) is (count > 1)  # one alone has no lines
 
 
 def test_a_run_without_any_speed_is_drawn_too() -> None:

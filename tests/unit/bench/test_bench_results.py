@@ -9,7 +9,7 @@ from bench.measurement import (
     judge_buffers,
     judge_errors,
 )
-from bench.report import as_markdown
+from bench.report import as_document, as_markdown
 from bench.results import Cell, Ratio, quotient, ratios, summarize
 from bench.variants import Variant, in_turn, possible
 from connectivity.io.buffers import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
@@ -93,10 +93,21 @@ def test_iperf3_asks_for_no_more_than_the_kernel_grants() -> None:
 def test_tables_say_where_datagrams_were_lost() -> None:
     where = {"stack": 0, "tun": 1200, "iperf3": 34}
     flood = Cell(DIRECT.name, "overload", "udp", "down", 321.0, sent=20_000, lost=1000, lost_in=where)
+    still = Cell(DIRECT.name, "overload", "udp", "up", 55.0, sent=7, lost=0, lost_in=dict.fromkeys(where, 0))
     text = as_markdown([*both(DIRECT, 1000, 400), flood])
-    (row,) = (line for line in text.splitlines() if "our ends, down" in line)
+    (row,) = (line for line in text.splitlines() if "direct IPv4, ours, down" in line)
     assert [cell.strip() for cell in row.split("|")[2:-1]] == ["321", "20,000", "5.00 %", "0", "1,200", "34"]
     assert "paced" not in text  # no rows, no table
+    short = rows(as_document([*both(DIRECT, 1000, 400), flood, still]))
+    assert ["direct IPv4, ours", "55 · 321", "7 · 20,000", "0.00 % · 5.00 %", "- · TUN"] in short
+
+
+def test_shares_of_plain_veth_stand_beside_the_speeds_where_it_was_measured() -> None:
+    cells = both(DIRECT, 1000, 25)
+    assert ["direct IPv4, ours", "1,000 · 25", "-", "0 · 0"] in rows(as_document(cells))
+    found = rows(as_document([*both(VETH, 10_000, 8000), *cells]))
+    assert ["plain veth IPv4", "10,000 · 8,000", "-", "0 · 0"] in found
+    assert ["direct IPv4, ours", "1,000 · 25", "10 % · 0.3 %", "0 · 0"] in found
 
 
 def test_rounds_interleave_the_variants_and_each_begins_with_another() -> None:
@@ -129,3 +140,8 @@ def test_each_variant_has_its_own_name_and_a_network_that_forces_its_path() -> N
     assert not Variant("direct", ipv6=True).network.direct_ipv4
     relayed = Variant("relayed", ipv6=True).network
     assert (relayed.client_nat, relayed.underlay, relayed.direct_ipv6) == (Nat.SYMMETRIC, Underlay.DUAL, False)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all tables."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]

@@ -22,9 +22,9 @@ def test_a_packet_and_a_grant_take_as_many_steps_with_few_clients_as_with_many(
 ) -> None:
     steps = []
     for stage in stages:
-        for call in kind.prepare(stage, 0):  # every client has had its turn
+        for call in (*kind.prepare(stage, 0), *kind.prepare(stage, 1)):  # every client has had its turn, and its fill
             call()
-        calls = kind.prepare(stage, 1)
+        calls = kind.prepare(stage, 2)
         profile = cProfile.Profile()
         gc.collect()
         gc.disable()  # whoever is told of collections would be counted, too
@@ -33,7 +33,8 @@ def test_a_packet_and_a_grant_take_as_many_steps_with_few_clients_as_with_many(
         profile.disable()
         gc.enable()
         steps.append(sum(entry.callcount for entry in profile.getstats()))
-        assert all(result is None or result for result in results)  # everything arrived, or left
+        is_refused = kind.name.startswith(("forged", "refused", "datagram of", "random bytes"))
+        assert all(result is None or bool(result) is not is_refused for result in results)  # the rest arrived, or left
     assert steps[0] == steps[1]
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bench import siege
+from bench.figures import LONGEST_TEXT, Figure, as_json, as_markdown, shown, unmet
 from bench.siege import FLOODS, read_settings
-from bench.siege_figures import LONGEST_TEXT, Figure, as_json, as_markdown, shown, unmet
 from bench.siege_flood import HIGHEST_RATE, pace, packets, payloads
 from bench.siege_http import MALFORMED
 from bench.siege_stage import LogTail, Terms

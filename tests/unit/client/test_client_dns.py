@@ -15,8 +15,9 @@ from client.dns.records import DnsRecords
 from client.drops import ClientDrop
 from connectivity.clock import SECOND
 from connectivity.endpoint import Endpoint
-from connectivity.ip.checksum import PROTOCOL_TCP, refresh
+from connectivity.ip.checksum import refresh
 from connectivity.ip.packet import parse
+from connectivity.ip.protocols import PROTOCOL_TCP
 from connectivity.tunnel import SendToPortal
 from tests.unit.client.dns_bench import OWN, SENTINEL, WIKI, Bench, addresses, named, payload, query
 

@@ -92,9 +92,9 @@ class Stage:
             raise ConnectionRefusedError
         return answer
 
-    def configure(self, *servers: IPAddress) -> None:
+    async def configure(self, *servers: IPAddress) -> None:
         mapping = tuple((sentinel, Endpoint(server, 53)) for sentinel, server in zip(SENTINELS, servers, strict=False))
-        self.extension.configured(ConfigureTun(OWN, (), (), mapping, "internal.example"))
+        await self.extension.configured(ConfigureTun(OWN, (), (), mapping, "internal.example"))
 
     def forward(self, query_id: int, message: bytes, server: IPAddress = ELSEWHERE) -> None:
         query = ForwardQuery(query_id, Endpoint(server, 53), message, Transport.UDP, through_tunnel=False)
@@ -127,7 +127,7 @@ def test_the_host_is_put_in_order_before_anything_else_and_at_the_end(monkeypatc
     async def work(stage: Stage) -> None:
         assert stage.dns.steps == ["start"]
         assert stage.core.told == [("servers", ELSEWHERE)]
-        stage.configure(ELSEWHERE)
+        await stage.configure(ELSEWHERE)
         assert ("ports", [4, 6]) in stage.core.told
         await stage.until(lambda: len(stage.dns.steps) > 1)
         for _ in range(100):
@@ -182,11 +182,11 @@ def test_a_server_of_this_host_that_asks_us_in_turn_is_used_no_more(
             return None
 
         stage.server = goes_round
-        stage.configure(HERE, ELSEWHERE)
+        await stage.configure(HERE, ELSEWHERE)
         await stage.until(lambda: ("servers", ELSEWHERE) in stage.core.told)
         await stage.until(lambda: ("answer", 100, None) in stage.core.told)
         assert [server for server, _ in stage.asked] == [HERE]  # what came round was not sent again
-        stage.configure(ELSEWHERE)
+        await stage.configure(ELSEWHERE)
         await stage.until(lambda: len(stage.dns.steps) > 2)
         # The host uses others: what was found out counts no more.
         stage.dns.found = Found((SystemServer(HERE), SystemServer(DOCKERS)))
@@ -200,7 +200,7 @@ def test_a_server_of_this_host_that_asks_us_in_turn_is_used_no_more(
 
 def test_a_server_of_this_host_that_does_not_is_asked_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work(stage: Stage) -> None:
-        stage.configure(HERE, DOCKERS)
+        await stage.configure(HERE, DOCKERS)
         await stage.until(lambda: len(stage.asked) == 2)
         assert {server for server, _ in stage.asked} == {HERE, DOCKERS}
         stage.forward(7, b"a query", HERE)
@@ -214,7 +214,7 @@ def test_each_run_has_a_name_of_its_own_for_that(monkeypatch: pytest.MonkeyPatch
     asked = []
 
     async def work(stage: Stage) -> None:
-        stage.configure(HERE)
+        await stage.configure(HERE)
         await stage.until(lambda: len(stage.asked) == 1)
         asked.append(dns.message.from_wire(stage.asked[0][1]).question[0].name)
 

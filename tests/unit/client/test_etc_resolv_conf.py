@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from client.dns import resolv_conf
@@ -240,8 +240,12 @@ TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from("\n# "), max_size
 )
 
 
+LONG = "nameserver 192.0.2.1\n" + "# long\n" * 300
+
+
+@example(text=LONG, before_call=18, torn_pages=None, again=[(3, 1)])  # padded, then half written over
 @given(
-    text=TEXTS | st.just("") | st.just("nameserver 192.0.2.1\n" + "# long\n" * 300),
+    text=TEXTS | st.just("") | st.just(LONG),
     before_call=st.integers(0, 40),
     torn_pages=st.none() | st.integers(1, 12),
     again=st.lists(st.tuples(st.integers(0, 8), st.none() | st.integers(1, 12)), max_size=2),

@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 
 from connectivity.endpoint import Endpoint
-from connectivity.io.http import HttpServer, Limits
+from connectivity.io.http import HttpServer
+from connectivity.io.http_limits import Limits
 
 PATIENCE = 60.0  # for what must happen anyway
 TOKEN = "tok3nInTheRequestLine"
@@ -49,9 +50,9 @@ class Peer:
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
-    async def ask(self, path: str = "/healthz") -> bytes:
+    async def ask(self, path: str = "/healthz", headers: str = "") -> bytes:
         """One request, the last, and all that comes back until the server closes."""
-        self.send(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        self.send(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n".encode())
         return await self.rest()
 
     async def rest(self) -> bytes:

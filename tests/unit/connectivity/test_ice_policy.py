@@ -78,7 +78,9 @@ def test_of_a_relay_and_a_nat_only_the_very_same_address_is_ours() -> None:
 
 def make_agent(*, controlling: bool) -> Agent:
     ours, theirs = IceCredentials("usr1", "p" * 22), IceCredentials("usr2", "q" * 22)
-    agent = Agent(controlling=controlling, local=ours, remote=theirs, rng=Random(1).randbytes, now=0, cid="c-1")
+    agent = Agent(
+        controlling=controlling, local=ours, remote=theirs, rng=Random(1).randbytes, now=0, owner={"cid": "c-1"}
+    )
     agent.add_local_candidate(OURS)
     return agent
 

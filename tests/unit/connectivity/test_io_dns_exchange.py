@@ -19,7 +19,7 @@ import pytest
 from connectivity.endpoint import Endpoint
 from connectivity.io import dns_exchange
 from connectivity.io.dns_exchange import NoAnswerError, exchange, with_id
-from connectivity.io.tunnel import SOCKET_MARK
+from connectivity.io.udp_options import SOCKET_MARK
 
 QUERY = dns.message.make_query("app.example.", "SRV", id=0x1234)
 WIRE = QUERY.to_wire()

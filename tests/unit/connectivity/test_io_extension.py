@@ -14,8 +14,8 @@ from connectivity.io import extension, host, service
 from connectivity.io.extension import ExtensionHost, Tasks
 from connectivity.io.service import Role, run_tunnel
 from connectivity.io.tun import Tun
-from connectivity.io.tunnel import SOCKET_MARK
 from connectivity.io.tunnel_settings import TunnelSettings
+from connectivity.io.udp_options import SOCKET_MARK
 from connectivity.phoenix.login import PortalLogin, gateway_login
 from connectivity.portal import values
 from connectivity.tunnel import ConfigureTun, SendToPortal
@@ -38,6 +38,13 @@ class Device(BusyTun):
     def __enter__(self) -> Self:
         return self
 
+    def hold(self) -> None:
+        assert self._steps == [], "nothing has begun yet"
+
+    def release(self) -> bool:
+        self._steps.append("released")
+        return True
+
     def __exit__(self, *_: object) -> None:
         self._steps.append("device closed")
         self.ready.close()
@@ -54,12 +61,19 @@ class Core(RecordingCore):
     def poll_action(self) -> Any:
         return self.actions.popleft() if self.actions else None
 
+    def listen(self, _: object) -> None:
+        return None
+
     def statistics(self) -> None:
         return None
 
     def close(self, now: int) -> None:
         del now
         self.steps.append("goodbye")
+
+    def leave_relays(self, now: int) -> None:
+        del now
+        self.steps.append("relays left")
 
     def handle_resolution(self, name: str) -> None:
         self.steps.append(f"core has {name}")
@@ -79,6 +93,7 @@ class Recording:
         self.steps = steps
         self._script = script
         self.fails_at: set[str] = set()
+        self.then: Callable[[], object] = lambda: None  # once the device is configured
 
     async def start(self) -> None:
         self._step("start")
@@ -90,9 +105,10 @@ class Recording:
             return True
         return False
 
-    def configured(self, configuration: ConfigureTun) -> None:
+    async def configured(self, configuration: ConfigureTun) -> None:
         assert configuration.interface == INTERFACE
         self._step("configured")
+        asyncio.get_running_loop().call_soon(self.then)
 
     async def reset(self) -> None:
         self._step("reset")
@@ -167,7 +183,7 @@ def the_end(host: ExtensionHost, _: object) -> None:
 
 
 def test_it_starts_first_and_is_closed_before_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert serve(monkeypatch, the_end) == ["start", "goodbye", "close", "device closed", "the end"]
+    assert serve(monkeypatch, the_end) == ["start", "goodbye", "relays left", "close", "device closed", "the end"]
 
 
 def test_it_gets_its_actions_and_the_core_what_comes_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,16 +192,44 @@ def test_it_gets_its_actions_and_the_core_what_comes_of_them(monkeypatch: pytest
         the_end(host, recording)
 
     steps = serve(monkeypatch, script)
-    assert steps == ["start", "core has an answer", "act", "goodbye", "close", "device closed", "the end"]
+    assert steps == [
+        "start",
+        "core has an answer",
+        "act",
+        "goodbye",
+        "relays left",
+        "close",
+        "device closed",
+        "the end",
+    ]
 
 
 def test_it_hears_of_the_device_when_that_has_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     def script(host: ExtensionHost, recording: Recording) -> None:
         cast(Core, host.core).actions += [SendToPortal("x", {}), ConfigureTun(INTERFACE, ())]
         host.call(lambda: None)
-        the_end(host, recording)
+        recording.then = lambda: the_end(host, recording)
 
-    assert serve(monkeypatch, script)[:3] == ["start", "addresses", "configured"]
+    assert serve(monkeypatch, script)[:5] == ["start", "addresses", "configured", "released", "goodbye"]
+
+
+def test_a_device_that_the_host_refuses_ends_the_service_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(host: ExtensionHost, recording: Recording) -> None:
+        cast(Core, host.core).actions.append(ConfigureTun(INTERFACE, ()))
+        recording.fails_at.add("configured")
+        host.call(lambda: None)
+
+    told = serve(monkeypatch, script)
+    assert told == [
+        "start",
+        "addresses",
+        "configured",
+        "goodbye",
+        "relays left",
+        "close",
+        "device closed",
+        "[Errno 5] configured failed",
+    ]
 
 
 def test_what_the_core_asks_and_nobody_does_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +244,7 @@ def test_a_defect_of_the_core_ends_the_service_in_order(monkeypatch: pytest.Monk
         host.call(cast(Any, host.core).handle_defect)
         host.call(cast(Any, host.core).handle_resolution, "after the end")  # nothing any more
 
-    assert serve(monkeypatch, script) == ["start", "goodbye", "close", "device closed", "a defect"]
+    assert serve(monkeypatch, script) == ["start", "goodbye", "relays left", "close", "device closed", "a defect"]
 
 
 def test_a_start_that_fails_is_taken_back_and_told(monkeypatch: pytest.MonkeyPatch) -> None:

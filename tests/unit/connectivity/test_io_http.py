@@ -6,7 +6,10 @@ import logging
 import pytest
 from aiohttp import web
 
-from connectivity.io.http import MOST_REQUEST_BYTES, Limits, place_of
+from connectivity.io.forwarded import peer_of
+from connectivity.io.http import MOST_REQUEST_BYTES, place_of
+from connectivity.io.http_limits import Limits
+from connectivity.networks import read_networks
 from tests.unit.connectivity.http_peer import PATIENCE, TOKEN, Place, assert_discreet, pass_time, run, serving
 
 OK = b"HTTP/1.1 200 OK"
@@ -51,11 +54,12 @@ def test_ipv4_addresses_at_an_ipv6_listener_are_not_one() -> None:
 
 def test_an_ipv6_network_is_one_address() -> None:
     one, other, elsewhere, mapped = (
-        place_of((host, 1, 0, 0)) for host in ("2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1", "::ffff:192.0.2.1")
+        place_of(peer_of((host, 1, 0, 0)))
+        for host in ("2001:db8::1", "2001:db8::2:3", "2001:db8:0:1::1", "::ffff:192.0.2.1")
     )
     assert one == other != elsewhere
-    assert mapped == place_of(("192.0.2.1", 1))
-    assert place_of(("fe80::1%eth0", 1, 0, 2)) == place_of(("fe80::2", 1, 0, 2))
+    assert mapped == place_of(peer_of(("192.0.2.1", 1)))
+    assert place_of(peer_of(("fe80::1%eth0", 1, 0, 2))) == place_of(peer_of(("fe80::2", 1, 0, 2)))
 
 
 def test_many_silent_addresses_keep_nobody_out() -> None:
@@ -310,5 +314,54 @@ def test_an_error_is_one_plain_line() -> None:
             answer = await peer.rest()
             assert answer.endswith(b"\r\n\r\nmethod not allowed\n")
             assert b"Allow: GET,HEAD" in answer
+
+    run(scenario)
+
+
+def test_a_trusted_proxy_has_all_places_and_each_whom_it_asks_for_has_his_own() -> None:
+    async def scenario() -> None:
+        answer, asked = asyncio.Event(), asyncio.Semaphore(0)
+
+        async def slow(_: web.Request) -> web.Response:
+            asked.release()
+            await answer.wait()
+            return web.Response(text="done\n")
+
+        async def ask(client: str, source: str = "127.0.0.1") -> "asyncio.Task[bytes]":
+            peer = await place.peer(source)
+            answered = asyncio.create_task(peer.ask("/slow", f"X-Forwarded-For: {client}\r\n"))
+            async with asyncio.timeout(PATIENCE):
+                await asked.acquire()
+            return answered
+
+        async with serving(Limits(connections=8, per_address=2), slow=slow) as place:
+            place.server.trusted_proxies = read_networks(["127.0.0.1"])
+            others = [await ask(f"192.0.2.{number}") for number in (1, 2, 3, 4)]
+            crowd = [await ask("192.0.2.9") for _ in range(3)]
+            assert await crowd[0] == b"", "of one client so many as of one address, whoever the proxy is"
+            mapped = await ask("198.51.100.1, ::ffff:192.0.2.9")
+            assert await crowd[1] == b""
+            strangers = [await ask(f"192.0.2.{number}", "127.0.0.2") for number in (10, 11, 12)]
+            assert await strangers[0] == b"", "nobody else is believed"
+            assert place.server.counters.crowded_out == 3
+            answer.set()
+            for task in (*others, crowd[2], mapped, *strangers[1:]):
+                assert (await task).startswith(OK)
+
+    run(scenario)
+
+
+def test_a_connection_that_a_proxy_keeps_counts_for_whom_it_asks_next() -> None:
+    async def scenario() -> None:
+        async with serving(Limits(connections=8, per_address=1)) as place:
+            place.server.trusted_proxies = read_networks(["127.0.0.1"])
+            kept = await place.peer()
+            for client in ("192.0.2.1", "192.0.2.2"):
+                kept.send(f"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\n\r\n".encode())
+                async with asyncio.timeout(PATIENCE):
+                    await kept.reader.readuntil(b"ok\n")
+            other = await place.peer()
+            assert (await other.ask("/healthz", "X-Forwarded-For: 192.0.2.2\r\n")).startswith(OK)
+            assert not kept.is_cut_off()
 
     run(scenario)

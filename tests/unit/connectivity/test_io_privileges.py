@@ -8,10 +8,10 @@ import pytest
 
 import gateway.masquerade
 from connectivity.errors import FatalError, chain
-from connectivity.io import buffers, privileges, tun
+from connectivity.io import buffers, privileges, tun_device
 from connectivity.io.privileges import CAPABILITIES, lacks, low_port, privileged
 from connectivity.io.tun import Tun
-from connectivity.io.tunnel import bind_sockets
+from connectivity.io.tunnel_sockets import bind_sockets
 from connectivity.io.udp import UdpSocket
 
 
@@ -76,12 +76,12 @@ def test_a_device_that_may_not_be_made_says_so(monkeypatch: pytest.MonkeyPatch, 
         raise OSError(errno.EPERM, "Operation not permitted")
 
     (tmp_path / "tun").touch()
-    monkeypatch.setattr(tun, "_DEVICE", tmp_path / "tun")
+    monkeypatch.setattr(tun_device, "_DEVICE", tmp_path / "tun")
     monkeypatch.setattr("fcntl.ioctl", refuse)
     with pytest.raises(FatalError) as failed:
         Tun.create("tun-x")
     assert chain(failed.value).startswith("cannot create TUN device tun-x: making it takes CAP_NET_ADMIN, which")
-    monkeypatch.setattr(tun, "_DEVICE", tmp_path / "none")
+    monkeypatch.setattr(tun_device, "_DEVICE", tmp_path / "none")
     monkeypatch.setattr("os.mknod", refuse)
     with pytest.raises(FatalError) as failed:
         Tun.create("tun-x")

@@ -57,6 +57,14 @@ def test_what_strangers_and_changing_networks_do_is_counted_only(caplog: pytest.
     assert refusals.counts == {"stray_datagram": 1, "unknown_connection": 1, "enetunreach": 1}
 
 
+def test_datagrams_that_came_together_are_counted_each_and_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    refusals = Refusals()
+    refusals.note(UnknownConnectionError("no connection for index {}", 7, datagrams=32), 0)
+    assert told(caplog) == [("Tunnel error", {"error": "no connection for index 7 (32 datagrams)"})]
+    assert refusals.counts == {"unknown_connection": 32}
+
+
 def test_the_table_of_reasons_is_bounded() -> None:
     refusals = Refusals()
     for number in range(1, 2 * MAX_REASONS):

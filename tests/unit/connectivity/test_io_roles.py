@@ -8,6 +8,7 @@ import pytest
 
 import client.command
 import gateway.command
+import gateway.serving
 from connectivity.io.service import Role
 from connectivity.io.tunnel_settings import TunnelSettings
 from connectivity.wireguard import KeyPair
@@ -27,7 +28,7 @@ def test_login_names_component_and_version(
 ) -> None:
     started: list[tuple[TunnelSettings, Role]] = []
 
-    async def run_tunnel(settings: TunnelSettings, role: Role) -> None:
+    async def run_tunnel(settings: TunnelSettings, role: Role, **_: object) -> None:
         started.append((settings, role))
         await asyncio.sleep(0)
 
@@ -36,7 +37,9 @@ def test_login_names_component_and_version(
     monkeypatch.setenv("FIREZONE_TOKEN", "a-token")
     monkeypatch.setenv("FIREZONE_ID", "this-device")
     monkeypatch.setenv("HEALTH_CHECK_ADDR", "127.0.0.1:0")
-    monkeypatch.setattr(command, "run_tunnel", run_tunnel)
+    runner = gateway.serving if command is gateway.command else command
+    monkeypatch.setattr(runner, "run_tunnel", run_tunnel)
+    monkeypatch.setenv("FIREZONE_API_URL", "ws://127.0.0.1:9")  # where nobody answers
     monkeypatch.setattr(command, "configure_logs", lambda *_: None)
     assert command.run([]) == 0
     assert "FIREZONE_TOKEN" not in os.environ  # no child of ours needs it

@@ -9,6 +9,7 @@ from connectivity.clock import MILLISECOND, SECOND
 from connectivity.endpoint import Endpoint
 from connectivity.io.status_document import Identity, PortalState, build
 from connectivity.io.status_table import amount, duration, render
+from connectivity.io.table import Screen
 from connectivity.node import ConnectionStatus, PathKind, PeerSocket
 from connectivity.portal.values import Interface
 from connectivity.status import ClientStatus, GrantStatus, ResourceStatus, RoleStatus
@@ -30,19 +31,23 @@ CONNECTIONS = [
 ]
 CLIENT = RoleStatus(
     resources=(
-        ResourceStatus("r-1", "lan", "cidr", "10.20.0.0/24", "online", "p-1"),
+        ResourceStatus("r-1", "lan", "cidr", "10.20.0.0/24", "online", "p-1", "gateway-1"),
         ResourceStatus("r-2", "wiki", "dns", "**.wiki.internal", "unknown", None),
-    )
+    ),
+    names={"p-1": "gateway-1"},
 )
 GATEWAY = RoleStatus(
     clients=(
         ClientStatus(
             "p-1",
             OWN,
-            (GrantStatus("r-1", "cidr", "10.20.0.0/24", 1_000), GrantStatus("r-3", "internet", "", None)),
+            (GrantStatus("r-1", "cidr", "10.20.0.0/24", 1_000, "lan"), GrantStatus("r-3", "internet", "", None)),
+            "laptop",
+            "alice",
         ),
         ClientStatus("p-4", OWN, ()),
-    )
+    ),
+    names={"p-1": "laptop", "p-4": ""},
 )
 COUNTERS = {"udp4": {"datagrams_sent": 12_345, "send_errors": 0}, "waiting_packets": 0}
 
@@ -78,6 +83,7 @@ def test_the_document_of_a_client() -> None:
         "connections": [
             {
                 "gid": "p-1",
+                "name": "gateway-1",
                 "state": "connected",
                 "path": "PeerToPeer",
                 "family": "ipv4",
@@ -91,6 +97,7 @@ def test_the_document_of_a_client() -> None:
             },
             {
                 "gid": "p-2",
+                "name": None,
                 "state": "idle",
                 "path": "RelayToPeer",
                 "family": "ipv6",
@@ -104,6 +111,7 @@ def test_the_document_of_a_client() -> None:
             },
             {
                 "gid": "p-3",
+                "name": None,
                 "state": "connecting",
                 "path": None,
                 "family": None,
@@ -124,6 +132,7 @@ def test_the_document_of_a_client() -> None:
                 "address": "10.20.0.0/24",
                 "state": "online",
                 "gid": "p-1",
+                "gateway": "gateway-1",
             },
             {
                 "rid": "r-2",
@@ -132,6 +141,7 @@ def test_the_document_of_a_client() -> None:
                 "address": "**.wiki.internal",
                 "state": "unknown",
                 "gid": None,
+                "gateway": None,
             },
         ],
         "dns": {"servers": [{"sentinel": "100.100.111.1", "server": "192.0.2.53:53"}], "search_domain": None},
@@ -140,27 +150,29 @@ def test_the_document_of_a_client() -> None:
 
 
 def test_a_client_sees_resources_gateways_name_servers_and_what_is_not_zero() -> None:
-    assert render(document("client")) == (
-        "client   laptop (d-1)\n"
-        "tunnel   100.64.0.2, fd00:2021:1111::2\n"
-        "portal   wss://portal.example:443, joined for 3 min 10 s\n"
-        "\n"
-        "RESOURCE  ADDRESS           STATE    GATEWAY\n"
-        "lan       10.20.0.0/24      online   p-1\n"
-        "wiki      **.wiki.internal  unknown  -\n"
-        "\n"
-        "GATEWAY  STATE       ROUND TRIP     SENT  RECEIVED  HANDSHAKE       PATH\n"
-        "p-1      connected      10.2 ms  1.23 MB  98.77 MB  1 min 13 s ago  direct 203.0.113.20:52625\n"
-        "p-2      idle           22.0 ms    999 B   1.00 kB  2 h 1 min ago   "
-        "relay [2001:db8::30]:50000, to [2001:db8::20]:52625\n"
-        "p-3      connecting           -      0 B       0 B  -               -\n"
-        "\n"
-        "NAME SERVER    ASKS\n"
-        "100.100.111.1  192.0.2.53:53\n"
-        "\n"
-        "COUNTER               COUNT\n"
-        "udp4.datagrams_sent  12,345"
-    )
+    assert render(document("client")).splitlines() == [
+        "client  laptop (d-1)",
+        "tunnel  100.64.0.2, fd00:2021:1111::2",
+        "portal  wss://portal.example:443, joined for 3 min 10 s",
+        "",
+        "RESOURCE  ADDRESS           STATE    GATEWAY",
+        "lan       10.20.0.0/24      online   gateway-1",
+        "wiki      **.wiki.internal  unknown  -",
+        "",
+        "GATEWAY    STATE       PATH                    RTT     SENT  RECEIVED  HANDSHAKE",
+        "gateway-1  connected   direct              10.2 ms  1.23 MB  98.77 MB      1 min",
+        "                       203.0.113.20",
+        "p-2        idle        relay               22.0 ms    999 B   1.00 kB        2 h",
+        "                       2001:db8::30, to",
+        "                       2001:db8::20",
+        "p-3        connecting  -                         -      0 B       0 B          -",
+        "",
+        "NAME SERVER    ASKS",
+        "100.100.111.1  192.0.2.53:53",
+        "",
+        "COUNTER               COUNT",
+        "udp4.datagrams_sent  12,345",
+    ]
 
 
 def test_a_gateway_sees_its_clients_with_what_they_may_reach_and_until_when() -> None:
@@ -170,13 +182,27 @@ def test_a_gateway_sees_its_clients_with_what_they_may_reach_and_until_when() ->
     away.changed(NOW - 10 * SECOND, joined=False, away_reason="refused")
     shown = render(document("gateway", portal=away), wall_now=100).split("\n\n")
     assert shown[0].splitlines()[2] == "portal   wss://portal.example:443, away for 30 s: refused"
-    assert shown[1] == (
-        "CLIENT                               MAY REACH           EXPIRES\n"
-        "p-1 (100.64.0.2, fd00:2021:1111::2)  10.20.0.0/24 (r-1)  in 15 min\n"
-        "                                     internet (r-3)      never\n"
-        "p-4 (100.64.0.2, fd00:2021:1111::2)  -                   -"
-    )
-    assert shown[2].startswith("CLIENT  STATE")
+    assert shown[1].startswith("CLIENT  STATE")
+    assert shown[2].splitlines() == [
+        "CLIENT  OF     MAY REACH         EXPIRES",
+        "laptop  alice  lan 10.20.0.0/24  in 15 min",
+        "               internet (r-3)    never",
+        "p-4     -      -                 -",
+    ]
+
+
+def test_peers_of_one_name_show_the_beginning_of_their_ids() -> None:
+    told = document("gateway")
+    for row, cid in zip(told["connections"], ("97ec547d-38cb", "1924b8b7-44b5", "3"), strict=True):
+        row |= {"cid": cid, "name": "laptop"}
+    told["connections"][2]["name"] = "phone"
+    lines = render(told, screen=Screen(120)).split("\n\n")[1].splitlines()
+    assert [line.partition("  ")[0] for line in lines] == [
+        "CLIENT",
+        "laptop (97ec547d)",
+        "laptop (1924b8b7)",
+        "phone",
+    ]
 
 
 def test_one_that_has_just_begun_says_so() -> None:
@@ -184,9 +210,9 @@ def test_one_that_has_just_begun_says_so() -> None:
     told = build(identity, PortalState(NOW), None, [], RoleStatus(resources=()), {"waiting_packets": 0}, NOW)
     assert (told["ready"], told["ipv4"], told["dns"]["servers"]) == (False, None, [])
     assert render(told) == (
-        "client   laptop (d-1)\n"
-        "tunnel   no addresses yet\n"
-        "portal   wss://portal.example:443, not joined yet, after 0 s\n"
+        "client  laptop (d-1)\n"
+        "tunnel  no addresses yet\n"
+        "portal  wss://portal.example:443, not joined yet, after 0 s\n"
         "\n"
         "no resources\n"
         "\n"

@@ -1,6 +1,7 @@
 """``postern client status`` and ``log`` ask the one that runs; nothing they were told can act on a terminal."""
 
 import asyncio
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from connectivity.errors import FatalError
 from connectivity.io import status_view
 from connectivity.io.http import HttpServer
 from connectivity.io.local_socket import LocalServer
+from connectivity.io.status_table import render
 from connectivity.settings import LocalSocket, SettingsError
 from tests.unit.connectivity.test_io_status_table import document
 
@@ -65,7 +67,7 @@ def test_people_see_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
     asked(ask, tmp_path / "it.sock", document("client", name=ODD))
     said = capsys.readouterr().out
-    assert said.startswith("client   a\\x1b[31m\\x0a\\u202eb\\x7f (")
+    assert said.startswith("client  a\\x1b[31m\\x0a\\u202eb\\x7f (")
     assert all(line.isprintable() for line in said.splitlines())
 
 
@@ -90,7 +92,7 @@ def test_watching_asks_once_a_second_and_outlives_a_restart(as_json: bool, capsy
             raise Stopped
 
     with pytest.raises(Stopped):
-        status_view.watch(ask, as_json=as_json, wait=wait)
+        status_view.watch(ask, as_json=as_json, render=render, wait=wait)
     said = capsys.readouterr().out
     assert waited == [1.0, 1.0, 1.0]
     if as_json:
@@ -98,9 +100,25 @@ def test_watching_asks_once_a_second_and_outlives_a_restart(as_json: bool, capsy
         assert first == last == document("client")
         assert away == {"error": f"no client answers {ODD}".replace("\n", " ")}
     else:
-        assert said.count("GATEWAY  STATE") == 2
+        assert said.count("GATEWAY    STATE") == 2
         assert "\nno client answers a\\x1b[31m \\u202eb\\x7f\n\n" in said
     assert "\x1b" not in said  # no screen, no control
+
+
+def test_a_terminal_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def wait(_: float) -> None:
+        raise Stopped
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    with pytest.raises(Stopped):
+        status_view.watch(lambda: document("client"), as_json=False, render=render, wait=wait)
+    assert terminal.getvalue().startswith("\x1b[Hclient  laptop (d-1)\x1b[K\n")
+    assert terminal.getvalue().endswith("\x1b[J")
 
 
 def test_watching_one_that_never_answered_ends() -> None:
@@ -108,7 +126,7 @@ def test_watching_one_that_never_answered_ends() -> None:
         raise FatalError("no client answers")
 
     with pytest.raises(FatalError, match="no client answers"):
-        status_view.watch(ask, as_json=False)
+        status_view.watch(ask, as_json=False, render=render)
 
 
 @pytest.mark.parametrize("told", [document("gateway"), {}, {"ready": True, "connections": []}])

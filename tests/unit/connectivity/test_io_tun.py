@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from connectivity.errors import FatalError
-from connectivity.io import tun as module
+from connectivity.io import tun_device
 from connectivity.io.tun import Tun
 from connectivity.ip.flow import PacketRun, shares_runs
 from connectivity.ip.packet import IpError, parse
@@ -233,12 +233,49 @@ def test_a_refused_super_packet_goes_out_as_single_packets_and_the_offload_stays
     assert tun.take_errors() == []
 
 
+def test_a_device_that_is_full_while_finding_out_drops_what_it_cannot_take_and_no_more(
+    device: ScriptedDevice, tun: Tun
+) -> None:
+    answers = [errno.EINVAL, 0, errno.EAGAIN, 0, 0, errno.EAGAIN]  # the super-packet, then its five packets
+    device.refuse = lambda _: answers.pop(0)
+    tun.write(run_of(stream(5)))
+    assert len(device.written) == 3
+    assert (tun.counters.write_dropped, tun.counters.write_errors, tun.take_errors()) == (2, 0, [])
+
+
 def test_an_interface_that_is_down_blames_no_offload(device: ScriptedDevice, tun: Tun) -> None:
     device.refuse = lambda _: errno.EIO
     tun.write(run_of(stream(5)))
     tun.write(run_of([echo(4, 1)]))
     assert (tun.tso, tun.counters.offload_failures, tun.counters.write_errors) == (True, 0, 2)
-    assert [getattr(error, "errno", None) for error in tun.take_errors()] == [errno.EIO] * 2
+    down = "[Errno 5] tun-test is down, or is being deleted"
+    assert [str(error) for error in tun.take_errors()] == [down] * 2
+
+
+def test_what_is_held_back_is_written_in_its_order_once_the_host_is_ready(device: ScriptedDevice, tun: Tun) -> None:
+    rows = [echo(4, index) for index in range(5)]
+    buffer = bytearray(rows[1])
+    tun.hold()
+    tun.write_packet(rows[0])
+    tun.write(run_of([rows[1]])._replace(run=Run(memoryview(buffer), len(buffer))))
+    buffer[:] = bytes(len(buffer))  # the run was valid for that call only
+    tun.write_packet(rows[2])
+    assert (device.written, tun.counters.packets_written) == ([], 0)
+    assert tun.release()
+    tun.write_packet(rows[3])
+    assert not tun.release()
+    assert device.written == [NO_OFFLOAD + row for row in rows[:4]]
+
+
+def test_no_more_is_held_back_than_the_bound(device: ScriptedDevice, tun: Tun) -> None:
+    tun.hold()
+    for _ in range(256):
+        tun.write(run_of(stream(2)))
+    tun.write(run_of(stream(3)))
+    tun.write_packet(echo(4, 1))
+    assert tun.counters.write_dropped == 4
+    assert tun.release()
+    assert len(device.written) == 256
 
 
 def test_a_full_device_drops_and_counts(device: ScriptedDevice, tun: Tun) -> None:
@@ -251,11 +288,11 @@ def test_the_node_is_made_where_it_is_missing(tmp_path: Path, monkeypatch: pytes
     made: list[tuple[Path, int, int]] = []
     monkeypatch.setattr(os, "mknod", lambda *arguments: made.append(arguments))
     node = tmp_path / "net" / "tun"
-    module._ensure_node(node)
+    tun_device._ensure_node(node)
     assert made == [(node, 0o020600, os.makedev(10, 200))]
     assert node.parent.stat().st_mode & 0o777 == 0o751
     node.touch()
-    module._ensure_node(node)
+    tun_device._ensure_node(node)
     assert len(made) == 1
 
 
@@ -264,6 +301,6 @@ def test_no_device_node_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Mo
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "mknod", refuse)
-    monkeypatch.setattr(module, "_DEVICE", tmp_path / "tun")
+    monkeypatch.setattr(tun_device, "_DEVICE", tmp_path / "tun")
     with pytest.raises(FatalError, match=r"cannot open .*tun for device tun-test"):
         Tun.create("tun-test")

@@ -8,7 +8,7 @@ import errno
 import logging
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import ip_address
 from itertools import groupby
 from typing import Any, cast
@@ -75,17 +75,26 @@ class BusyTun:
         self.errors: list[Exception] = []
         self.written: list[PacketRun] = []
         self.given: list[bytes] = []
+        self.is_drained = False
+        self.is_held = False
 
     def fileno(self) -> int:
         return self.ready.fileno()
 
-    def read(self, limit: int) -> Iterator[PacketRun]:
-        for _ in range(limit):
-            if not self.left:
-                self.ready.dry()
-                return
-            self.left -= 1
-            yield PACKETS
+    def hold(self) -> None:
+        self.is_held = True
+
+    def release(self) -> bool:
+        was_held, self.is_held = self.is_held, False
+        return was_held
+
+    def read_batch(self, limit: int) -> list[PacketRun]:
+        count = min(limit, self.left)
+        self.left -= count
+        self.is_drained = count < limit
+        if self.is_drained:
+            self.ready.dry()
+        return [PACKETS] * count
 
     def write(self, packets: PacketRun) -> None:
         self.written.append(packets)
@@ -121,13 +130,21 @@ class RecordingCore:
         wall_now: WallTime,
         sink: Callable[[PacketRun], None],
         errors: list[Exception],
-    ) -> None:
+    ) -> bool:
         del now, wall_now
         self.log.append("datagram")
         errors += self.datagram_errors[:1]
         del self.datagram_errors[:1]
         self.heard()
         sink(PacketRun(received.run, b"flow", 0))
+        return True
+
+    def handle_batch(
+        self, batch: list[PacketRun], now: Instant, send: Callable[[Transmit], None], ask: Callable[[PacketRun], None]
+    ) -> None:
+        del now, send
+        for packets in batch:
+            ask(packets)
 
     def handle_timeout(self, now: Instant, wall_now: WallTime) -> None:
         del now, wall_now

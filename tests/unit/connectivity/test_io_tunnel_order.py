@@ -150,7 +150,6 @@ def test_other_sockets_take_over_and_the_old_ones_are_let_go() -> None:
         core.control.append(b"from the new one")
         sockets = {4: opened(new, gso=False, gro=False)}
         driver.rebind(sockets)
-        assert driver.local_endpoints() == [sockets[4].local]
         old.incoming.append((b"late", [], 0, ("192.0.2.2", 9)))
         while "datagram" not in core.log:
             heard.clear()

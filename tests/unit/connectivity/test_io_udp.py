@@ -196,12 +196,16 @@ def test_a_full_queue_while_finding_out_loses_nothing() -> None:
     assert b"".join(data for data, _, _ in script.sent) == bytes(run_of(3).data)
 
 
-def test_one_refused_chunk_does_not_stop_the_next() -> None:
-    script = ScriptedSocket(answers=[0, errno.EPERM, 0])
-    error = opened(script).send(Transmit(None, TO, run_of(130)))
-    assert isinstance(error, PermissionError)
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.ENOBUFS])
+def test_one_refused_chunk_does_not_stop_the_next(refusal: int) -> None:
+    script = ScriptedSocket(answers=[0, refusal, 0])
+    udp = opened(script)
+    error = udp.send(Transmit(None, TO, run_of(130)))
+    assert error is not None
+    assert error.errno == refusal
     assert "bytes 6400 to 12800 of 13000" in str(error)
     assert lengths(script) == [6400, 200]
+    assert (udp.gso, udp.counters.send_errors, udp.backlogged) == (True, 1, False)
 
 
 def test_what_a_full_socket_does_not_take_waits_in_order() -> None:
@@ -267,12 +271,12 @@ def test_offloads_that_the_kernel_or_the_operator_refuses_stay_off() -> None:
 def test_kernel_limits_are_raised_but_never_lowered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "rmem_max").write_text("212992\n")
     (tmp_path / "wmem_max").write_text("99999999\n")
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         buffers.raise_limits(tmp_path)
         buffers.raise_limits(tmp_path / "missing")
     assert (tmp_path / "rmem_max").read_text() == str(128 << 20)
     assert (tmp_path / "wmem_max").read_text() == "99999999\n"
-    assert [record.levelname for record in caplog.records] == ["INFO"] * 4
+    assert [record.levelname for record in caplog.records] == ["DEBUG"] * 4
 
 
 def extended_error(number: int, origin: int, icmp_type: int, code: int, info: int) -> bytes:

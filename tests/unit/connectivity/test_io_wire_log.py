@@ -91,16 +91,21 @@ def test_a_signal_switches_it_on_and_off(directives: str, other: str) -> None:
 class Passing:
     """Socket, device and core in one: a run from the network to the host, one from the host, one of the core's own."""
 
-    waiting, backlogged = 1, False
+    waiting, backlogged, is_drained = 1, False, True
 
     def receive(self, _: int) -> list[Received]:
         return [Received(A, B, PACKETS.run)]
 
-    def handle_datagrams(self, _r: object, _n: int, _w: int, sink: Any, _e: list[Exception]) -> None:
+    def handle_datagrams(self, _r: object, _n: int, _w: int, sink: Any, _e: list[Exception]) -> bool:
         sink(PACKETS)
+        return True
 
-    def read(self, _: int) -> list[PacketRun]:
+    def read_batch(self, _: int) -> list[PacketRun]:
         return [PACKETS]
+
+    def handle_batch(self, batch: list[PacketRun], _now: int, _send: object, ask: Any) -> None:
+        for packets in batch:
+            ask(packets)
 
     def handle_packets(self, _p: object, _n: int, _e: object) -> Transmit | None:
         return Transmit(A, B, PACKETS.run)
@@ -137,7 +142,7 @@ def test_the_driver_writes_it_while_it_is_on(on: bool, caplog: pytest.LogCapture
             driver.trace(wire_log.active())
         with caplog.at_level(TRACE, "wire"):
             driver._socket_readable(passing)
-            driver._tun_readable()
+            driver._tun_readable(passing)
         driver._timer.cancel()
 
     logs.set_filter("info")

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from connectivity.ip import icmp
-from connectivity.ip.checksum import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
 from connectivity.ip.flow import Flow
 from connectivity.ip.packet import FRAGMENT, Fragment, IpError, IpReason, Packet, parse
+from connectivity.ip.protocols import PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP
 from tests.unit.connectivity.fragments import fragments, together
 from tests.unit.connectivity.ip_oracle import checksums_are_right, tcp, udp
 

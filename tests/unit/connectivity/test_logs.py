@@ -106,3 +106,16 @@ def test_a_new_filter_forgets_the_one_before_and_a_wrong_one_changes_nothing() -
         assert (root.level, named.level) == (logging.INFO, logging.NOTSET)
     finally:
         root.setLevel(before)
+
+
+def test_a_line_that_cannot_be_written_is_named_without_what_came_from_outside(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stream = StringIO()
+    handler = _Handler(stream)
+    stream.close()
+    try:
+        raise LookupError("unknown encoding: secret-of-somebody")
+    except LookupError:
+        handler.emit(logging.LogRecord("connectivity.io.http", logging.ERROR, "f", 1, "A request failed", None, None))
+    assert capsys.readouterr().err == "a line of connectivity.io.http cannot be written: ValueError\n"

@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from connectivity.endpoint import Endpoint
 from connectivity.ice import IceCredentials
-from connectivity.node.connection import Connection, Parameters
+from connectivity.node.connection import Connection
 from connectivity.node.connections import ConnectionTable
+from connectivity.node.parameters import Parameters
 from connectivity.stun import Message, MessageClass, Method, Username
 
 SENDER = Endpoint(ip_address("192.0.2.1"), 4000)
@@ -25,7 +26,7 @@ class Scripted:
         self.parameters = Parameters(bytes([index]) * 32, bytes(32), ICE, ICE)
         self.asked = self.offered = 0
         self.accepted = True
-        self.waiting_packets = 0
+        self.waiting_packets = self.sent_bytes = self.received_bytes = 0
         self.agent = self.tunnel = cast(Any, self)
         self.drops: Counter[Any] = Counter()
         self.refused: Counter[Any] = Counter()
@@ -34,7 +35,7 @@ class Scripted:
         self.asked += 1
         return self.deadline
 
-    def discard(self) -> None:
+    def close(self) -> None:
         self.waiting_packets = 0
 
     def accepts(self, _: Message) -> bool:

@@ -189,6 +189,19 @@ def test_a_relay_off_the_list_gets_its_allocation_back_once_nothing_leads_throug
     assert not [data for _, to, data in world.carried if str(to.ip) in RELAY]
 
 
+@pytest.mark.parametrize("direct", [True, False])
+def test_who_ends_gives_back_what_the_relay_lent_behind_the_goodbye(direct: bool) -> None:
+    world = connected(direct=direct, versions=(4,))
+    assert world.relay.allocation_count == 2
+    world.close("client")
+    world.advance(100 * MILLISECOND)
+    assert world.relay.allocation_count == 1
+    assert not world.gateway.connections()
+    world.close("gateway")
+    world.advance(100 * MILLISECOND)
+    assert world.relay.allocation_count == 0
+
+
 def test_a_relay_off_the_list_carries_on_until_there_is_another_path() -> None:
     world = connected(direct=False, versions=(4,))
     without_relay(world, "client", "gateway")

@@ -8,8 +8,9 @@ from client.drops import ClientDrop
 from connectivity.clock import MILLISECOND, SECOND
 from connectivity.ice import IceCredentials
 from connectivity.ice.policy import CandidateRefusal
-from connectivity.node.connection import Connection, Parameters
+from connectivity.node.connection import Connection
 from connectivity.node.connections import ConnectionTable
+from connectivity.node.parameters import Parameters
 from connectivity.wireguard import DropReason
 from tests.unit.test_world import answer, question
 from tests.unit.world import World
@@ -59,8 +60,11 @@ class Fake:
     def __init__(self, connection_id: str, index: int, waiting_packets: int) -> None:
         self.connection_id, self.index, self.waiting_packets = connection_id, index, waiting_packets
         self.parameters = Parameters(bytes(32), bytes(32), ICE, ICE)
-        self.tunnel = SimpleNamespace(drops=Counter(), discard=lambda: None)
+        self.tunnel = SimpleNamespace(drops=Counter(), sent_bytes=0, received_bytes=0)
         self.agent = SimpleNamespace(refused=Counter())
+
+    def close(self) -> None:
+        pass
 
 
 def connection(connection_id: str, index: int, waiting_packets: int) -> Connection:

@@ -35,7 +35,7 @@ def test_all_four_of_keys_and_credentials_must_be_unchanged(
 ) -> None:
     node = Node(keys=KeyPair.generate(RANDOM.randbytes), controlling=True, rng=RANDOM.randbytes)
     node.update_relays((), [RELAY], 0)
-    with caplog.at_level(logging.INFO, "connectivity.node"):
+    with caplog.at_level(logging.DEBUG, "connectivity.node"):
         node.upsert("g-1", **AGREED, now=0, wall_now=0)
         node.upsert("g-1", **(AGREED if changed is None else AGREED | {changed: OTHERS[changed]}), now=1, wall_now=1)
     phrases = [record.getMessage() for record in caplog.records if record.getMessage().endswith("connection")]

@@ -133,6 +133,21 @@ def test_refused_join_is_fatal() -> None:
     assert channel.poll_transmit(NOW) is None
 
 
+@pytest.mark.parametrize(
+    ("reason", "level"), [("invalid_ref", "DEBUG"), ("disabled", "DEBUG"), ("not_found", "WARNING")]
+)
+def test_only_a_refusal_that_somebody_can_do_something_about_is_a_warning(
+    reason: str, level: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = joined()
+    channel.send("flow_authorized", {})
+    sent(channel)
+    with caplog.at_level(logging.DEBUG, "connectivity.phoenix"):
+        receive(channel, "phx_reply", {"status": "error", "response": {"reason": reason}}, ref=1)
+    assert [record.levelname for record in caplog.records] == [level]
+    assert (channel.state, channel.poll_event()) == (ChannelState.JOINED, None)
+
+
 def test_token_expired_is_fatal() -> None:
     channel = joined()
     receive(channel, "disconnect", {"reason": "token_expired"})

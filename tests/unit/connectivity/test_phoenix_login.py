@@ -163,7 +163,10 @@ def test_refusals_are_fatal(status: int) -> None:
 
 def test_text_of_a_wrong_token() -> None:
     outcome = classify_status(401, None, 0)
-    assert str(outcome) == "Failed to login to portal: Failed to establish WebSocket connection: 401 Unauthorized"
+    assert str(outcome) == (
+        "Failed to login to portal: Failed to establish WebSocket connection: 401 Unauthorized"
+        ": the portal has no such token, or it has ended"
+    )
 
 
 @pytest.mark.parametrize("status", [200, 302, 408, 429, 500, 503, 599])

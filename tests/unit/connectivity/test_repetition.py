@@ -33,16 +33,16 @@ class Log:
 def test_a_flood_of_alike_lines_is_a_burst_and_a_count() -> None:
     log = Log()
     for number in range(4000):
-        log.say("Tunnel error", error=number)
-    assert log.lines() == [f"WARN x: Tunnel error error={number}" for number in range(MOST_WARNINGS)]
+        log.say("Something odd", error=number)
+    assert log.lines() == [f"WARN x: Something odd error={number}" for number in range(MOST_WARNINGS)]
     log.now = WINDOW_SECONDS
     log.say("Something else")
     assert log.lines()[MOST_WARNINGS:] == [
-        f"WARN x: Tunnel error ({4000 - MOST_WARNINGS:,} more like it in the last minute)",
+        f"WARN x: Something odd ({4000 - MOST_WARNINGS:,} more like it in the last minute)",
         "WARN x: Something else",
     ]
-    log.say("Tunnel error")
-    assert log.lines()[-1] == "WARN x: Tunnel error"
+    log.say("Something odd")
+    assert log.lines()[-1] == "WARN x: Something odd"
 
 
 def test_lines_are_alike_in_logger_level_and_phrase() -> None:
@@ -103,7 +103,7 @@ def test_a_count_waits_for_no_further_line() -> None:
 
         loop.call_later = call_later
         for _ in range(MOST_WARNINGS + 3):
-            log.say("Tunnel error")
+            log.say("Something odd")
         loop.call_later = original
 
     asyncio.run(flood())
@@ -111,7 +111,7 @@ def test_a_count_waits_for_no_further_line() -> None:
     assert delay == WINDOW_SECONDS
     log.now = delay
     call()
-    assert log.lines()[-1] == "WARN x: Tunnel error (3 more like it in the last minute)"
+    assert log.lines()[-1] == "WARN x: Something odd (3 more like it in the last minute)"
 
 
 def test_a_process_that_ends_tells_its_counts() -> None:

@@ -7,7 +7,7 @@ import pytest
 from client.token import take_token
 from connectivity.errors import FatalError
 from connectivity.settings import VISIBLE_TOKEN, token_or_file
-from gateway.command import read_settings as read_gateway
+from gateway.settings import read_settings as read_gateway
 from relay.settings import read_settings as read_relay
 
 

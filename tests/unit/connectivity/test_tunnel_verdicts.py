@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from connectivity import p2p
+from connectivity.data_path import DataPath
 from connectivity.endpoint import Endpoint
 from connectivity.fragment_table import FragmentDrop
 from connectivity.ip.flow import PacketRun
@@ -32,6 +33,7 @@ class RecordingNode:
     """Seals nothing and opens what it is handed."""
 
     def __init__(self) -> None:
+        self.data_path = DataPath()  # which knows no peer
         self.sealed: list[tuple[str, bytes]] = []
         self.sent: list[tuple[str, bytes]] = []
 
@@ -44,7 +46,7 @@ class RecordingNode:
             raise UnknownConnectionError("no connection")
         self.sent.append((peer_id, packet))
 
-    def open(self, received: Received, *_: object) -> None:
+    def open_others(self, received: Received, *_: object) -> None:
         sink = cast(Callable[[Opened], None], _[2])
         sink(Opened("peer", received.run, received.tos))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from connectivity.wireguard.keys import KeyPair
+from connectivity.key_pair import KeyPair
 from connectivity.wireguard.noise import FirstMessage, Initiator, NoiseError, Responder, SecondMessage
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "wireguard_noise_ikpsk2.json"

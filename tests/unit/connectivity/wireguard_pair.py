@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 from connectivity.clock import SECOND, Instant
 from connectivity.run import Run
-from connectivity.wireguard import DATA, KeyPair, RateLimiter, Tunnel, Workspace, message_type
+from connectivity.wireguard import DATA, KeyPair, RateLimiter, Tunnel, message_type
 
 ADDRESS_A = IPv4Address("192.0.2.1")
 ADDRESS_B = IPv4Address("192.0.2.2")
@@ -41,7 +41,6 @@ class Side:
             limiter=self.limiter,
             rng=stream(seed),
             now=START,
-            workspace=Workspace(),
         )
         self.received: list[bytes] = []
         self.completed = 0

@@ -46,6 +46,11 @@ def test_a_complete_tree_is_used_as_it_is(tmp_path: Path) -> None:
     assert find_headers(tmp_path, tmp_path / "cache") == tree
 
 
+def test_what_cannot_be_looked_at_is_no_tree(tmp_path: Path) -> None:
+    """As in the relay's unit without its drop-in: that ended a relay which only prefers to offload."""
+    assert not is_complete(tmp_path / ("a" * 256))  # root is refused nothing else
+
+
 def test_a_split_tree_is_merged_once(tmp_path: Path) -> None:
     _split(tmp_path, "6.1.0-9")
     _split(tmp_path, "6.1.0-56")

@@ -21,7 +21,12 @@ UNREACHABLE: Final = {
     Outcome.DROP_REWRITE: "the verifier asks for it: the frame was longer a moment before",
 }
 # Where a frame meets the loaded program and what comes of it is told by outcome.
-VERDICTS: Final = ("bpf/test_relay_verdicts.py", "bpf/test_relay_differential.py", "netns/test_xdp_offload.py")
+VERDICTS: Final = (
+    "bpf/test_relay_verdicts.py",
+    "bpf/test_relay_bandwidth.py",
+    "bpf/test_relay_differential.py",
+    "netns/test_xdp_offload.py",
+)
 # Where the same frame goes through the core, or is built anew by the oracle.
 DIFFERENTIAL: Final = ("bpf/test_relay_differential.py", "bpf/test_relay_property.py")
 # A frame that carries nobody's data, built by the self-test of an egress; the netns test reads its answer.

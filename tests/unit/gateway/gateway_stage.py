@@ -10,6 +10,7 @@ from uuid import UUID
 
 from connectivity import p2p
 from connectivity.clock import SECOND
+from connectivity.data_path import DataPath
 from connectivity.endpoint import Endpoint, IPAddress
 from connectivity.ip.flow import PacketRun, split_flows
 from connectivity.ip.packet import parse
@@ -48,10 +49,11 @@ class OpenNode:
     """Hands on what it is given."""
 
     def __init__(self) -> None:
+        self.data_path = DataPath()  # which knows no peer
         self.sent: list[tuple[str, bytes]] = []
         self.closed: list[str] = []
 
-    def open(self, received: Received, *rest: object) -> None:
+    def open_others(self, received: Received, *rest: object) -> None:
         cast(Callable[[Opened], None], rest[2])(Opened(str(received.local.ip), received.run, received.tos))
 
     def seal(self, peer_id: str, run: Run, _tos: int, _now: int) -> Transmit:

@@ -141,8 +141,8 @@ def test_a_gateway_starts_without_what_speaks_dns() -> None:
 
 def test_the_site_is_served_at_both_addresses_over_both_transports(tmp_path: Path, port: int) -> None:
     async def script(service: Service) -> None:
-        service.extension.configured(ConfigureTun(HERE, ()))
-        service.extension.configured(ConfigureTun(HERE, ()))  # the same again
+        await service.extension.configured(ConfigureTun(HERE, ()))
+        await service.extension.configured(ConfigureTun(HERE, ()))  # the same again
         await bound(service)
         for address in ("127.0.0.1", "::1"):
             assert await ask(address, port) == dns.rcode.SERVFAIL  # there are no name servers
@@ -157,9 +157,9 @@ def test_the_site_is_served_at_both_addresses_over_both_transports(tmp_path: Pat
 def test_it_is_ready_when_the_host_forwards_and_takes_that_back(tmp_path: Path) -> None:
     async def script(service: Service) -> None:
         assert not service.ready.is_set()
-        service.extension.configured(ConfigureTun(HERE, ()))
+        await service.extension.configured(ConfigureTun(HERE, ()))
         await service.ready.wait()
-        service.extension.configured(ConfigureTun(HERE, ()))
+        await service.extension.configured(ConfigureTun(HERE, ()))
         assert service.told_host == ["apply"]
 
     service = Service(tmp_path)
@@ -174,13 +174,13 @@ def test_a_family_that_cannot_be_bound_costs_the_other_nothing_and_is_tried_agai
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
             other.bind(("127.0.0.1", port))
             with caplog.at_level(logging.WARNING, "gateway"):
-                service.extension.configured(ConfigureTun(HERE, ()))
+                await service.extension.configured(ConfigureTun(HERE, ()))
                 await bound(service)
             (record,) = caplog.records
             assert record.getMessage() == "No DNS for the site in this family"
             assert cast(Any, record).fields["ipv"] == 4
             assert await ask("::1", port) == dns.rcode.SERVFAIL
-        service.extension.configured(ConfigureTun(HERE, ()))
+        await service.extension.configured(ConfigureTun(HERE, ()))
         await bound(service)
         assert await ask("127.0.0.1", port) == dns.rcode.SERVFAIL
 
@@ -209,9 +209,9 @@ def test_an_address_that_comes_late_is_tried_again(tmp_path: Path, port: int, mo
 
 def test_other_addresses_take_the_place_of_the_old_ones(tmp_path: Path, port: int) -> None:
     async def script(service: Service) -> None:
-        service.extension.configured(ConfigureTun(HERE, ()))
+        await service.extension.configured(ConfigureTun(HERE, ()))
         await bound(service)
-        service.extension.configured(ConfigureTun(Interface(IPv4Address("127.0.0.2"), HERE.ipv6), ()))
+        await service.extension.configured(ConfigureTun(Interface(IPv4Address("127.0.0.2"), HERE.ipv6), ()))
         await bound(service)
         assert await ask("127.0.0.2", port) == dns.rcode.SERVFAIL
         with pytest.raises(ConnectionRefusedError):

@@ -2,8 +2,10 @@
 
 import pytest
 
+from connectivity.ip.protocols import PROTOCOL_TCP as TCP
+from connectivity.ip.protocols import PROTOCOL_UDP as UDP
 from connectivity.portal.values import MessageError
-from gateway.filters import ALLOW_ALL, TCP, UDP, Filters, parse_filters, union
+from gateway.filters import ALLOW_ALL, Filters, parse_filters, union
 
 WEB = parse_filters([{"protocol": "tcp", "port_range_start": 80, "port_range_end": 443}])
 PING = parse_filters([{"protocol": "icmp"}])

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from gateway import firewall, nftables
+from connectivity.io import nftables
+from gateway import firewall
 from gateway.firewall import examine, judge, legacy_drops
 
 ACCEPT: dict[str, Any] = {"accept": None}
@@ -73,6 +74,9 @@ DOCKER = [
         (table(hook="input", name="INPUT"), True),
         (table([{"xt": None}, ACCEPT], hook="input", name="INPUT"), False),
         (table(hook="output"), False),
+        (table([{"limit": {"rate": 9}}, DROP], policy="accept"), False),  # what is over a rate
+        (table([{"xt": {"name": "addrtype"}}, {"return": None}], [DROP], hook="input", policy="accept"), False),
+        (table([{"xt": {"name": "conntrack"}}, ACCEPT], hook="input"), True),  # of what is open already, by iptables
     ],
 )  # fmt: skip
 def test_only_a_certain_loss_is_told(objects: list[dict[str, Any]], is_dropped: bool) -> None:

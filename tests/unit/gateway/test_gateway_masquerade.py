@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from gateway import firewall, masquerade, nftables
+from connectivity.io import nftables
+from connectivity.io.nftables import NftError
+from gateway import firewall, masquerade
 from gateway.firewall import Finding
-from gateway.masquerade import FORWARDING, Forward, Masquerade
-from gateway.nftables import NftError
+from gateway.forward import Forward
+from gateway.masquerade import FORWARDING, Masquerade
 
 DEVICE = "tun0"
 

@@ -12,7 +12,7 @@ from lab.counters import udp_error_count
 from lab.demo import RUNS, judge
 from lab.plan import Nat, Underlay
 from lab.relay_metrics import RelayCounts, parse_counts
-from lab.report import Progress, RunResult, as_json, as_table
+from lab.report import PICTURE, Progress, RunResult, as_json, as_table, paths, verdict
 
 GOOD = RunResult(
     name="relayed",
@@ -71,13 +71,31 @@ def test_json_holds_every_run_by_the_names_of_its_fields() -> None:
     assert as_json([], ["the relay broke"]) == {"ok": False, "runs": [], "problems": ["the relay broke"]}
 
 
-def test_table_shows_path_speeds_and_only_the_errors_there_are() -> None:
-    lines = as_table([GOOD, dataclasses.replace(GOOD, udp_buffer_errors={"client": 7, "relay": 0})]).splitlines()
-    assert "PeerToRelay" in lines[3]
-    assert "1,234" in lines[3]
-    assert lines[3].endswith("0")
-    assert lines[4].endswith("client: 7")
-    assert len(lines) == 5
+def test_table_has_a_column_for_each_run_and_fits_a_terminal() -> None:
+    faulty = dataclasses.replace(GOOD, udp_buffer_errors={"client": 7, "relay": 1})
+    lines = as_table([GOOD, faulty, *[dataclasses.replace(GOOD, name="direct")] * 2]).splitlines()
+    assert lines[0].split() == ["relayed", "relayed", "direct", "direct"]
+    rows = {line[:26].strip(): line[26:].split() for line in lines}
+    assert rows["path"] == ["PeerToRelay"] * 4
+    assert rows["TCP up, Mbit/s"] == ["1,234"] * 4
+    assert rows["UDP errors"] == ["0", "8", "0", "0"]
+    assert max(map(len, [*lines, *PICTURE.splitlines()])) <= 80
+
+
+def test_the_verdict_says_how_it_went_and_the_picture_which_way() -> None:
+    direct = dataclasses.replace(GOOD, name="direct", path="PeerToPeer", relayed_by_xdp=0)
+    said = verdict([GOOD, direct], [], 2)
+    assert said.startswith("All runs went as they must")
+    assert "by the relay" in said
+    assert "straight" in said
+    assert "straight" not in verdict([GOOD], [], 1)
+    assert verdict([GOOD], ["the relay broke"], 4).startswith("NOT as it must: 1 of 4 runs")
+    relayed, straight = paths([GOOD, GOOD, direct]).splitlines()
+    assert "relay (XDP)" in relayed
+    assert "[NAT]" not in straight
+    python = paths([dataclasses.replace(GOOD, relayed_by_xdp=0)])
+    assert "relay (Python)" in python
+    assert max(map(len, (relayed, straight, python, *said.splitlines()))) <= 80
 
 
 def test_progress_is_one_line_per_step() -> None:

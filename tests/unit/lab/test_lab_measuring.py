@@ -1,14 +1,16 @@
 """What measurements are read from: iperf3's JSON, /proc/PID/stat and ss."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from lab.counters import SocketBuffers, parse_sockets
-from lab.cpu import cpu_seconds, parse_stat
+from lab.cpu import cpu_seconds, family_seconds, parse_stat
 from lab.errors import LabError
-from lab.measure import Flow, Load, parse_flow
-from lab.plan import RESOURCE
+from lab.measure import Flow, Load, parse_flow, parse_round_trips
+from lab.plan import APP_NAME, RESOURCE
 
 STAT = "4711 ({name}) S 1 4711 4711 0 -1 4194560 100 0 0 0 250 125 900 800 20 0 3 0 12345 1000000 2000"
 
@@ -38,6 +40,31 @@ def test_cpu_time_of_a_process_that_there_is_and_of_one_that_there_is_not() -> N
     assert 0 < before <= cpu_seconds(os.getpid())
     with pytest.raises(LabError, match="process 4194305 has ended"):
         cpu_seconds(4194305)  # one more than the kernel ever gives out
+
+
+def test_cpu_time_of_a_process_may_count_its_children_and_theirs() -> None:
+    """A shell that burns nothing, below it a program that has burnt a tenth of a second before it says so."""
+    burn = "import time\nwhile time.process_time() < 0.1: pass\nprint(flush=True)\ninput()"
+    command = ["sh", "-c", '"$0" -c "$1"; true', sys.executable, burn]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        shell.stdout.readline()
+        assert cpu_seconds(shell.pid) < 0.05
+        assert family_seconds(shell.pid) >= 0.09
+        shell.stdin.write("\n")
+
+
+def test_round_trips_are_those_that_were_answered() -> None:
+    said = """PING 172.20.0.100 (172.20.0.100) 56(84) bytes of data.
+64 bytes from 172.20.0.100: icmp_seq=1 ttl=62 time=1.05 ms
+From 10.77.0.1 icmp_seq=2 Destination Host Unreachable
+64 bytes from 172.20.0.100: icmp_seq=3 ttl=62 time=12 ms
+
+--- 172.20.0.100 ping statistics ---
+3 packets transmitted, 2 received, 33% packet loss, time 4ms
+"""
+    assert parse_round_trips(said) == [1.05, 12.0]
 
 
 def test_socket_buffers_are_what_was_granted_not_the_double_of_it() -> None:
@@ -84,3 +111,6 @@ def test_load_becomes_what_iperf3_is_called_with() -> None:
     assert down[3:6] == [RESOURCE.address6, "-t", "7"]
     assert down[-8:] == ["-R", "-u", "-b", "12.3M", "-l", "1200", "-w", "4096"]
     assert "0" in Load("udp", "up").arguments()  # iperf3's word for: as fast as it goes
+    several = Load("tcp", "up", 2, 50.0, streams=4, by_name=True).arguments()
+    assert several[3] == APP_NAME
+    assert several[-4:] == ["-P", "4", "-b", "50.0M"]

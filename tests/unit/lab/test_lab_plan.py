@@ -1,5 +1,7 @@
 """The topology as data: what each kind of router, underlay and relay count asks for."""
 
+from ipaddress import ip_interface
+
 import pytest
 
 from connectivity.io.service import DEVICE
@@ -9,6 +11,7 @@ from lab.plan import (
     CLIENT,
     CLIENT_ROUTER,
     GATEWAY,
+    RESOURCE,
     TUN_NAME,
     LabSettings,
     Nat,
@@ -110,3 +113,25 @@ def test_each_further_client_has_a_network_of_its_own_behind_the_same_router() -
         assert f'iifname "inside*" ip daddr {site.network} drop' in plan.rules["gateway-nat"]
         assert f'iifname "inside*" ip6 daddr {site.network6} drop' in plan.rules["gateway-nat"]
     assert Route("client-3", "0.0.0.0/0", client_inside(3).address) in plan.routes
+
+
+@pytest.mark.parametrize("count", [0, 51])
+def test_gateway_count_is_bounded(count: int) -> None:
+    with pytest.raises(ValueError, match="gateways"):
+        LabSettings(gateway_count=count)
+
+
+def test_a_full_cone_nat_has_one_gateway() -> None:
+    with pytest.raises(ValueError, match="one gateway"):
+        LabSettings(gateway_nat=Nat.FULL_CONE, gateway_count=2)
+
+
+def test_every_gateway_has_ways_of_its_own_out_and_to_the_resource() -> None:
+    plan = make_plan(LabSettings(underlay=Underlay.DUAL, gateway_count=3, direct_ipv4=False, direct_ipv6=False))
+    for role, host in (("gateway-2", "172.31.2.100"), ("gateway-3", "172.31.3.100")):
+        assert role in plan.roles
+        assert role in plan.forwarding
+        outward = {route.destination for route in plan.routes if route.role == role}
+        assert outward == {"0.0.0.0/0", "::/0", f"{RESOURCE.address}/32", f"{RESOURCE.address6}/128"}
+        assert sum(port.role == role for link in plan.links for port in link) == 2
+        assert str(ip_interface(f"{host}/24").network) in plan.rules["client-nat"]

@@ -111,6 +111,12 @@ tokens:
         pytest.param("policies: [{resource: x, groups: [everyone]}]", "expected a resource, but there is none", id="x"),
         pytest.param("tokens: [{type: relay}]", "tokens[0].token is missing", id="token missing"),
         pytest.param("tokens: [{type: relay, token: a b}]", "tokens[0].token is (hidden)", id="token with space"),
+        pytest.param("tokens: [{type: relay, token: []}]", "tokens[0].token is (hidden): expected at least", id="none"),
+        pytest.param("tokens: [{type: relay, token: [a, b c]}]", "tokens[0].token is (hidden)", id="one of two"),
+        pytest.param("tokens: [{type: relay, token: [a, [b]]}]", "expected a text", id="list in a list"),
+        pytest.param(
+            "tokens: [{type: relay, token: [a, b]}, {type: relay, name: c, token: [d, b]}]", "same text", id="shared"
+        ),
         pytest.param("tokens: [{type: client, token: a}]", "has neither name nor actor", id="whose token"),
         pytest.param("tokens: [{type: gateway, token: a}]", "tokens[0].site is missing", id="gateway without site"),
         pytest.param("tokens: [{type: relay, token_file: none}]", "cannot be read: No such file", id="token file"),
@@ -178,7 +184,15 @@ def test_filters_that_are_not(text: str) -> None:
 def test_token_file_is_relative_to_the_yaml_file(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("from-a-file\n")
     (tmp_path / "portal.yaml").write_text("tokens: [{type: relay, token_file: token}]")
-    assert config_file.load(tmp_path / "portal.yaml").tokens[0].text == "from-a-file"
+    assert config_file.load(tmp_path / "portal.yaml").tokens[0].texts == ("from-a-file",)
+
+
+def test_an_entry_may_have_several_texts_while_one_takes_anothers_place(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).write_text(f"{name}-from-a-file\n")
+    (tmp_path / "portal.yaml").write_text("tokens: [{type: relay, token_file: [old, new]}]")
+    assert config_file.load(tmp_path / "portal.yaml").tokens[0].texts == ("old-from-a-file", "new-from-a-file")
+    assert parse("tokens: [{type: relay, token: [a, b, a]}]").tokens[0].texts == ("a", "b")
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -188,7 +202,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_the_example_in_the_documentation(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
-    for name in ("gateway-hq", "gateway-hq-2", "relay"):
+    for name in ("gateway-hq", "gateway-hq-2", "gateway-of-contractor", "relay"):
         (tmp_path / "secrets" / name).write_text(f"token of {name}".replace(" ", "-"))
     text = (Path(__file__).parents[3] / "docs" / "portal.md").read_text(encoding="utf-8")
     example = text.partition("```yaml\n")[2].partition("```")[0]

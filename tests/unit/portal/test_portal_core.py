@@ -121,11 +121,13 @@ def test_flow(world: Any) -> None:
         "filters": [{"protocol": "tcp", "port_range_start": 80, "port_range_end": 80}],
     }
     assert request["client"]["id"] == client.id
+    assert request["client"]["name"] == client.session.party.name
+    assert request["subject"] == {"actor_name": "alice"}
     assert isinstance(request["expires_at"], int)
     gateway.send("flow_authorized", {"ref": request["ref"]})
     assert gateway.take_one("phx_reply") == OK
     created = client.take_one("flow_created")
-    assert created["gateway_id"] == gateway.id
+    assert (created["gateway_id"], created["gateway_name"]) == (gateway.id, gateway.session.party.name)
     assert created["gateway_group_id"] == world.configuration().sites[0].id
     for same in ("client_ice_credentials", "gateway_ice_credentials"):
         assert created[same] == request[same]

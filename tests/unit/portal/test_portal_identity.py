@@ -38,6 +38,59 @@ def test_a_replaced_token_keeps_the_device(world: Any) -> None:
     assert interface(after) == interface(before)
 
 
+def test_a_client_that_changes_to_another_text_of_its_entry_keeps_device_addresses_and_policies(world: Any) -> None:
+    gateway, before = world.gateway(), world.client("c1")
+    lan = world.resource("lan")
+    grant(before, gateway, lan)
+    world.apply(("token: c1", "token: [c1, c9]"))
+    assert not before.closed
+    after = world.client("c9", key=9)  # a restart: another key
+    assert (after.id, interface(after)) == (before.id, interface(before))
+    grant(after, gateway, lan)
+    after.events()
+    gateway.events()
+    world.apply(("token: [c1, c9]", "token: c9"))
+    assert (before.closed, after.closed) == (True, False)
+    assert (after.events(), gateway.events()) == ([], [])
+    assert isinstance(ask_client(world, "c1", "x"), Refusal)
+
+
+def test_who_has_not_changed_its_text_yet_is_cut_off_with_what_it_was_granted(world: Any) -> None:
+    gateway, late, early = world.gateway(), world.client("c1"), world.client("c2")
+    grant(late, gateway, world.resource("lan"))
+    world.apply(("token: c1", "token: [c1, c9]"), ("token: c2", "token: [c2, c8]"))
+    gateway.events()
+    world.apply(("token: [c1, c9]", "token: c9"))
+    assert (late.closed, early.closed) == (True, False)
+    assert gateway.take_one("reject_access")["client_id"] == late.id
+
+
+def test_a_gateway_that_changes_its_text_is_the_same_to_its_clients(world: Any) -> None:
+    old, client = world.gateway(), world.client()
+    world.apply(("token: g1", "token: [g1, g9]"))
+    new = world.gateway("g9", key=8)
+    assert new.id == old.id
+    grant(client, new, world.resource("lan"))
+    client.events()
+    world.apply(("token: [g1, g9]", "token: g9"))
+    assert (old.closed, new.closed) == (True, False)
+    assert (client.events(), new.take("reject_access")) == ([], [])
+    grant(client, new, world.resource("wiki"))
+
+
+def test_a_relay_that_changes_its_text_has_its_address_at_once_and_for_good(world: Any) -> None:
+    world.apply(("token: r1", "token: [r1, r9]"))
+    old = world.relay()
+    client = world.client()
+    new = world.connect(TokenType.RELAY, "r9", ipv4="192.0.2.1", port="3478").join()
+    assert client.take_one("relays_presence")["connected"][0]["id"] == new.id == old.id
+    world.apply(("token: [r1, r9]", "token: r9"))
+    world.pass_time(10)
+    assert (old.closed, new.closed) == (True, False)
+    assert client.take("relays_presence") == []
+    assert isinstance(ask_relay(world, "r1", {"ipv4": "192.0.2.1"}), Refusal)
+
+
 def test_a_gateway_whose_entry_has_another_site_serves_that_one(world: Any) -> None:
     world.apply(("gateway, site: hq", "gateway, name: mobile, site: hq"))
     first = world.gateway()
@@ -47,6 +100,7 @@ def test_a_gateway_whose_entry_has_another_site_serves_that_one(world: Any) -> N
     assert second.id == first.id
     client = world.client()
     client.send("create_flow", {"resource_id": world.resource("lan"), "connected_gateway_ids": []})
+    world.pass_time(2)
     assert client.take_one("flow_creation_failed")["reason"] == "offline"
 
 

@@ -124,8 +124,8 @@ def decide(kind: TokenType, parameters: dict[str, str], agent: str) -> DeviceLog
 
 def table() -> TokenTable:
     tokens = (
-        Token("gateway", TokenType.GATEWAY, "g", site_id="s"),
-        Token("relay", TokenType.RELAY, "r"),
-        Token("old", TokenType.CLIENT, "old", actor="a", expires_at=1_000),
+        Token("gateway", TokenType.GATEWAY, ("g",), site_id="s"),
+        Token("relay", TokenType.RELAY, ("r",)),
+        Token("old", TokenType.CLIENT, ("old",), actor="a", expires_at=1_000),
     )
     return TokenTable(Configuration(listen=Endpoint.parse("127.0.0.1:8081"), tokens=tokens))

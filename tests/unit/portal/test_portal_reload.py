@@ -46,6 +46,11 @@ tokens:
             ["tokens 4 → 3"],
         ),
         ("client-token", "fresh-token", ["tokens changed", "token of laptop replaced"]),
+        (
+            "token: client-token-long-enough",
+            "token: [client-token-long-enough, another-of-the-same]",
+            ["tokens changed", "texts of the token of laptop 1 → 2"],
+        ),
         ("a secret of", "another secret of", ["secret changed"]),
         ("sites: [{name: hq}", "dns: {search_domain: corp.example}\nsites: [{name: hq}", ["dns changed"]),
         ("sites: [{name: hq}", "listen: 127.0.0.1:9\nsites: [{name: hq}", ["listen changed"]),

@@ -97,15 +97,22 @@ def test_messages_are_bounded_however_short(world: World) -> None:
     assert out.fill(1) == SEND_QUEUE_LIMIT
 
 
-def test_all_queues_together_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_all_have_too_much_together_who_has_most_pays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "TOTAL_UNSENT_BYTES", 100 * KIB)
     backlog = Backlog()
-    greedy, modest = (WayOut(world, is_joined=True, backlog=backlog) for _ in range(2))
-    assert 100 * KIB < greedy.fill(5 * KIB) <= 105 * KIB + 1
-    modest.connection.put("x" * KIB)
-    assert not modest.transport.is_aborted, "who has little waiting is served"
-    greedy.connection.forget()
-    modest.connection.forget()
+    slow, _, modest = outs = [WayOut(world, is_joined=True, backlog=backlog) for _ in range(3)]
+    for out, count in zip(outs, (9, 10, 1), strict=True):
+        for _ in range(count):
+            out.connection.put("x" * 5 * KIB)
+    assert backlog.bytes == 100 * KIB
+    modest.connection.put("x" * 20 * KIB)
+    assert [out.transport.is_aborted for out in outs] == [False, True, False], "more than any unjoined one may have"
+    assert backlog.bytes == (45 + 25) * KIB
+    slow.fill(5 * KIB)
+    assert backlog.bytes == 25 * KIB
+    for out in outs:
+        out.connection.forget()
+        out.connection.forget()
     assert backlog.bytes == 0
 
 

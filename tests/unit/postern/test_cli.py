@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from importlib.metadata import version
 from types import ModuleType
@@ -115,3 +116,21 @@ def _stand_in(name: str, run: Callable[[list[str]], int], monkeypatch: pytest.Mo
     module = ModuleType(name)
     module.run = run  # type: ignore[attr-defined]  # a stand-in for the service
     monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_nobody_looks_for_garbage_among_what_is_imported() -> None:
+    program = textwrap.dedent(
+        """
+        import gc, sys, types
+        from postern import cli
+
+        command = types.ModuleType("command")
+        command.run = lambda _: print(gc.isenabled(), gc.get_freeze_count() > 1000) or 0
+        sys.modules["command"], cli.COMMANDS["doctor"] = command, ("command", "")
+        sys.argv = ["postern", "doctor"]
+        print(cli.main(), gc.get_freeze_count() > 1000)
+        cli.main(["doctor"])
+        """
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout.split() == ["True", "True", "0", "True", "True", "True"]

@@ -6,7 +6,7 @@ from typing import Any, Self
 import pytest
 from pyroute2 import NetlinkError
 
-from relay.driver import addresses
+from relay.driver import host_addresses as addresses
 
 
 class SilentKernel:

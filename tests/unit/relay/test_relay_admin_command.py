@@ -16,7 +16,7 @@ pytestmark = pytest.mark.root
 
 READER: Final = 10001  # the user of our images
 ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
-LISTING: Final = "port  transport  client  user  seconds_left  to_peer_bytes  to_client_bytes\n"
+LISTING: Final = "port  by  client  user  ends in  to peers  to client\n"
 COMMAND: Final = ("-c", "from relay import admin; import sys; admin.run(sys.argv[1:])", "list", "--socket")
 
 
@@ -61,4 +61,4 @@ def test_a_root_who_may_become_others_becomes_the_owner(admin_socket: Path) -> N
 
 def test_who_may_not_is_told_whose_it_is(admin_socket: Path) -> None:
     done = ask(admin_socket, "--bounding-set", "-all")
-    assert f"the admin socket {admin_socket} is for user {READER}, and this is user 0" in done.stderr
+    assert f"the admin socket {admin_socket} is for user {READER}, and this is user root" in done.stderr

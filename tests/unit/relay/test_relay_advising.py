@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from connectivity.endpoint import Endpoint
+from connectivity.io import firewall
 from relay.configuration import Certificate, Configuration
 from relay.core.own import OwnAddresses
-from relay.driver import advising as module
 from relay.driver.advising import Advising
 from relay.driver.offload import OffloadStatus
 from relay.settings import read_settings
@@ -108,7 +108,7 @@ def test_names_in_milliseconds_are_told_of_once(caplog: pytest.LogCaptureFixture
 def test_a_firewall_is_told_of_where_xdp_goes_around_it(
     mode: str, found: int, count: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "filters", lambda: [f"inet table{number} input" for number in range(found)])
+    monkeypatch.setattr(firewall, "filters", lambda: [f"inet table{number} input" for number in range(found)])
     asyncio.run(advising(Service(mode=mode)).say_of_filters())
     assert len(caplog.records) == count
     for record in caplog.records:

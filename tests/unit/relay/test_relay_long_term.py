@@ -1,6 +1,7 @@
 """Long-term credentials as RFC 8489 §9.2 has them: what a stand-alone relay asks for and tells."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from connectivity.stun import (
     long_term_key_sha256,
 )
 from relay.core import CombinedCredentials, RestCredentials, StaticCredentials
+from relay.core.statistics import CredentialRefusal
 from tests.unit.relay.playbook import PEER4, RelayUnderTest, attribute_of, error_code, only_answer
 from tests.unit.relay.standard import StandardClient, standalone
 
@@ -303,3 +305,46 @@ def test_rfc8489_appendix_b_user_is_found_and_verifies() -> None:
     found = source.by_userhash(attribute_of(message, Userhash).value, entry["realm"])
     assert found is not None
     assert message.verify_integrity_sha256(long_term_key_sha256(found.username, entry["realm"], found.password))
+
+
+def test_who_runs_the_relay_learns_why_credentials_do_not_count_and_the_client_does_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "relay")
+    now = 1_700_000_000  # of the playbook's wall clock
+    source = CombinedCredentials(StaticCredentials({"alice": "secret"}), RestCredentials(["s"]))
+    relay = standalone(source=source)
+    past, future = f"{now - 1}:bob", f"{now + 60}:bob"
+    answers = []
+    for host, (username, password, expected) in enumerate(
+        (
+            ("nobody", "secret", CredentialRefusal.UNKNOWN_USER),
+            ("alice", "Secret", CredentialRefusal.WRONG_PASSWORD),
+            (future, "secret", CredentialRefusal.WRONG_PASSWORD),
+            (past, RestCredentials(["s"]).lookup(past)[0].password, CredentialRefusal.EXPIRED),
+            (past, "secret", CredentialRefusal.WRONG_PASSWORD),
+        )
+    ):
+        before = relay.server.statistics().credential_refusals
+        client = StandardClient(relay, f"203.0.113.5:{51000 + host}", username=username, password=password)
+        challenge = client.answer(client.request(Method.ALLOCATE, UDP))
+        assert relay.server.statistics().credential_refusals == before  # it had none to refuse
+        client.learn(challenge)
+        answers.append(client.answer(client.request(Method.ALLOCATE, UDP)))
+        after = relay.server.statistics().credential_refusals
+        assert after == before | {expected: before.get(expected, 0) + 1}, username
+        assert caplog.records[-1].__dict__["fields"]["reason"] == expected.value
+    kinds = {tuple(type(attribute) for attribute in answer.attributes) for answer in answers}
+    assert kinds == {(Software, ErrorCodeAttribute, Realm, Nonce, PasswordAlgorithms)}
+    assert {attribute_of(answer, ErrorCodeAttribute) for answer in answers} == {ErrorCodeAttribute(401, "Unauthorized")}
+    assert not any("nobody" in str(record.__dict__) or "secret" in str(record.__dict__) for record in caplog.records)
+
+
+def test_a_client_of_another_realm_is_told_apart(relay: RelayUnderTest) -> None:
+    client = StandardClient(relay)
+    client.learn(client.answer(client.request(Method.ALLOCATE, UDP)))
+    block = (UDP, Username("alice"), Realm("example.com"), Nonce(str(client.nonce)))
+    key = long_term_key("alice", "example.com", "secret")
+    request = encode(Method.ALLOCATE, MessageClass.REQUEST, TRANSACTION, block, integrity_key=key)
+    assert error_code(client.answer(request)) == 401
+    assert relay.server.statistics().credential_refusals == {CredentialRefusal.WRONG_REALM: 1}

@@ -12,6 +12,7 @@ import pytest
 from connectivity.endpoint import Endpoint
 from connectivity.errors import FatalError
 from connectivity.io.http import HttpCounters
+from connectivity.io.metric import render
 from connectivity.io.udp_counters import UdpCounters
 from ebpf import (
     ChannelFlow,
@@ -29,7 +30,7 @@ from relay.configuration import OffloadWish
 from relay.core import FiveTuple, InstallChannel, RemoveChannel, SetBucket, quotas
 from relay.core.quotas import Numbers
 from relay.driver import offload as module
-from relay.driver.metrics import Sources, collect, render
+from relay.driver.metrics import Sources, collect
 from relay.driver.offload import Fill, FlowCount, Offload, OffloadStatus
 from relay.driver.streams import StreamCounters
 from tests.unit.relay.playbook import PEER4, SERVER4, Client, RelayUnderTest, channel_message
