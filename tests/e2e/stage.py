@@ -28,8 +28,10 @@ END_SECONDS: Final = 9.0
 GOODBYE_SECONDS: Final = 6.0
 _PATIENCE_SECONDS: Final = 60.0  # until what should end is killed, and the test fails for it
 POSTERN: Final = (str(Path(sys.executable).with_name("postern")),)
-# The one warning that a portal which a test has ended, or a network which it has cut, may bring.
+# What the others rightly warn of where a test has ended a portal or a relay, or cut or moved a network.
 PORTAL_AWAY: Final = r" WARN connectivity::phoenix: Portal is away "
+RELAY_SILENT: Final = r" WARN connectivity::turn::allocation: Relay does not answer "
+_MISSED: Final = {"portal": PORTAL_AWAY, "relay": RELAY_SILENT}
 WRONG_TOKENS: Final = r" WARN portal: Wrong tokens address=\S+ count=\d+ "
 _INFORMATION: Final = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z +(INFO|DEBUG|TRACE) ")
 _FORWARDING: Final = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
@@ -63,7 +65,7 @@ class Stage:
     stack: Stack
     pristine: dict[str, dict[str, Any]]
     allowed: list[str] = field(default_factory=list)  # in the log during this test
-    lasting: list[str] = field(default_factory=list)  # from this test on: what is counted is told a minute later
+    lasting: list[str] = field(default_factory=list)  # from this test on: what is told later than it happens
 
     def process(self, name: str) -> Process:
         """The latest process of a part."""
@@ -102,8 +104,8 @@ class Stage:
 
     def end(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         """Ask a part to stop, and hold it to a prompt end with exit code 0 that leaves nothing behind."""
-        process = self.process(name)
-        process.popen.send_signal(number)
+        self._will_be_missed(name)
+        self.process(name).popen.send_signal(number)
         self.expect_end(name)
 
     def expect_end(self, name: str) -> None:
@@ -123,9 +125,15 @@ class Stage:
 
     def kill(self, name: str) -> None:
         """A part dies without a word."""
+        self._will_be_missed(name)
         process = self.process(name)
         process.popen.kill()
         process.popen.wait()
+
+    def _will_be_missed(self, name: str) -> None:
+        """The others may say so, and for some seconds after the test that ended it."""
+        if name in _MISSED:
+            self.lasting.append(_MISSED[name])
 
     def secrets(self) -> list[str]:
         return secrets(self.stack)

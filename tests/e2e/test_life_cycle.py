@@ -211,7 +211,6 @@ def test_a_relay_that_stops_takes_its_program_along_and_the_next_one_offloads(st
 
 def test_data_flows_while_the_portal_is_away_and_new_flows_when_it_is_back(stage: Stage) -> None:
     stage.connect()
-    stage.allowed.append(PORTAL_AWAY)
     stage.kill("portal")
     assert is_within(lambda: not any(stage.stack.status(role)["portal"] for role in OTHER), RECOVERY_SECONDS)
     with _pings(stage) as answered:

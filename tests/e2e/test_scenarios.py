@@ -24,7 +24,7 @@ from lab.stack import Stack
 from lab.topology import Lab
 from lab.transfer import download, upload
 from tests.e2e.evidence import Wire, captured, parts_of, prove
-from tests.e2e.stage import is_within, reaches
+from tests.e2e.stage import RELAY_SILENT, is_within, reaches
 
 pytestmark = [pytest.mark.root, pytest.mark.long]
 
@@ -139,7 +139,7 @@ BACK_TO_IPV4: Final = f"route add default via {CLIENT_INSIDE.address}"
 
 def test_direct_connection_outlives_what_it_can_do_without() -> None:
     """Portal and relay die, the gateway stops; ``test_life_cycle`` holds relayed connections to the same and more."""
-    with running(DIRECT_NETWORK, ebpf=False) as (stack, _):
+    with running(DIRECT_NETWORK, ebpf=False, allowed=[RELAY_SILENT]) as (stack, _):
         lab = stack.lab
         first_answer_ms(lab)
         assert is_within(lambda: stack.path() == DIRECT, SETTLE_SECONDS)
@@ -169,7 +169,8 @@ def test_direct_connection_outlives_what_it_can_do_without() -> None:
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "relayed"])
 def test_right_bytes_arrive_through_a_network_that_loses_some(direct: bool) -> None:
     """5 % both ways from the start; once connected 20 %."""
-    with running(DIRECT_NETWORK if direct else RELAYED_NETWORK, ebpf=not direct, started=False) as (stack, _):
+    network = DIRECT_NETWORK if direct else RELAYED_NETWORK
+    with running(network, ebpf=not direct, started=False, allowed=[RELAY_SILENT]) as (stack, _):
         lab = stack.lab
         with impaired(lab, "client-nat", loss_percent=5):
             stack.start()
@@ -239,7 +240,7 @@ def test_many_clients_behind_one_nat_and_one_relay() -> None:
 
 def test_clients_move_from_a_relay_that_dies_to_the_other_and_back() -> None:
     settings = LabSettings(SYMMETRIC, SYMMETRIC, IPV4, relay_count=2)
-    with running(settings, allowed=[r" WARN connectivity::turn::allocation: Relay does not answer "]) as (stack, _):
+    with running(settings, allowed=[RELAY_SILENT]) as (stack, _):
         lab = stack.lab
         first_answer_ms(lab)
         for _ in range(2):
@@ -281,7 +282,8 @@ def test_a_connection_inside_goes_on_when_the_client_moves(direct: bool, by_hand
     moves = [f"-4 address flush dev eth0; address add {CLIENT_NETWORK}.101/24 dev eth0; {BACK_TO_IPV4}"]
     if direct:
         moves += ["-4 address flush dev eth0", f"address add {CLIENT_NETWORK}.102/24 dev eth0; {BACK_TO_IPV4}"]
-    with running(DIRECT_NETWORK if direct else RELAYED_NETWORK, ebpf=not direct) as (stack, _):
+    network = DIRECT_NETWORK if direct else RELAYED_NETWORK
+    with running(network, ebpf=not direct, allowed=[RELAY_SILENT]) as (stack, _):
         lab = stack.lab
         client = next(process for process in lab.processes if process.name == "client")
         first_answer_ms(lab)
