@@ -13,8 +13,9 @@ LONGEST_ALLOCATION: Final = 610 * SECOND  # nobody asks for more than ten minute
 MOST: Final = 64
 #: As large from the start, however many come: tables of ports and of nonces.
 FIXED: Final = ("_ports._index", "nonces.rows")
-#: Memories with a bound of their own: verdicts on peers (``relay.core.peers``).
-MEMORIES: Final = ("policy._verdicts",)
+#: Memories with a bound of their own: verdicts on peers (``relay.core.peers``), and channels of an allocation, which
+#: outlive their peers until their numbers are used again (``connectivity.turn.channels``).
+MEMORIES: Final = ("policy._verdicts", "_channels._channels", "_channels._by_peer")
 _PLAIN: Final = (str, bytes, int, float, type(None), type, memoryview, ModuleType, FunctionType, BuiltinFunctionType)
 
 

@@ -62,3 +62,12 @@ def test_a_relay_that_restarts_unnoticed_is_asked_what_it_holds_once_the_path_is
     state.reach(client="alice", resource="racks")
     state.restart_relay(name="east", new_secret=False, new_address=False, then=2.0)
     state.world.reach("alice", "racks", within=40 * SECOND)
+
+
+def test_channels_of_a_laptop_that_moves_all_the_time_are_no_leftovers(state: SimulatedWorld) -> None:
+    """A gateway keeps the numbers that it bound to each of its addresses, 4,096 at most."""
+    state.build(seed=0, home=OPEN, addresses={}, relay_count=1)
+    for _ in range(15):
+        for home in ("restricted", "open"):
+            state.roam(name="alice", home=home, addresses=(4, 6), notice=0.3, then=0.3)
+            state.reach(client="alice", resource="racks")
