@@ -12,7 +12,9 @@ demo: setup
 PYTEST = .venv/bin/python -m pytest
 ANYWHERE = tests/unit tests/property tests/simulation tests/fuzz tests/e2e/test_chart_render.py $(wildcard tests/interop/test_recorded_*.py)
 COMPUTING = $(PYTEST) -m "not long" -n 2 --dist worksteal $(ANYWHERE)
-WAITING = $(PYTEST) --dist loadgroup --no-loadscope-reorder $(ANYWHERE:%=--ignore %)
+# Kernels in emulated machines wait for nothing, and would have their processors from the others: they come last, a processor each.
+WAITING = $(PYTEST) --dist loadgroup --no-loadscope-reorder $(ANYWHERE:%=--ignore %) --ignore tests/kernels
+KERNELS = $(PYTEST) -n 2 tests/kernels
 
 test: setup
 ifeq ($(strip $(ARGS)),)
@@ -23,18 +25,18 @@ endif
 
 test-long: setup
 ifeq ($(strip $(ARGS)),)
-	$(WAITING) -n 4 -m long
+	@failed=0; set -x; $(WAITING) -n 4 -m long || failed=$$?; $(KERNELS) || failed=$$?; exit $$failed
 else
 	$(PYTEST) -m long $(ARGS)
 endif
 
 # Both, the long ones beside the others.
 test-all: setup
-	@failed=0; set -x; $(COMPUTING) || failed=$$?; $(WAITING) -n 5 || failed=$$?; exit $$failed
+	@failed=0; set -x; $(COMPUTING) || failed=$$?; $(WAITING) -n 5 || failed=$$?; $(KERNELS) || failed=$$?; exit $$failed
 
-# The XDP program on Debian's own kernel and on that of its backports, both emulated at once by what the rest leaves idle; part of test-long.
+# The XDP program on Debian's own kernel and on that of its backports, both emulated at once; part of test-long.
 test-kernels: setup
-	$(PYTEST) -n 2 tests/kernels $(ARGS)
+	$(KERNELS) $(ARGS)
 
 C_FILES = ebpf/*.c ebpf/include/*.h connectivity/native/*.[ch] tests/fuzz/native_runs.c
 

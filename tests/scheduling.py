@@ -15,14 +15,12 @@ TOGETHER: Final = {
     "tests/e2e/test_packages.py": "packages",
     "tests/e2e/test_systemd.py": "packages",
 }
-# Its tests share nothing and take minutes each.
-APART: Final = frozenset({"tests/kernels/test_kernels.py"})
 
 
 def group(nodeid: str) -> str:
     """A test's group: its file, but for these few."""
     file = nodeid.partition("::")[0]
-    return nodeid if file in APART else TOGETHER.get(file, file)
+    return TOGETHER.get(file, file)
 
 
 class GroupScheduling(LoadScopeScheduling):
