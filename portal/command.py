@@ -8,15 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from connectivity import yaml_document, yaml_lines
-from connectivity.io import descriptors, logs, service_manager, status_socket, status_view
+from connectivity import yaml_document
+from connectivity.io import descriptors, logs, service_manager, settings_check, status_socket, status_view
 from connectivity.settings import SettingsError, SettingsReader
 from portal import changes, config_file, observing, state, status
 from portal.configuration import Configuration
 from portal.server import PortalServer
 
 SHORT_TOKEN: Final = 16
-MISTAKEN: Final = 2
 
 _logger = logging.getLogger("portal")
 
@@ -66,24 +65,11 @@ def run(arguments: list[str]) -> int:
     reader.finish()
     logs.configure(directives, form)
     if checked is not None:
-        return check(checked)
+        return settings_check.check(checked, config_file.load, _advise)
     source = _Source(path, kept)
     configuration = source.load()
     descriptors.raise_limit()
     asyncio.run(_serve(source, configuration, shown))
-    return 0
-
-
-def check(path: Path) -> int:
-    """Say all that is wrong with a file, each with its line, and what is unwise. Exit code 2 if anything is wrong."""
-    content = yaml_document.read_text(path)
-    try:
-        configuration = config_file.load(path)
-    except SettingsError as error:
-        print(*yaml_lines.locate(content, str(path), error.problems), sep="\n")
-        return MISTAKEN
-    _advise(path, configuration)
-    print(f"{path}: no mistake found")
     return 0
 
 

@@ -2,18 +2,14 @@
 
 import logging
 from pathlib import Path
-from typing import Final
 
-from connectivity import yaml_document, yaml_lines
-from connectivity.io import logs
-from connectivity.settings import SettingsError, SettingsReader
+from connectivity.io import logs, settings_check
+from connectivity.settings import SettingsReader
 from relay import config_file
 from relay.advice import advise
 from relay.configuration import Configuration
 from relay.driver.host_addresses import host_addresses
 from relay.settings import CHECK_FLAG, read_listed
-
-MISTAKEN: Final = 2
 
 _log = logging.getLogger("relay")
 
@@ -25,15 +21,7 @@ def run(arguments: list[str]) -> int:
     path = reader.required(None, CHECK_FLAG, Path, "the path of a relay.yaml")
     reader.finish()
     logs.configure("info", logs.HUMAN)
-    content = yaml_document.read_text(path)
-    try:
-        configuration = config_file.load(path, listed)
-    except SettingsError as error:
-        print(*yaml_lines.locate(content, str(path), error.problems), sep="\n")
-        return MISTAKEN
-    _advise(path, configuration)
-    print(f"{path}: no mistake found")
-    return 0
+    return settings_check.check(path, lambda file: config_file.load(file, listed), _advise)
 
 
 def _advise(path: Path, configuration: Configuration) -> None:
