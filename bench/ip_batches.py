@@ -17,8 +17,8 @@ from typing import Final
 
 import numpy as np
 
-from connectivity import accelerator, native
-from connectivity.errors import chain
+from bench.helper import optional_helper
+from connectivity import accelerator
 from connectivity.ip.checksum import refresh, row_sums
 from connectivity.ip.coalescing import Coalescer
 from connectivity.ip.flow import PacketRun, split_flows
@@ -78,14 +78,6 @@ def _report(name: str, packets: int, work: Callable[[], object]) -> None:
     print(f"{name:32s} {python / packets:7.2f} us/packet {python:8.1f} us/call{with_helper}")
 
 
-def _helper() -> native.Helper | None:
-    try:
-        return native.load()
-    except native.NoHelper as error:
-        print(f"Python only: {chain(error)}")
-        return None
-
-
 def _packet(version: int, payload: int, sequence: int = 1) -> bytes:
     body = struct.pack(">HHIIBBHHH", 443, 50000, sequence, 1, 8 << 4, 0x10, 500, 0, 0) + _TIMESTAMPS + b"\x5a" * payload
     if version == 4:
@@ -113,7 +105,7 @@ def _super_packet(version: int, size: int) -> tuple[VirtioNetHeader, bytes]:
     return VirtioNetHeader(VIRTIO_NET_HDR_F_NEEDS_CSUM, kind, header, segment, header - 32, 16), whole
 
 
-_HELPER: Final = _helper()
+_HELPER: Final = optional_helper()
 
 if __name__ == "__main__":
     sys.exit(main())

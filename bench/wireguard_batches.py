@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from connectivity import accelerator, native
-from connectivity.errors import chain
+from bench.helper import optional_helper
+from connectivity import accelerator
 from connectivity.run import Run
 from connectivity.wireguard.errors import DropReason
 from connectivity.wireguard.noise import TransportKeys
@@ -53,14 +53,6 @@ def _interleaved(*operations: Callable[[], object]) -> list[float]:
     """Microseconds per call of each, measured in turns so that they see the same machine."""
     rounds = [[_round(operation) for operation in operations] for _ in range(_ROUNDS)]
     return [min(found) for found in zip(*rounds, strict=True)]
-
-
-def _helper() -> native.Helper | None:
-    try:
-        return native.load()
-    except native.NoHelper as error:
-        print(f"Python only: {chain(error)}")
-        return None
 
 
 def _round(operation: Callable[[], object]) -> float:
@@ -146,7 +138,7 @@ def _cut(memory: memoryview, size: int) -> list[memoryview]:
     return [memory[offset : offset + size] for offset in range(0, len(memory), size)]
 
 
-_HELPER: Final = _helper()
+_HELPER: Final = optional_helper()
 
 if __name__ == "__main__":
     main()
