@@ -189,12 +189,12 @@ def test_who_is_killed_comes_back(site: Site) -> None:
 
 def test_a_service_without_its_token_or_with_a_wrong_one_says_so(site: Site) -> None:
     client = site["client"]
-    client.do("systemctl stop postern-client && mv /etc/postern/client.token /root")
+    client.do("systemctl stop postern-client && mv /etc/postern/client.token /etc/postern/kept")
     assert "Assertion failed" in client.run("systemctl start postern-client").stderr
     client.do("echo a-token-that-nobody-has >/etc/postern/client.token")
     assert client.run("systemctl start postern-client").returncode == 1
     client.wait("journalctl --boot --priority err --unit postern-client", "401 Unauthorized")
-    client.do("mv /root/client.token /etc/postern && systemctl restart postern-client")
+    client.do("mv /etc/postern/kept /etc/postern/client.token && systemctl restart postern-client")
     site.is_reached()
 
 
